@@ -33,6 +33,7 @@ def run(name: str, seed: int, accuracy: float, epochs: int = 6) -> FinishedRun:
         data="digits",
         metrics=dict.fromkeys(("accuracy", "precision", "recall", "f1"), accuracy),
         count=300,
+        noun="image",
         averaging="macro",
         train_error=1 - accuracy,
         points=points,

@@ -139,7 +139,7 @@ except UnreadableImage as error:
 def test_words_for_pictures_are_refused() -> None:
     assert KNOWN.transform("pad1 crop flip cutout4", train=True, stored=True).batched
     with pytest.raises(
-        ValueError, match=r"'flip jitter\.4'.* images of bands; their words are pad"
+        ValueError, match=r"'flip jitter\.4'.* multi-band images; their words are pad"
     ):
         KNOWN.transform("flip jitter.4", train=True)
 

@@ -237,3 +237,12 @@ def test_progress_in_plain_lines_says_which_how_far_how_well_and_how_long(
         "0 of 2 runs, 18 s, about 42 s left: plain20 seed 1 epoch 1/4, accuracy 25.0 %"
     )
     assert said[3] == "plain20 seed 1: accuracy 25.0 %, 1 epoch in 18 s"
+
+
+def test_progress_prints_a_metric_in_its_unit(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    run = RunProgress("translator", LogTail(log), 1.0, epochs=1, steps=None)
+    end = {"step": 10, "epoch": 1, "train_loss": 1.0, "validation": {"bleu": 8.844, "loss": 3.0}}
+    log.write_text(json.dumps(end) + "\n")
+    run.update()
+    assert run.score == "BLEU 8.84 points"

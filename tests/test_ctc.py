@@ -174,10 +174,11 @@ def test_error_rates() -> None:
 
 
 def test_of_two_error_rates_the_lower_one_is_kept() -> None:
-    from plusx.report.metrics import better
+    from plusx.report.metrics import METRICS, better
 
     for key in ("wer", "cer"):
         assert better(key, 0.1) > better(key, 0.2)
+        assert METRICS[key].text(1.25, 0.05, decimals=2) == "125.00 ± 5.00 %"
     assert better("exact_match", 0.2) > better("exact_match", 0.1)
 
 

@@ -181,6 +181,9 @@ TASK_KIND = """    "regress": TaskKind(
     ),
 """
 
+MEAN_ERROR = """    "mean_error": Metric("mean error", less=True, unit="", most=inf),
+"""
+
 DATA_IMPORTS = """from plusx.data.readers.depth import open_depth
 from plusx.recipe.sets import DepthData
 """
@@ -302,6 +305,7 @@ NEW_TASK = [
         "from plusx.tasks.regress import Regress\n",
     ),
     ("run/task_factory.py", "TASKS", TASK_KIND),
+    ("report/metrics.py", "METRICS", MEAN_ERROR),
 ]
 OPTIMIZER = [
     ("recipe/tables.py", "optim: Annotated[", "Adagrad | "),

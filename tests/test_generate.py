@@ -182,8 +182,8 @@ def test_what_is_no_sequence_is_named() -> None:
 def test_bleu_is_printed_in_points_and_fractions_in_per_cent() -> None:
     values = {"loss": 1.5, "bleu": 34.104, "chrf": 58.0, "exact_match": 0.25}
     line = metrics_line(values, ("bleu", "chrf", "exact_match"))
-    assert line == "loss 1.5000, BLEU 34.10 points, chrF 58.00 points, exact match 25.0%"
-    assert with_measures(values, ("bleu",)) == ["bleu", "chrf"]
+    assert line == "loss 1.5000, BLEU 34.10 points, chrF 58.00 points, exact match 25.0 %"
+    assert with_measures({**values, "hd95": 3.0}, ("bleu",)) == ["bleu", "hd95"]
 
 
 def test_the_beam_of_a_trained_translator_can_be_changed() -> None:

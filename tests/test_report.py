@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from page_reader import Page
 from plusx.report import write_report
 from plusx.report.charts import colours
-from plusx.report.metrics import metrics_line
+from plusx.report.metrics import METRICS, metrics_line
 from plusx.report.predictions import read_examples
 from plusx.report.result import result_page
 from plusx.report.run import run_page
@@ -320,3 +320,25 @@ def test_pictures_of_examples_may_have_any_name_but_lie_in_their_folder(
         return
     (folder / "side-by-side" / name).write_bytes(b"png")
     assert read_examples(folder)[0]["lines"] == ["bone 50.0 %"]
+
+
+def test_every_metric_of_a_task_has_a_title_a_unit_and_a_direction() -> None:
+    from plusx.run.task_factory import TASKS
+    from plusx.tasks.generate import METRICS as OF_TEXTS
+    from plusx.tasks.task import Task
+
+    assert TASKS  # all tasks are imported
+    reported = {name for names in OF_TEXTS.values() for name in names}
+    for task in Task.__subclasses__():
+        for names in (getattr(task, "metrics", ()), task.monitors):
+            reported |= set(names) if isinstance(names, tuple) else set()
+    assert {"accuracy", "wer", "bleu", "equal_error_rate"} <= reported
+    assert reported - METRICS.keys() == set()
+
+
+def test_a_run_says_what_its_samples_are() -> None:
+    page = single_page(noun="recording")
+    assert "validation recordings" in page
+    assert "image" not in re.sub(
+        r"<(style|script)[^>]*>.*?</\1>|<img[^>]*>|data:image", "", page, flags=re.DOTALL
+    )

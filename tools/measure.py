@@ -23,8 +23,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from plusx import store
+from plusx.errors import counted
 from plusx.recipe import Recipe, load_recipe, to_toml
-from plusx.report.metrics import metric
+from plusx.report.metrics import METRICS, OF_CLASSES
 from plusx.run import evaluate, load_run, train
 from plusx.run.folder import now
 
@@ -51,7 +52,9 @@ def measure(
     environment = runs[0]["environment"]
     return {
         "name": name,
-        "metric": f"{split} {metric(key).title}",
+        "metric": f"{split} {METRICS[key].title}",
+        "metrics": runs[0]["result"]["metrics"],
+        "noun": runs[0]["result"]["noun"],
         "value": mean(values),
         "spread": stdev(values) if len(values) > 1 else None,
         "seeds": list(seeds),
@@ -78,20 +81,22 @@ def header(result: dict[str, Any]) -> list[str]:
         return _study_header(result, where)
     count = machine["threads"]
     threads = f", {count} thread{'' if count == 1 else 's'}" if machine["device"] == "cpu" else ""
+    metric = METRICS[result.get("metrics", OF_CLASSES)[0]]
     if isinstance(result["value"], dict):
         lines_by_network = [
-            f"{name} {_percent(result['value'][name], result['spread'][name])}"
+            f"{name} {metric.text(result['value'][name], result['spread'][name], decimals=2)}"
             for name in result["value"]
         ]
         lines = [f"{result['metric']}:", *(f"  {line}" for line in lines_by_network)]
         threads = f", {result['jobs']}"
     else:
-        lines = [f"{result['metric']} {_percent(result['value'], result['spread'])}"]
-    count = len(result["seeds"])
+        value = metric.text(result["value"], result["spread"], decimals=2)
+        lines = [f"{result['metric']} {value}"]
+    noun = result.get("noun", "image")
     per_run = "in all" if isinstance(result["value"], dict) else "a run"
     seconds = "" if result["seconds"] is None else f", {result['seconds']:.0f} s {per_run}"
     lines += [
-        f"{count} seed{'' if count == 1 else 's'}, {result['count']:,} images{seconds}",
+        f"{_count(result['seeds'], 'seed')}, {counted(result['count'], noun)}{seconds}",
         f"{where}{threads}, torch {result['versions']['torch']}, {result['date'][:10]}",
         result["command"],
     ]
@@ -109,7 +114,7 @@ def _study_header(result: dict[str, Any], where: str) -> list[str]:
 
 
 def _count(items: Sequence[Any], name: str) -> str:
-    return f"{len(items)} {name}{'' if len(items) == 1 else 's'}"
+    return counted(len(items), name)
 
 
 def with_header(text: str, lines: Sequence[str]) -> str:
@@ -174,7 +179,7 @@ def _several(
         command = shlex.join(["plusx", "compare", name, *overrides, *split_arguments])
         result = compare(recipe, work / name, split=split, command=command)
         key = result["metrics"][0]
-        title = f"{result['split']} {metric(key).title}"
+        title = f"{result['split']} {METRICS[key].title}"
     values = {row["name"]: row.get(key) for row in result["rows"]}
     first_run = next((work / name / "runs").iterdir())
     environment = store.read_json(first_run / "environment.json")
@@ -193,10 +198,6 @@ def _several(
 def _command(name: str, overrides: Sequence[str], seeds: Sequence[int], split: str) -> str:
     command = ["python", "tools/measure.py", name, *overrides, "--seeds", *map(str, seeds)]
     return shlex.join([*command, *(["--split", split] if split == "test" else [])])
-
-
-def _percent(value: float, spread: float | None) -> str:
-    return f"{100 * value:.2f}{'' if spread is None else f' ± {100 * spread:.2f}'} %"
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ import twins
 from plusx.grammar.memory import PLANS, saved_bytes
 from plusx.grammar.reversible import reversible_bytes
 from plusx.grammar.spec import Net
+from plusx.report.metrics import METRICS, OF_CLASSES
 from plusx.zoo import External, find
 
 
@@ -65,7 +66,7 @@ def demo(result: Mapping[str, Any]) -> str:
 def recipes() -> str:
     """The measured results of the recipes that come with plusx."""
     lines = [
-        "| recipe | network | reaches | seeds | images | machine |",
+        "| recipe | network | reaches | seeds | samples | machine |",
         "|---|---|---|---:|---:|---|",
     ]
     for path in sorted((ROOT / "src" / "plusx" / "recipes").glob("*.toml")):
@@ -80,8 +81,9 @@ def recipes() -> str:
         value, spread = result["value"], result["spread"]
         if not isinstance(value, Mapping):
             value, spread = {result["network"]: value}, {result["network"]: spread}
-        for network, share in value.items():
-            reached = _spread({"mean": share, "std": spread[network]}, digits=2)
+        metric = METRICS[result.get("metrics", OF_CLASSES)[0]]
+        for network, mean in value.items():
+            reached = metric.text(mean, spread[network], decimals=2)
             lines.append(
                 f"| `{path.stem}` | `{network}` | {result['metric']} {reached} "
                 f"| {len(result['seeds'])} | {result['count']:,} | {where} |"

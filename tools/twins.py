@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from plusx.report.metrics import metric
+from plusx.report.metrics import METRICS, Metric
 
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -28,7 +28,7 @@ GROUPS["all"] = tuple(name for group in GROUPS.values() for name in group)
 
 def table(group: str) -> str:
     """The recipes of a group; those without a file under results/ are listed below the table."""
-    head = "| recipe | metric | plain twin | residual | difference | seeds | images | training |"
+    head = "| recipe | metric | plain twin | residual | difference | seeds | samples | training |"
     lines, missing = [head, "|---|---|---:|---:|---:|---:|---:|---:|"], []
     environments: dict[str, list[str]] = {}
     for name in GROUPS[group]:
@@ -66,10 +66,10 @@ def _row(result: Mapping[str, Any]) -> str:
     )
     cells = [
         f"`{result['name']}`",
-        f"{result['split']} {metric(key).title}",
-        _share(plain[key]["seeds"]),
-        _share(residual[key]["seeds"]),
-        _share(differences, sign="+"),
+        f"{result['split']} {METRICS[key].title}",
+        _spread(METRICS[key], plain[key]["seeds"]),
+        _spread(METRICS[key], residual[key]["seeds"]),
+        _spread(METRICS[key], differences, sign="+"),
         str(len(result["seeds"])),
         f"{result['count']:,}",
         f"{minutes:.0f} min",
@@ -77,9 +77,9 @@ def _row(result: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _share(values: Sequence[float], sign: str = "") -> str:
-    spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):{sign}.1f}{spread} %"
+def _spread(metric: Metric, values: Sequence[float], sign: str = "") -> str:
+    spread = stdev(values) if len(values) > 1 else None
+    return metric.text(mean(values), spread, sign=sign, decimals=1)
 
 
 def _where(result: Mapping[str, Any]) -> str:

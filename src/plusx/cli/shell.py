@@ -116,19 +116,23 @@ def open_trained(trained: str, weights: str | None) -> Any:
     return load_weights_as(trained, weights)
 
 
-def metrics_text(metrics: dict[str, Any], keys: Sequence[str] = ()) -> str:
-    """Return metrics as one line; `keys` are the metrics of the task, first the main one."""
-    if "averaging" not in metrics:
-        from plusx.report.metrics import metrics_line, with_measures
+def metrics_text(metrics: dict[str, Any], keys: Sequence[str] = (), noun: str = "image") -> str:
+    """Return metrics as one line.
 
+    keys: the metrics of the task, first the main one; noun: what a sample is called
+    """
+    from plusx.report.metrics import METRICS, metrics_line, with_measures
+
+    if "averaging" not in metrics:
         line = metrics_line(metrics, with_measures(metrics, keys), intervals=True)
-        return f"{line}, {counted(metrics['count'], 'image')}"
+        return f"{line}, {counted(metrics['count'], noun)}"
     multilabel = keys[:1] == ["auroc"] and metrics.get("auroc") is not None
     auroc = f"AUROC {_auroc_text(metrics)}, " if multilabel else ""
     return (
-        f"{auroc}accuracy {metrics['accuracy']:.2%}, precision {metrics['precision']:.3f}, "
+        f"{auroc}accuracy {METRICS['accuracy'].text(metrics['accuracy'], decimals=2)}, "
+        f"precision {metrics['precision']:.3f}, "
         f"recall {metrics['recall']:.3f}, F1 {metrics['f1']:.3f} ({metrics['averaging']}), "
-        f"loss {metrics['loss']:.4f}, {counted(metrics['count'], 'image')}"
+        f"loss {metrics['loss']:.4f}, {counted(metrics['count'], noun)}"
     )
 
 

@@ -83,6 +83,7 @@ def train(
     if not is_first():
         return
     from plusx.report import write_report
+    from plusx.report.metrics import METRICS
 
     report = write_report(folder)
     if as_json:
@@ -91,12 +92,16 @@ def train(
     print(f"{folder}: {'already complete' if complete else 'done'}")
     print(f"  network        {result['name']}, {result['parameters']:,} parameters")
     error, auroc = result["train_error"], result.get("train", {}).get("auroc")
-    title, trained = ("trained", "") if error is None else ("train error", f"{error:.2%} ")
+    title, trained = "trained", ""
+    if error is not None:
+        title, trained = "train error", METRICS["train_error"].text(error, decimals=2) + " "
     if auroc is not None:  # several labels: nearly every image has a wrong one
         title, trained = "train AUROC", f"{auroc:.3f} "
     print(f"  {title:14} {trained}({result['steps']:,} steps)")
     if result["validation"] is not None:
-        line = metrics_text(result["validation"], result.get("metrics", ()))
+        line = metrics_text(
+            result["validation"], result.get("metrics", ()), result.get("noun", "image")
+        )
         print(f"  validation     {line}")
     print(f"  report         {report}")
 

@@ -74,11 +74,12 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    print(f"{result['data']} {result['split']}: {metrics_text(result, result['metrics'])}")
+    line = metrics_text(result, result["metrics"], result["noun"])
+    print(f"{result['data']} {result['split']}: {line}")
     if result.get("per_class"):
         from plusx.report.metrics import class_rows
 
-        _print_classes(class_rows(result))
+        _print_classes(class_rows(result), result["noun"])
     if "hd95" in result:
         missed = result["hd95_missed"]
         print(f"\nClasses only in the prediction or only in the mask, without HD95: {missed}")
@@ -88,9 +89,9 @@ def evaluate(
         print(f"\nThis run has used the test set {times} (test_uses.jsonl).")
 
 
-def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a line for each class, with its metrics."""
-    from plusx.report.metrics import metric
+def _print_classes(rows: Sequence[dict[str, Any]], noun: str) -> None:
+    """Print a line for each class, with its metrics; fractions are not in per cent."""
+    from plusx.report.metrics import METRICS, PERCENT
 
     # only numbers and intervals
     keys = [
@@ -102,10 +103,15 @@ def _print_classes(rows: Sequence[dict[str, Any]]) -> None:
         )
         and any(row[key] is not None for row in rows)
     ]
-    short_titles = {"count": "images", "auroc_interval": " 95 % interval"}
-    titles = [
-        short_titles.get(key) or f"{metric(key).title} {metric(key).unit}".strip() for key in keys
-    ]
+    titles = []
+    for key in keys:
+        if key in METRICS:
+            title, unit = METRICS[key].title, METRICS[key].unit
+            titles.append(title if unit == PERCENT else f"{title} {unit}")
+        elif key.endswith("_interval"):
+            titles.append(" 95 % interval")
+        else:
+            titles.append(f"{noun}s" if key == "count" else key)
     names = max(5, *(len(shortened(row["label"])) for row in rows))
     print(f"\n  {'class':{names}} " + " ".join(f"{title:>9}" for title in titles))
     for row in rows:

@@ -1,37 +1,80 @@
-"""Titles, units and direction (higher or lower is better) of the metrics."""
+"""Titles, units, formats and direction (higher or lower is better) of the metrics.
+
+Accuracies and error rates are fractions, shown in per cent; BLEU and chrF are points of 100.
+"""
 
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
+from plusx.report.figures import SHARE
+
+
+PERCENT, POINTS = "%", "points"
+
 
 class Metric(NamedTuple):
-    """A metric from 0 to 1, or in a `unit`.
+    """How a metric is shown and compared.
 
     less: lower is better
+    unit: PERCENT, of fractions; POINTS of 100; a unit of measure; "" for a number without one
     most: the largest possible value
-    of_images: it is a fraction of images, so that a binomial interval applies
+    of_samples: a fraction of the evaluated samples, so that a binomial interval applies
+    decimals: that are shown
     """
 
     title: str
     less: bool = False
-    of_images: bool = False
-    unit: str = ""
+    unit: str = PERCENT
     most: float = 1.0
+    of_samples: bool = False
+    decimals: int = 1
+
+    @property
+    def kind(self) -> str:
+        """The kind of its column in a table."""
+        return "share" if self.unit == PERCENT else "number"
+
+    @property
+    def axis(self) -> dict[str, str]:
+        """Its axis in a figure."""
+        return SHARE if self.unit == PERCENT else {"title": self.unit, "scale": "linear"}
+
+    def shown(self, value: float, *, sign: str = "", decimals: int | None = None) -> str:
+        """The value without its unit; sign: "+" shows that of positive values too."""
+        factor = 100 if self.unit == PERCENT else 1
+        return f"{factor * value:{sign}.{self.decimals if decimals is None else decimals}f}"
+
+    def text(
+        self,
+        value: float,
+        spread: float | None = None,
+        *,
+        sign: str = "",
+        decimals: int | None = None,
+    ) -> str:
+        """The value, its standard deviation, and the unit."""
+        shown = [self.shown(value, sign=sign, decimals=decimals)]
+        if spread is not None:
+            shown += ["±", self.shown(spread, decimals=decimals)]
+        return " ".join([*shown, self.unit]).strip()
 
 
-# by their keys in JSON
+# by their keys in JSON: every metric that a task reports
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("accuracy", of_images=True),
+    "accuracy": Metric("accuracy", of_samples=True),
+    "label_accuracy": Metric("accuracy of labels"),
+    "top5": Metric("top-5 accuracy", of_samples=True),
     "precision": Metric("precision"),
     "recall": Metric("recall"),
     "f1": Metric("F1"),
     "auroc": Metric("AUROC"),
+    "calibration_error": Metric("calibration error", less=True),
     "mean_iou": Metric("mean IoU"),
     "iou": Metric("IoU"),
     "dice": Metric("Dice"),
     "image_dice": Metric("Dice of an image"),
-    "hd95": Metric("HD95", less=True, unit="mm", most=inf),
+    "hd95": Metric("HD95", less=True, unit="mm", most=inf, decimals=2),
     "pixel_accuracy": Metric("accuracy of positions"),
     "map50": Metric("mAP at 0.5"),
     "map": Metric("mAP at 0.50:0.95"),
@@ -39,49 +82,39 @@ METRICS: dict[str, Metric] = {
     "mask_map": Metric("mask mAP at 0.50:0.95"),
     "equal_error_rate": Metric("equal error rate", less=True),
     "true_accept_rate": Metric("true accepts"),
-    "bleu": Metric("BLEU", unit="points", most=100.0),
-    "chrf": Metric("chrF", unit="points", most=100.0),
-    "exact_match": Metric("exact match"),
-    "wer": Metric("word error rate", less=True),
-    "cer": Metric("character error rate", less=True),
-    "train_error": Metric("train error", less=True),
-    "loss": Metric("loss", less=True),
+    "bleu": Metric("BLEU", unit=POINTS, most=100.0, decimals=2),
+    "chrf": Metric("chrF", unit=POINTS, most=100.0, decimals=2),
+    "exact_match": Metric("exact match", of_samples=True),
+    # insertions can make more errors than there are words
+    "wer": Metric("word error rate", less=True, most=inf),
+    "cer": Metric("character error rate", less=True, most=inf),
+    "train_error": Metric("train error", less=True, of_samples=True),
+    "loss": Metric("loss", less=True, unit="", most=inf, decimals=4),
 }
 # of classifiers, and of results that do not list their metrics
 OF_CLASSES = ("accuracy", "precision", "recall", "f1")
 
 
-def metric(key: str) -> Metric:
-    """The metric of a key; of an unknown key, one where higher is better."""
-    return METRICS.get(key, Metric(key.replace("_", " ")))
-
-
 def better(key: str, value: float) -> float:
     """The value with the sign by which higher is better."""
-    return -value if metric(key).less else value
+    return -value if METRICS[key].less else value
 
 
 def metrics_line(values: Mapping[str, Any], keys: Sequence[str], *, intervals: bool = False) -> str:
     """The loss, if there is one, and these metrics, separated by commas."""
-    parts = [] if values.get("loss") is None else [f"loss {values['loss']:.4f}"]
-    for key in keys:
+    parts = []
+    for key in ["loss", *(key for key in keys if key != "loss")]:
         if values.get(key) is not None:
             ends = values.get(f"{key}_interval") if intervals else None
-            sure = f" ({' to '.join(with_unit(key, end) for end in ends)})" if ends else ""
-            parts.append(f"{metric(key).title} {with_unit(key, values[key])}{sure}")
+            sure = f" ({' to '.join(map(METRICS[key].text, ends))})" if ends else ""
+            parts.append(f"{METRICS[key].title} {METRICS[key].text(values[key])}{sure}")
     return ", ".join(parts) or "no metric: there is no annotation"
 
 
-def with_unit(key: str, value: float) -> str:
-    """A value with its unit; a fraction in per cent."""
-    unit = metric(key).unit
-    return f"{value:.2f} {unit}" if unit else f"{value:.1%}"
-
-
 def with_measures(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    """These keys, and the keys of `values` whose metric has a unit."""
-    others = [key for key in METRICS if METRICS[key].unit and key in values and key not in keys]
-    return [*keys, *others]
+    """These keys, and the keys of `values` whose metric has a unit of measure."""
+    measured = [key for key in METRICS if METRICS[key].unit not in (PERCENT, POINTS, "")]
+    return [*keys, *(key for key in measured if key in values and key not in keys)]
 
 
 def class_rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plusx import statistics
+from plusx.errors import counted
 from plusx.report import page
 from plusx.report.charts import charts
-from plusx.report.figures import LOG, SHARE, line, lines_figure
+from plusx.report.figures import LOG, line, lines_figure
 from plusx.report.history import EpochPoint
-from plusx.report.metrics import OF_CLASSES, capital, class_rows, metric, with_measures, with_unit
+from plusx.report.metrics import METRICS, OF_CLASSES, capital, class_rows, with_measures
 from plusx.report.page import Cell, Column, Table
 
 
@@ -32,26 +33,28 @@ def run_page(
     key = result.get("metrics", OF_CLASSES)[0]
     several = metrics is not None and _is_multilabel(metrics)
     confusion = metrics is not None and not several and metrics.get("confusion")
-    of = "position" if metrics is not None and "positions" in metrics else "image"
+    noun = result.get("noun", "image")
+    of = "position" if metrics is not None and "positions" in metrics else noun
     small = len(classes) <= MAX_MATRIX_CLASSES
     return page.render(
         "run.html",
         {
             "result": result,
             "finding": finding(result),
-            "charts": charts(_figures(points, key)),
+            "charts": charts(_figures(points, key, noun)),
             "of": of,
-            "matrix": _matrix(confusion, classes, of) if confusion and small else None,
+            "of_samples": of == noun,
+            "matrix": _matrix(confusion, classes, of == noun) if confusion and small else None,
             "pairs": _pairs(confusion, classes, of) if confusion and not small else None,
             "listed": bool(confusion),
-            "classes": _per_class(class_rows(metrics))
+            "classes": _per_class(class_rows(metrics), noun)
             if metrics is not None and metrics.get("per_class")
             else None,
             "intervals": metrics is not None
             and any("_interval" in name for row in class_rows(metrics) for name in row),
             "examples": examples,
             "pictures": bool(examples),
-            "trained": _trained(result, key),
+            "trained": _trained(result, key, noun),
             "test_uses": test_uses,
             "environment": [
                 ("Test set", _times(test_uses)),
@@ -65,35 +68,36 @@ def run_page(
 def finding(result: Mapping[str, Any]) -> str:
     """Return a sentence about a run: its accuracy with the 95 % Wilson interval, or other metrics.
 
-    If the epoch was chosen on the validation images, their accuracy is optimistic and is given
-    without an interval.
+    If the epoch was chosen on the validation split, its accuracy is optimistic and is given without
+    an interval.
     """
-    name, metrics = result["name"], result["validation"]
+    name, metrics, noun = result["name"], result["validation"], result.get("noun", "image")
     if metrics is None:
         return (
-            f"{name} was trained on all training images of {result['data']}; none were held out to "
-            "evaluate it."
+            f"{name} was trained on all training {noun}s of {result['data']}; none were held out "
+            "to evaluate it."
         )
     key = result.get("metrics", OF_CLASSES)[0]
-    if not metric(key).of_images:
+    if key != "accuracy":
         shown = ", ".join(
-            f"{metric(name_of_metric).title} {_with_interval(metrics, name_of_metric)}"
+            f"{METRICS[name_of_metric].title} {_with_interval(metrics, name_of_metric)}"
             for name_of_metric in with_measures(metrics, result["metrics"])
             if metrics.get(name_of_metric) is not None
         )
-        images = f"the {int(metrics['count']):,} validation images"
+        samples = f"the {counted(int(metrics['count']), f'validation {noun}')}"
         if not shown:
-            return f"{name} cannot be evaluated: {images} have no annotation."
-        return f"{name} reaches {shown} on {images}.{_few_people(metrics)}"
+            return f"{name} cannot be evaluated: {samples} have no annotation."
+        return f"{name} reaches {shown} on {samples}.{_few_people(metrics)}"
     accuracy, count = float(metrics["accuracy"]), int(metrics["count"])
     right = "with every label right" if _is_multilabel(metrics) else "correctly"
     share = f"{100 * accuracy:.1f} %"
     if result.get("best_epoch"):
-        sure = "optimistic: the epoch was chosen on the same images"
+        sure = f"optimistic: the epoch was chosen on the same {noun}s"
     else:
         low, high = statistics.wilson(accuracy, count)
         sure = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-    return f"{name} predicts {share} of the {count:,} validation images {right} ({sure})."
+    samples = counted(count, f"validation {noun}")
+    return f"{name} predicts {share} of the {samples} {right} ({sure})."
 
 
 def _few_people(metrics: Mapping[str, Any]) -> str:
@@ -106,33 +110,31 @@ def _few_people(metrics: Mapping[str, Any]) -> str:
 
 def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
     """Format a metric with its 95 % interval, if it has one."""
-    unit = metric(key).unit
-    factor, decimals = (1, 2) if unit else (100, 1)
-    value, *ends = (
-        f"{factor * number:.{decimals}f}"
-        for number in (metrics[key], *(metrics.get(f"{key}_interval") or ()))
-    )
-    sure = f" (95 % interval {' to '.join(ends)} {unit or '%'})" if ends else ""
-    return f"{value} {unit or '%'}{sure}"
+    metric, ends = METRICS[key], metrics.get(f"{key}_interval")
+    text = metric.text(metrics[key])
+    if not ends:
+        return text
+    return f"{text} (95 % interval {' to '.join(map(metric.shown, ends))} {metric.unit})"
 
 
-def _trained(result: Mapping[str, Any], key: str) -> str:
-    """Return the metric on the training images as the end of a sentence."""
+def _trained(result: Mapping[str, Any], key: str, noun: str) -> str:
+    """Return the metric on the training set as the end of a sentence."""
     if result["train_error"] is not None:
         wrong = 100 * result["train_error"]
-        of = "a label of " if key == "auroc" else ""  # several labels an image
-        return f"; it is wrong about {of}{wrong:.1f} % of its training images"
+        of = "a label of " if key == "auroc" else ""  # several labels a sample
+        return f"; it is wrong about {of}{wrong:.1f} % of its training {noun}s"
     value = result["train"].get(key)
-    title = metric(key).title
-    return "" if value is None else f"; on its training images {title} is {with_unit(key, value)}"
+    if value is None:
+        return ""
+    return f"; on its training {noun}s {METRICS[key].title} is {METRICS[key].text(value)}"
 
 
 def _is_multilabel(metrics: Mapping[str, Any]) -> bool:
-    """Whether an image can have several labels, so that there is no confusion matrix."""
+    """Whether a sample can have several labels, so that there is no confusion matrix."""
     return "label_accuracy" in metrics
 
 
-def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
+def _figures(points: Sequence[EpochPoint], key: str, noun: str) -> list[dict[str, Any]]:
     """Return charts over the epochs: the error (or the first metric), and the loss."""
     epochs = [point.epoch for point in points]
     scores = [point.score for point in points]
@@ -144,10 +146,10 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
             "Fraction of wrong predictions.",
             [line("validation", epochs, wrong), train_error],
         )
-        if metric(key).of_images
+        if METRICS[key].of_samples
         else (
-            capital(metric(key).title),
-            "Of validation images.",
+            capital(METRICS[key].title),
+            f"Of validation {noun}s.",
             [line("validation", epochs, scores)],
         )
     )
@@ -155,10 +157,9 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
         line("validation", epochs, [point.loss for point in points]),
         line("training", epochs, [point.train_loss for point in points], dashed=True),
     ]
-    unit = metric(key).unit
     figures = []
     for (title, caption, lines), y in (
-        (foremost, {"title": unit, "scale": "linear"} if unit else SHARE),
+        (foremost, METRICS[key].axis),
         (("Loss", "Mean over the epoch, logarithmic scale.", losses), LOG),
     ):
         drawn = [drawn_line for drawn_line in lines if drawn_line["x"]]
@@ -169,11 +170,11 @@ def _figures(points: Sequence[EpochPoint], key: str) -> list[dict[str, Any]]:
 
 
 def _matrix(
-    counts: Sequence[Sequence[int]], classes: Sequence[str], of: str
+    counts: Sequence[Sequence[int]], classes: Sequence[str], of_samples: bool
 ) -> tuple[list[tuple[str, str]], list[tuple[str, list[dict[str, Any]]]]]:
     """Return headers (full name, shown name) and rows (name, cells) of the confusion matrix.
 
-    Cells are numbers of images; of positions they are per cent of the row.
+    Cells are numbers of samples; of positions they are per cent of the row.
     """
     short = all(len(name) <= 4 for name in classes)
     heads = [(name, name if short else str(n)) for n, name in enumerate(classes, 1)]
@@ -183,7 +184,7 @@ def _matrix(
         cells = []
         for column, value in enumerate(row):
             share = value / total if total else 0.0
-            shown = f"{100 * share:.0f}" if value and of != "image" else value or "·"
+            shown = f"{100 * share:.0f}" if value and not of_samples else value or "·"
             kind = "none" if not value else "" if index == column else "wrong"
             cells.append(
                 {
@@ -224,15 +225,15 @@ def _pairs(counts: Sequence[Sequence[int]], classes: Sequence[str], of: str) -> 
     return Table("Most frequent confusions", columns, rows)
 
 
-def _per_class(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _per_class(rows: Sequence[Mapping[str, Any]], noun: str) -> Table:
     """Return a row for each class with the metrics and counts of the task."""
     keys = [key for key in rows[0] if key != "label"]
     shares = [key for key in keys if any(isinstance(row[key], float) for row in rows)]
     counts = [k for k in keys if k not in shares and all(isinstance(r[k], int) for r in rows)]
     columns = [
         Column("Class", number=False),
-        *(Column(capital(metric(key).title), metric(key).unit or "%") for key in shares),
-        *(Column("Images" if key == "count" else capital(key)) for key in counts),
+        *(Column(capital(METRICS[key].title), METRICS[key].unit) for key in shares),
+        *(Column(capital(f"{noun}s" if key == "count" else key)) for key in counts),
     ]
     cells = [
         [
@@ -242,7 +243,7 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for row in rows
     ]
-    titles = [metric(key).title for key in shares] or counts
+    titles = [METRICS[key].title for key in shares] or counts
     caption = " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
     return Table(f"{capital(caption)} per class", columns, cells)
 
@@ -251,11 +252,10 @@ def _class_cell(row: Mapping[str, Any], key: str) -> Cell:
     """Format a metric of a class with its 95 % interval, if it has one."""
     if row[key] is None:
         return Cell("none")
-    if metric(key).unit:
-        return Cell(f"{row[key]:.2f}", row[key])
-    ends = row.get(f"{key}_interval")
-    note = "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
-    return Cell(f"{100 * row[key]:.1f}", row[key], note=note)
+    shown, ends = METRICS[key].shown, row.get(f"{key}_interval")
+    return Cell(
+        shown(row[key]), row[key], note="" if ends is None else " to ".join(map(shown, ends))
+    )
 
 
 def _times(uses: int) -> str:

@@ -79,7 +79,7 @@ def evaluate(
     with loader:
         metrics = evaluate_task(augmented, loader.epoch(0))
     result: dict[str, Any] = {"data": dataset.name, "split": dataset.split, **metrics}
-    result["metrics"] = list(task.metrics)
+    result |= {"metrics": list(task.metrics), "noun": dataset.modality.noun}
     result["dtype"] = "float32"
     if len(task.tta) > 1:
         result["tta"] = augmented.views

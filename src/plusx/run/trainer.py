@@ -26,7 +26,7 @@ from plusx.grammar.arithmetic import each_dimension
 from plusx.grammar.model import costs
 from plusx.nn.costs import multiply_adds
 from plusx.recipe import Recipe, to_toml
-from plusx.report.metrics import better, metrics_line
+from plusx.report.metrics import METRICS, better, metrics_line
 from plusx.run import build, memory, optim, task_factory
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
@@ -259,7 +259,7 @@ class Trainer:
         record: dict[str, Any] = {"epoch": number, "step": self.state.step, **self.sums.means}
         words = [f"epoch {number}/{self.epochs}", f"train loss {record['train_loss']:.4f}"]
         if "train_error" in record:
-            words.append(f"train error {record['train_error']:.1%}")
+            words.append(f"train error {METRICS['train_error'].text(record['train_error'])}")
         due = number == self.epochs or (every and number % every == 0)
         if self.validating is not None and due:
             begin = time.perf_counter()
@@ -342,6 +342,7 @@ class Trainer:
             "split": "validation" if validation else None,
             "validation": validation,
             "metrics": list(task.metrics),
+            "noun": self.sets.train.modality.noun,
             "train": {
                 key: trained[key] for key in ("count", "loss", task.metrics[0]) if key in trained
             },

@@ -1,7 +1,7 @@
 """The comparison of networks: each is trained with every seed.
 
 The finding is one sentence. A difference is claimed only if the intervals of two networks do not
-overlap. All networks are evaluated on the same images, so for a comparison these intervals are
+overlap. All networks are evaluated on the same samples, so for a comparison these intervals are
 conservative. If one network is compared with several, the intervals are corrected for it.
 """
 
@@ -12,12 +12,13 @@ from math import isfinite
 from typing import Any
 
 from plusx import statistics
+from plusx.errors import counted
 from plusx.recipe import Compare, NetByName, Recipe
 from plusx.report import values
 from plusx.report.charts import family
 from plusx.report.figures import LOG, SHARE, dots_figure, lines_figure
 from plusx.report.history import EpochPoint
-from plusx.report.metrics import better, capital, metric, with_unit
+from plusx.report.metrics import METRICS, PERCENT, better, capital
 from plusx.statistics import Interval
 from plusx.study.experiment import (
     MULTIPLY_ADDS,
@@ -40,11 +41,13 @@ Row = Mapping[str, Any]
 def metric_interval(
     key: str, values: Sequence[float], count: int, *, comparisons: int = 1
 ) -> Interval | None:
-    """Return the interval of a metric's mean over the seeds; for a fraction of images it includes
-    the uncertainty due to the number of images."""
-    if metric(key).of_images:
+    """Return the interval of a metric's mean over the seeds; for a fraction of samples it includes
+    the uncertainty due to the number of samples."""
+    if METRICS[key].of_samples:
         return statistics.share_interval(values, count, comparisons=comparisons)
-    return statistics.mean_interval(values, bounds=(0.0, metric(key).most), comparisons=comparisons)
+    return statistics.mean_interval(
+        values, bounds=(0.0, METRICS[key].most), comparisons=comparisons
+    )
 
 
 def comparison_finding(rows: Sequence[Row]) -> str:
@@ -56,7 +59,7 @@ def comparison_finding(rows: Sequence[Row]) -> str:
 class _Finding:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows, self.count, self.key = rows, rows[0]["count"], rows[0]["metric"]
-        self.title = f"{rows[0]['split']} {metric(self.key).title}"
+        self.title = f"{rows[0]['split']} {METRICS[self.key].title}"
 
     def text(self) -> str:
         by_name = {row["name"]: row for row in self.rows}
@@ -130,16 +133,14 @@ class _Finding:
             metric_interval(self.key, r[self.key]["seeds"], self.count, comparisons=comparisons)
             for r in (row, other)
         )
-        if metric(self.key).less:
+        if METRICS[self.key].less:
             first, second = second, first
         return first is not None and second is not None and first.below(second)
 
     def _percent(self, row: Row) -> str:
-        """Return a mean as a percentage, with a decimal from 90 %."""
-        if metric(self.key).unit:
-            return with_unit(self.key, row[self.key]["mean"])
-        value = 100 * row[self.key]["mean"]
-        return f"{value:.1f} %" if value >= 90 else f"{value:.0f} %"
+        """Return a mean with its unit; per cent have a decimal from 90 %."""
+        metric, mean = METRICS[self.key], row[self.key]["mean"]
+        return metric.text(mean, decimals=0 if metric.unit == PERCENT and mean < 0.9 else None)
 
     def _with_percent(self, row: Row) -> str:
         return f"{row['name']} ({self._percent(row)})"
@@ -163,9 +164,8 @@ def comparison_trials(recipe: Recipe, table: Compare) -> list[Trial]:
 def _columns(table: Compare, groups: Sequence[Group]) -> list[dict[str, Any]]:
     run = groups[0].runs[0]
     shares = [
-        column(key, capital(metric(key).title), metric(key).unit or "%", kind)
+        column(key, capital(METRICS[key].title), METRICS[key].unit, METRICS[key].kind)
         for key in run.metrics
-        for kind in ["number" if metric(key).unit else "share"]
     ]
     threshold = _threshold_text(next(iter(run.metrics)), table.threshold)
     return [
@@ -183,12 +183,12 @@ def _columns(table: Compare, groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def _threshold(key: str, fraction: float) -> float:
     """Return the threshold of a metric: a fraction of its largest value."""
-    return fraction * metric(key).most if isfinite(metric(key).most) else fraction
+    return fraction * METRICS[key].most if isfinite(METRICS[key].most) else fraction
 
 
 def _threshold_text(key: str, fraction: float) -> str:
-    unit, value = metric(key).unit, _threshold(key, fraction)
-    return f"{value:g} {unit}" if unit else f"{values.percent(value)} %"
+    unit, value = METRICS[key].unit, _threshold(key, fraction)
+    return f"{values.percent(value) if unit == PERCENT else f'{value:g}'} {unit}"
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -209,13 +209,11 @@ def _row(group: Group) -> dict[str, Any]:
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
     first = rows[0]["metric"]
     fraction = float(groups[0].factors["threshold"])
-    threshold, scale = _threshold(first, fraction), SHARE
-    if metric(first).unit:
-        scale = {"title": metric(first).unit, "scale": "linear"}
+    threshold, scale = _threshold(first, fraction), METRICS[first].axis
     mean = " Line: mean over the seeds; band: lowest to highest." if rows[0]["seeds"][1:] else ""
     dotted = f" Dotted: the threshold of {_threshold_text(first, fraction)}."
     curves: list[tuple[str, str, Any, float | None, Callable[[EpochPoint], float | None]]] = [
-        (f"Validation {metric(first).title}", f"At every evaluation.{mean}{dotted}", scale,
+        (f"Validation {METRICS[first].title}", f"At every evaluation.{mean}{dotted}", scale,
          threshold, lambda point: point.score),
         ("Training error", f"Share of wrong predictions, measured while the epoch trains.{mean}",
          SHARE, None, lambda point: point.train_error),
@@ -229,16 +227,18 @@ def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any
         lines = [line for line in lines if line["x"]]
         if lines:
             figures.append(lines_figure(title, caption, lines, y=y, level=level))
-    interval_source = "seeds and images" if metric(first).of_images else "seeds"
+    interval_source = (
+        f"seeds and {groups[0].runs[0].noun}s" if METRICS[first].of_samples else "seeds"
+    )
     bars = (
         f" Bar: 95 % interval over {interval_source}."
         if any(row["interval"] for row in rows)
         else ""
     )
     dots = dots_figure(
-        f"{capital(rows[0]['split'])} {metric(first).title} at the end, every seed",
+        f"{capital(rows[0]['split'])} {METRICS[first].title} at the end, every seed",
         f"Dot: one seed; line: their mean.{bars}",
-        {"title": metric(first).title, "scale": scale["scale"]},
+        {"title": METRICS[first].title, "scale": scale["scale"]},
         {row["name"]: {**row[first], "interval": row["interval"]} for row in rows},
     )
     return [*figures, dots]
@@ -248,9 +248,9 @@ def _notes(recipe: Recipe, table: Compare, groups: Sequence[Group]) -> str:
     run, split = groups[0].runs[0], groups[0].results[0].trial.split
     unused = "; the test set was not used" if split == "validation" else ""
     averaging = f"Precision, recall and F1 are {run.averaging} averages over the classes. "
-    train_error = "Train error is that of the trained network on its training images. "
+    train_error = "Train error is that of the trained network on its training set. "
     return (
-        f"Evaluated on the {split} split, {run.count:,} images{unused}. "
+        f"Evaluated on the {split} split, {counted(run.count, run.noun)}{unused}. "
         + (averaging if run.averaging else "")
         + (train_error if run.train_error is not None else "")
         + "Seconds are training time only; runs in parallel share the machine."
@@ -263,6 +263,7 @@ def _extra(table: Compare, groups: Sequence[Group]) -> dict[str, Any]:
         "count": run.count,
         "averaging": run.averaging,
         "metrics": list(run.metrics),
+        "noun": run.noun,
         "threshold": table.threshold,
         "epochs": max(
             (run.points[-1].epoch for group in groups for run in group.runs if run.points),

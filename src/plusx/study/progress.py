@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from plusx.report.metrics import METRICS, metric
+from plusx.report.metrics import METRICS
 
 
 EVERY = 5.0  # seconds between two plain lines
@@ -68,7 +68,7 @@ class RunProgress:
                 metrics = line.get("validation", {})
                 key = next((key for key in metrics if key in METRICS), None)
                 if key is not None:
-                    self.score = f"{metric(key).title} {100 * metrics[key]:.1f} %"
+                    self.score = f"{METRICS[key].title} {METRICS[key].text(metrics[key])}"
 
     @property
     def share(self) -> float:

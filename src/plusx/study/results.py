@@ -31,7 +31,8 @@ class FinishedRun:
     multiply_adds: int
     data: str
     metrics: Mapping[str, float]  # the most important first
-    count: int  # evaluated images
+    count: int  # evaluated samples
+    noun: str  # what a sample is called
     averaging: str  # of metrics over classes; empty if there are none
     train_error: float | None  # on the training images, after training; None: not defined
     points: tuple[EpochPoint, ...]
@@ -60,6 +61,7 @@ def read_finished(folder: Path, trial: Trial) -> FinishedRun:
         data=result["data"],
         metrics={key: metrics[key] for key in keys},
         count=metrics["count"],
+        noun=result.get("noun", "image"),
         averaging=metrics.get("averaging", ""),
         train_error=result["train_error"],
         points=read_history(folder / "log.jsonl", keys[0]),

@@ -46,7 +46,7 @@ class BandsModality(GridModality):
     bands: tuple[int, ...] | None = None
 
     kind: ClassVar[str] = "bands"
-    inputs: ClassVar[str] = "images of bands"
+    noun: ClassVar[str] = "multi-band image"
     words: ClassVar[frozenset[str]] = BATCHED | {"rot90"}
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ class ImageModality(GridModality):
     max_pixels: int | None = None
 
     kind: ClassVar[str] = "image"
-    inputs: ClassVar[str] = "images"
+    noun: ClassVar[str] = "image"
     words: ClassVar[frozenset[str]] = frozenset(VOCABULARY) - _OTHER_WORDS
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ class Modality:
     channels: int
 
     kind: ClassVar[str]
-    inputs: ClassVar[str]  # what its samples are called in messages
+    noun: ClassVar[str]  # what one of its samples is called in messages
     words: ClassVar[Collection[str]]  # of augmentation
     is_image: ClassVar[bool] = False
     length_unit: ClassVar[str] = ""  # of Items.lengths
@@ -139,6 +139,11 @@ class Modality:
     def padded_size(self, sample: Sample, transform: Transform) -> tuple[int, ...]:
         """Return the size of a batch with this sample; samples of other sizes are not in it."""
         return self.size
+
+    @property
+    def inputs(self) -> str:
+        """What its samples are called in messages."""
+        return f"{self.noun}s"
 
     @property
     def ndim(self) -> int:

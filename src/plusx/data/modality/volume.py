@@ -23,7 +23,7 @@ class VolumeModality(GridModality):
     foreground: float = 0.0
 
     kind: ClassVar[str] = "volume"
-    inputs: ClassVar[str] = "volumes"
+    noun: ClassVar[str] = "volume"
     words: ClassVar[frozenset[str]] = frozenset(
         {"flip", "vflip", "dflip", "rot90", "brightness", "noise"}
     )

@@ -52,7 +52,7 @@ def stored_bands(source: str | bytes, limit: int = DEFAULT_LIMIT) -> Num[np.ndar
         return _from_tiff(data, limit)
     if data.startswith(_PNG):
         return _from_png(data, limit)
-    raise UnreadableImage("neither a TIFF nor a PNG, which images of bands have to be")
+    raise UnreadableImage("neither a TIFF nor a PNG, which multi-band images have to be")
 
 
 def declared_nodata(data: bytes) -> float | None:

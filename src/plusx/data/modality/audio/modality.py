@@ -99,7 +99,7 @@ class AudioModality(Modality):
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     kind: ClassVar[str] = "audio"
-    inputs: ClassVar[str] = "recordings"
+    noun: ClassVar[str] = "recording"
     words: ClassVar[frozenset[str]] = SOUND | {"noise"}
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ class TextModality(Modality):
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     kind: ClassVar[str] = "text"
-    inputs: ClassVar[str] = "texts"
+    noun: ClassVar[str] = "text"
     words: ClassVar[frozenset[str]] = frozenset()
     length_unit: ClassVar[str] = "characters"
     sequence: ClassVar[bool] = True
