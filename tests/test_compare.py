@@ -103,7 +103,7 @@ def test_a_run_is_also_evaluated_with_the_threads_of_its_recipe(tmp_path: Path) 
         (("compare.networks=[plain20,resnet21]",), None, "unknown network 'resnet21'.*resnet20"),
         (("compare.networks=[plain20,plain20]",), None, "networks: plain20 is listed twice"),
         (("compare.seeds=[1,1]",), None, "seeds: 1 is listed twice"),
-        (("data.validation=0",), None, "no validation images"),
+        (("data.validation=0",), None, "no validation set"),
         ((), 0, "jobs = 0"),
     ],
 )

@@ -484,3 +484,10 @@ def test_digit_strings(tmp_path: Path) -> None:
 def dataset_length(dataset: plusx.Dataset, index: int) -> int:
     assert dataset.items.lengths is not None
     return int(dataset.items.lengths[index])
+
+
+def test_a_path_keeps_the_kind_of_a_set_made_of_recordings(tmp_path: Path) -> None:
+    folder = class_folder(tmp_path / "recordings", count=2)
+    recipe = load_recipe("digits-transcribe", [f"data.path={folder}", "data.strings=60"])
+    assert (recipe.data.kind, recipe.data.path) == ("digit-strings", str(folder))
+    assert load_recipe("digits-spot", [f"data.path={folder}"]).data.kind == "recordings"

@@ -106,7 +106,7 @@ def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -
     [
         ("environment.json", "plusx", "0.0.1", "plusx 0.0.1, not "),
         ("environment.json", "processor", "Abacus", "processor Abacus, not "),
-        ("data.json", "classes", ["a", "b"], "other images than the other runs"),
+        ("data.json", "classes", ["a", "b"], "other data than the other runs"),
     ],
 )
 def test_a_run_unlike_the_others_is_shown_and_in_no_mean(
@@ -164,7 +164,7 @@ def test_a_study_that_is_terminated_goes_on_from_there(tmp_path: Path) -> None:
         ("degradation", ["study.kind=degradaton"], "did you mean degradation?"),
         ("degradation", ["study.depth=20"], "belongs to kind = skips or ablation"),
         ("degradation", ["data.train=5000"], "1,200 images to train on"),
-        ("degradation", ["data.validation=0"], "no validation images"),
+        ("degradation", ["data.validation=0"], "no validation set"),
         ("digits", [], r"table \[study\]"),
         ("ablation", ["study.variants=[orginal]"], "did you mean original?"),
         ("ablation", ["study.depth=5"], "at least 8"),

@@ -464,7 +464,7 @@ def test_t13_a_class_of_one_image_trains_and_is_named(tmp_path: Path) -> None:
     photos(tmp_path), photos(tmp_path, ("emu", "yak"), count=1)
     for split in ("train", "validation"):
         source = open_data(tmp_path, split=split)
-        assert "2 classes (emu, yak) have one image, which trains: it does not validate" in (
+        assert "2 classes (emu, yak) have one sample, which trains: it does not validate" in (
             source.warnings
         )
         assert {2, 3} <= set(source.labels.tolist()) or split == "validation"

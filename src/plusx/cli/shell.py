@@ -88,7 +88,9 @@ Differentiable = Annotated[str, Parameter(name="RUN", help="A run's folder or a 
 WeightsOption = Annotated[
     str | None, about("With a network's name: its file, or the name of torchvision's weights.")
 ]
-ImagePaths = Annotated[str, about("Images, and folders of images.")]
+InputPaths = Annotated[
+    str, about("Images or recordings, and folders of them; texts, and files of texts.")
+]
 
 
 def print_json(result: dict[str, Any]) -> None:

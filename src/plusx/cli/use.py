@@ -12,7 +12,7 @@ from plusx.cli.shell import (
     BatchSize,
     Device,
     Differentiable,
-    ImagePaths,
+    InputPaths,
     Json,
     OnUnreadable,
     Trained,
@@ -176,7 +176,7 @@ def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -
 def predict(
     trained: Trained,
     /,
-    *paths: ImagePaths,
+    *paths: InputPaths,
     out: Annotated[
         Path | None,
         output_folder(
@@ -227,7 +227,7 @@ def predict(
 def explain(
     trained: Differentiable,
     /,
-    *paths: ImagePaths,
+    *paths: InputPaths,
     out: Annotated[
         Path | None, output_folder("The folder. Default: runs/explain- and the name.")
     ] = None,
@@ -246,14 +246,14 @@ def explain(
         str | None,
         about("Layer to explain, for example layer2 (default: the last layer before pooling)."),
     ] = None,
-    checked: Annotated[int, about("Images for the tests of faithfulness (0: none).")] = 32,
+    checked: Annotated[int, about("Inputs for the tests of faithfulness (0: none).")] = 32,
     seed: Annotated[int, about("Seed of random maps and shuffled weights.")] = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw the regions that a prediction depends on, and test how faithful the maps are."""
     if not paths:
-        raise UserError("explain: give images or folders of images")
+        raise UserError("explain: give images, texts or recordings, or folders of them")
     folder = out or Path("runs") / f"explain-{run_name(Path(trained).resolve().name, ())}"
     from plusx.explain.explain import explain as explain_images
 
@@ -376,7 +376,7 @@ def probe(
     data: Annotated[str | None, about("The data (default: that of the run).")] = None,
     split: Annotated[str, about("validation or test; test is recorded.")] = "validation",
     neighbours: Annotated[int, about("Number of nearest neighbours (k).")] = 20,
-    images: Annotated[int, about("Training images at most.")] = 10_000,
+    images: Annotated[int, about("Training samples at most.")] = 10_000,
     on_unreadable: OnUnreadable = "error",
     batch_size: BatchSize = 128,
     workers: Workers = 0,
@@ -402,8 +402,9 @@ def probe(
         print_json(result)
         return
     print(
-        f"{result['data']} {result['split']}, {counted(result['count'], 'image')}, by embeddings "
-        f"of {result['width']:,} numbers, from {result['learned_from']:,} training images:"
+        f"{result['data']} {result['split']}, {counted(result['count'], result['noun'])}, by "
+        f"embeddings of {result['width']:,} numbers, from {result['learned_from']:,} training "
+        f"{result['noun']}s:"
     )
     nearest = f"{result['neighbours']['k']} nearest neighbours"
     print(f"  {nearest:24} {_probe_text(result['neighbours'])}")

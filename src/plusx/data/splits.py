@@ -144,7 +144,7 @@ def held_out(labels: Tensor, validation: float | int, seed: int) -> Int64[np.nda
         raise UserError(
             f"validation = {validation}: {count:,} of {len(labels):,} samples cannot validate, "
             f"since each of the {len(labels) - len(order):,} classes needs one to train on: add "
-            "images, or set validation = 0"
+            "some, or set validation = 0"
         )
     return np.sort(order[:count])
 
@@ -161,7 +161,7 @@ def lone_classes(labels: Tensor, classes: Sequence[str]) -> list[str]:
     which = (
         f"the class {shown} has" if len(names) == 1 else f"{len(names):,} classes ({shown}) have"
     )
-    return [f"{which} one image, which trains: it does not validate"]
+    return [f"{which} one sample, which trains: it does not validate"]
 
 
 def groups_held_out(

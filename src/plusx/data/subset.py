@@ -15,12 +15,12 @@ from plusx.errors import UserError, counted
 
 
 def of_classes(source: Dataset, names: Sequence[str]) -> Dataset:
-    """Return the images of these classes, numbered in this order.
+    """Return the samples of these classes, numbered in this order.
 
     Raises UserError if a class is missing, listed twice or the only one, or images have several.
     """
     if source.multilabel:
-        raise UserError(f"[data] classes: an image of {source.name} has several labels")
+        raise UserError(f"[data] classes: a sample of {source.name} has several labels")
     for name in names:
         if name not in source.classes:
             near = difflib.get_close_matches(name, source.classes, 1, 0.5)
@@ -55,12 +55,12 @@ def of_bands(source: Dataset, bands: Sequence[int]) -> Dataset:
 
 
 def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
-    """Return `count` images of each class, chosen by the seed.
+    """Return `count` samples of each class, chosen by the seed.
 
-    Raises UserError if a class has fewer, or images have several classes.
+    Raises UserError if a class has fewer, or samples have several classes.
     """
     if source.multilabel:
-        raise UserError(f"[data] per_class: an image of {source.name} has several labels")
+        raise UserError(f"[data] per_class: a sample of {source.name} has several labels")
     chosen: list[int] = []
     labels, order = source.labels.cpu().numpy(), stratified_order(source.labels, seed)
     for number, name in enumerate(source.classes):
@@ -68,26 +68,28 @@ def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
         if len(members) < count:
             raise UserError(
                 f"[data] per_class = {count}: {source.name} has "
-                f"{counted(len(members), 'image')} of {name!r} to train on"
+                f"{counted(len(members), source.modality.noun)} of {name!r} to train on"
             )
         chosen += members[:count].tolist()
     return source.subset(sorted(chosen))
 
 
 def first_images(source: Dataset, amount: int | float, seed: int) -> Dataset:
-    """Return a number or a fraction of the images, with the fractions of the classes.
+    """Return a number or a fraction of the samples, with the fractions of the classes.
 
-    Classes without an image are named in the warnings. Raises UserError for a number that there is
+    Classes without a sample are named in the warnings. Raises UserError for a number that there is
     not, or if what is left has one class only or no box to learn.
     """
     whole = len(source)
     count = amount if isinstance(amount, int) else round(amount * whole)
     where = f"[data] train = {amount}"
     if not 1 <= count <= whole:
-        raise UserError(f"{where}: {source.name} has {counted(whole, 'image')} to train on")
+        raise UserError(
+            f"{where}: {source.name} has {counted(whole, source.modality.noun)} to train on"
+        )
     chosen = source.subset(np.sort(stratified_order(source.labels, seed)[:count]).tolist())
     if chosen.annotations is not None and (reason := chosen.annotations.nothing_to_learn()):
-        raise UserError(f"{where}: there is nothing to learn: {reason}: take more images")
+        raise UserError(f"{where}: there is nothing to learn: {reason}: take more")
     if source.multilabel:
         return chosen
     present, all_classes = set(chosen.labels.tolist()), set(source.labels.tolist())
@@ -97,11 +99,11 @@ def first_images(source: Dataset, amount: int | float, seed: int) -> Dataset:
     if len(present) == 1:
         raise UserError(
             f"{where} leaves one class only ({source.classes[min(present)]!r}), and at least two "
-            "are needed: take more images, or give per_class instead, the number of each class"
+            "are needed: take more, or give per_class instead, the number of each class"
         )
     names = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
     warning = (
-        f"{where} leaves {counted(len(missing), 'class', 'classes')} without an image to train on "
+        f"{where} leaves {counted(len(missing), 'class', 'classes')} without a sample to train on "
         f"({names}): per_class takes as many of each"
     )
     return replace(chosen, warnings=[*chosen.warnings, warning])

@@ -182,6 +182,9 @@ def _choose_kind(raw: dict[str, Any], overridden: Mapping[tuple[str, ...], str])
         return
     from plusx.data.readers.layouts import LAYOUTS, choose_kind  # imports torch
 
+    # a synthetic set that is made of files: the files do not say so
+    if stated not in LAYOUTS and "path" in [f.name for f in tables_at(("data",), data) or ()]:
+        return
     task_kind = task.get("kind", Classify().kind) if isinstance(task, dict) else Classify().kind
     usable = _ANNOTATIONS.get(task_kind, [layout.annotation for layout in LAYOUTS.values()])
     if stated in LAYOUTS and LAYOUTS[stated].annotation not in usable:

@@ -56,7 +56,7 @@ class Sets:
 
     @property
     def warnings(self) -> list[str]:
-        """Return the distinct warnings of both sets, and those about images that are in both."""
+        """Return the distinct warnings of both sets, and those about samples that are in both."""
         if self.validation is None:
             return list(dict.fromkeys(self.train.warnings))
         common = leaks(self.train, {"validation": self.validation})

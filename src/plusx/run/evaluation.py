@@ -53,12 +53,12 @@ def evaluate(
     """Return the metrics of a run on its own data, or on `data` (a name, a folder or a CSV).
 
     A folder or a CSV without splits is evaluated as a whole; if the run was trained on it, only its
-    validation images are. With split "test", a line is added to the run's test_uses.jsonl.
+    validation set is. With split "test", a line is added to the run's test_uses.jsonl.
 
     tta: "flip" averages over an image and its mirror image, "flip-shift" also over both shifted by
         a pixel; default: as in the recipe
-    Raises UserError if the data is missing, its classes are not the network's, or the run's images
-    have changed, so that its training images are unknown.
+    Raises UserError if the data is missing, its classes are not the network's, or the run's data
+        has changed, so that its training set is unknown.
     """
     dataset = _dataset(run, data, as_split(split), on_unreadable)
     if dataset.split == "test" and (train := _own_training_set(run, data)) is not None:
@@ -141,7 +141,7 @@ def _dataset(
             or _is_of_training_folder(recipe, dataset)
         )
     if trained_on:
-        text = f"{dataset.name} includes images that the run was trained on"
+        text = f"{dataset.name} includes {dataset.modality.inputs} that the run was trained on"
         dataset = _with_warning(dataset, text)
     elif recipe is None and (text := _unknown_training(run, data, dataset)):
         dataset = _with_warning(dataset, text)
@@ -167,16 +167,18 @@ def _is_of_training_folder(recipe: Recipe | None, dataset: Dataset) -> bool:
 
 
 def _unknown_training(run: Run, data: str | Path | None, dataset: Dataset) -> str:
-    """Return a warning if the weights may have been trained on the evaluated images, or ""."""
-    name = dataset.name
+    """Return a warning if the weights may have been trained on the evaluated samples, or ""."""
+    name, inputs = dataset.name, dataset.modality.inputs
     if data in NAMED_SETS or dataset.split != "all":
         return ""
     if not run.data:
-        return f"the training data of the weights is unknown: {name} may include some of its images"
+        return (
+            f"the training data of the weights is unknown: {name} may include some of its {inputs}"
+        )
     if run.data == name:
         return (
             f"the weights were trained on data named {name}; evaluate the run's folder to leave "
-            "its training images out"
+            f"its training {inputs} out"
         )
     return ""
 
@@ -289,7 +291,7 @@ def _by_number(run: Run, source: Dataset) -> bool:
 
 
 def _has_test(run: Run, data: str | Path | None, source: Dataset) -> bool:
-    """Whether the split "all" includes images of a test set."""
+    """Whether the split "all" includes samples of a test set."""
     if source.split != "all":
         return False
     if run.recipe is not None and not DATA_KINDS[run.recipe.data.kind].by_class:
@@ -325,8 +327,8 @@ def refuse_changed(home: Path, source: Dataset) -> None:
     recorded = read_data(home).get(source.split)
     if recorded is not None and recorded["fingerprint"] != source.fingerprint():
         raise UserError(
-            f"the images of {source.name} have changed since the training of {home}, so its "
-            "training images are unknown (--data FOLDER --split all evaluates other images)"
+            f"the {source.modality.inputs} of {source.name} have changed since the training of "
+            f"{home}, so its training set is unknown (--data FOLDER --split all evaluates others)"
         )
 
 
@@ -358,7 +360,9 @@ def with_run_classes(run: Run, source: Dataset) -> Dataset:
         return source
     if source.multilabel != run.multilabel:
         has, predicts = ("several labels", "one") if source.multilabel else ("one label", "several")
-        raise UserError(f"{source.name} has {has} per image; the network predicts {predicts}")
+        raise UserError(
+            f"{source.name} has {has} per {source.modality.noun}; the network predicts {predicts}"
+        )
     unknown = [name for name in source.classes if name not in run.classes]
     if unknown and run.recipe is None and _by_number(run, source):
         reason = (

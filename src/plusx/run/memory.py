@@ -176,7 +176,7 @@ def _lines(path: str | Path) -> list[str]:
 
 def _needs(needed: Estimate, limit: int) -> str:
     return (
-        f"an update with {needed.images} images at a time needs about {format_size(needed.total)} "
+        f"an update with {needed.images} samples at a time needs about {format_size(needed.total)} "
         f"({format_size(needed.saved)} for the backward pass, {format_size(needed.state)} for "
         f"weights, gradients and optimizer), and {format_size(limit)} are available; "
     )
@@ -185,11 +185,11 @@ def _needs(needed: Estimate, limit: int) -> str:
 def _advice(recipe: Recipe, net: nn.Module, limit: int) -> str:
     fits = first_fitting(recipe, net, limit)
     if fits is None:
-        return "no plan fits: use smaller images, a smaller batch_size or a smaller network"
+        return "no plan fits: use smaller inputs, a smaller batch_size or a smaller network"
     changes = []
     if fits.plan != recipe.device.memory:
         changes.append(f"device.memory={fits.plan}")
     if fits.accumulation_steps != recipe.optim.accumulation_steps:
         changes.append(f"optim.accumulation_steps={fits.accumulation_steps}")
-    batch = "" if fits.accumulation_steps == 1 else f", {fits.images} images at a time"
+    batch = "" if fits.accumulation_steps == 1 else f", {fits.images} samples at a time"
     return f"{' '.join(changes) or 'the same recipe'} needs {format_size(fits.total)}{batch}"

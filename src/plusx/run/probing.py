@@ -92,6 +92,7 @@ def probe(
         "data": evaluated.name,
         "split": evaluated.split,
         "count": len(evaluated),
+        "noun": evaluated.modality.noun,
         "learned_from": len(train),
         "width": x_train.shape[1],
         "classes": list(evaluated.classes),
@@ -113,7 +114,7 @@ def _datasets(
 ) -> tuple[Dataset, Dataset, bool]:
     """Return the training set, the evaluated set, and whether they are the run's own data."""
     if run.preprocessing.ndim == 3:
-        raise UserError(f"{run.path} is for volumes; plusx probe supports only images")
+        raise UserError(f"{run.path} is for volumes, which plusx probe does not support")
     train, evaluated = (own_split(run, data, name) for name in ("train", split))
     is_own_data = train is not None and evaluated is not None
     if train is None or evaluated is None:

@@ -195,13 +195,14 @@ def _embedder(table: Any, net: nn.Module, class_names: ClassNames) -> Task:
 def _train_embedder(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
     table: Any = recipe.task
     if dataset.annotations is not None or dataset.multilabel:
-        has = "several labels per image" if dataset.multilabel else "boxes or masks"
+        has = "several labels per sample" if dataset.multilabel else "boxes or masks"
         raise UserError(
-            f'[task] kind = "embed" needs one class per image, but {dataset.name} has {has}'
+            f'[task] kind = "embed" needs one class per {dataset.modality.noun}, but '
+            f"{dataset.name} has {has}"
         )
     if table.loss == "triplet" and recipe.data.sampler != "pk":
         raise UserError(
-            '[task] loss = "triplet" needs several images of a class in a batch: set '
+            '[task] loss = "triplet" needs several samples of a class in a batch: set '
             '[data] sampler = "pk"'
         )
     if table.loss == "triplet" and recipe.optim.accumulation_steps > 1:

@@ -60,7 +60,7 @@ class EpochSums:
     error: float | None = 0.0
 
     def add(self, report: Report, images: int) -> None:
-        """Add the report of a step with this number of images."""
+        """Add the report of a step with this number of samples."""
         self.images += images
         self.loss += report.loss * images
         error = report.scalars.get("error")
@@ -68,7 +68,7 @@ class EpochSums:
 
     @property
     def means(self) -> dict[str, float]:
-        """Means over the images, for the log."""
+        """Means over the samples, for the log."""
         images = max(self.images, 1)
         means = {"train_loss": self.loss / images}
         return means if self.error is None else {**means, "train_error": self.error / images}
@@ -123,13 +123,13 @@ class Trainer:
         self.save_seconds = 0.0  # of the latest checkpoint
         self.epoch_save_seconds = 0.0
 
-    def refuse_other_images(self) -> None:
-        """Raise UserError if the run has other images, classes or preprocessing."""
+    def refuse_other_data(self) -> None:
+        """Raise UserError if the run has other samples, classes or preprocessing."""
         path, now = self.out / files.DATA, self.sets.description()
         if path.is_file() and _identity(files.read_data(self.out)) != _identity(now):
             raise UserError(
-                f"the images of {self.sets.train.name} have changed since the start of {self.out} "
-                "(--allow-data-change resumes with the new ones)"
+                f"the {self.sets.train.modality.inputs} of {self.sets.train.name} have changed "
+                f"since the start of {self.out} (--allow-data-change resumes with the new ones)"
             )
 
     def begin(self, *, exact: bool, allow_data_change: bool) -> None:
@@ -162,7 +162,7 @@ class Trainer:
         parallel = self.recipe.device.parallel if self.world.size > 1 else "none"
         now = surroundings.environment(self.state.task.device, self.world.size, parallel)
         if not allow_data_change:
-            self.refuse_other_images()
+            self.refuse_other_data()
         saved = store.load_checkpoint(self.out / store.CHECKPOINTS)
         if saved is not None and (self.out / files.ENVIRONMENT).is_file():
             before = files.read_environment(self.out)

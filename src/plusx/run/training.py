@@ -85,7 +85,7 @@ def _train(
             files.refuse_foreign(out)
             if (out / files.RESULT).is_file():
                 if not allow_data_change:
-                    trainer.refuse_other_images()
+                    trainer.refuse_other_data()
                 finished = files.read_result(out)
             elif (out / files.RECIPE).is_file():
                 refuse_other_recipe(out, recipe)
@@ -151,22 +151,23 @@ def with_precision(recipe: Recipe, out: Path, world: DistributedContext, ndim: i
 
 
 def _check_ranks_agree(recipe: Recipe, sets: build.Sets, world: DistributedContext) -> None:
-    """Raise UserError if the processes of a run have different recipes or images."""
+    """Raise UserError if the processes of a run have different recipes or data."""
     state = [to_toml(recipe), sets.description()]
     if world.size > 1 and (of_rank_0 := world.broadcast(state)) != state:
-        other = "another recipe" if of_rank_0[0] != state[0] else "other images"
+        other = "another recipe" if of_rank_0[0] != state[0] else "other data"
         raise UserError(f"rank {world.rank} has {other} than rank 0")
 
 
 def _one_step_warning(trainer: Trainer) -> str:
     """Return a warning where the running statistics of batch norm get one step an epoch, or ""."""
-    images, fewer = trainer.loader.count, max(2, trainer.loader.count // STEPS_AN_EPOCH)
+    count, fewer = trainer.loader.count, max(2, trainer.loader.count // STEPS_AN_EPOCH)
     has_statistics = any(name.endswith("running_mean") for name, _ in trainer.net.named_buffers())
     if trainer.per_epoch > 1 or fewer >= trainer.recipe.batch_size or not has_statistics:
         return ""
+    inputs = trainer.sets.train.modality.inputs
     return (
         f"an epoch is a single step, as batch_size = {trainer.recipe.batch_size} takes all "
-        f"{images:,} images: the running statistics of batch norm, with which images are "
+        f"{count:,} {inputs}: the running statistics of batch norm, with which {inputs} are "
         f"evaluated and predicted, lag behind the weights; set batch_size={fewer}"
     )
 
@@ -200,7 +201,7 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
     needs_validation = recipe.evaluate.patience or recipe.evaluate.keep == "best"
     if sets.validation is None and needs_validation:
         raise UserError(
-            '[evaluate] patience and keep = "best" need validation images: [data] validation is 0'
+            '[evaluate] patience and keep = "best" need a validation set: [data] validation is 0'
         )
     # padding is kept out by hooks, which are there only during the forward pass, not traced
     device = recipe.device
@@ -213,14 +214,14 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
     channels = sets.train.modality.channels
     if recipe.net.in_channels not in (None, channels):
         raise UserError(
-            f"[net] in_channels = {recipe.net.in_channels}, but the images of {sets.train.name} "
-            f"have {channels}"
+            f"[net] in_channels = {recipe.net.in_channels}, but the {sets.train.modality.inputs} "
+            f"of {sets.train.name} have {channels}"
         )
     size, data_size = recipe.net.size, sets.train.modality.size
     side = data_size[0] if len(set(data_size)) == 1 else None
     if size is not None and size not in (data_size, side):
         raise UserError(
-            f"[net] size = {size}, but the images of {sets.train.name} are "
+            f"[net] size = {size}, but the {sets.train.modality.inputs} of {sets.train.name} are "
             f"{' x '.join(map(str, data_size))}"
         )
     has_classes = TASKS[recipe.task.kind].has_classes

@@ -164,7 +164,7 @@ def measure_lesion(
         test_set = build.open_split(recipe, "test")
         source = build.Sets(test_set, None).with_preprocessing(sets.train.modality.to_dict()).train
     elif sets.validation is None:
-        raise UserError("[data] validation = 0: there are no validation images to evaluate on")
+        raise UserError("[data] validation = 0: there is no validation set to evaluate on")
     else:
         source = sets.validation
     batches = some_batches(source, images)

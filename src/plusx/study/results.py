@@ -108,13 +108,13 @@ def epochs_to(points: Sequence[EpochPoint], threshold: float, key: str = "accura
 
 
 def incomparable(folders: Mapping[Path, str]) -> dict[Path, str]:
-    """Return the runs with another version, machine or other images than most, with the reason.
+    """Return the runs with another version, machine or other data than most, with the reason.
 
     Such runs are shown and excluded from the means. Runs with the same value in `folders` have the
-    same data and seed, and must have the same images.
+    same data and seed, and must have the same samples.
     """
     environments = {folder: _environment(folder) for folder in folders}
-    images = {folder: _images(folder) for folder in folders}
+    data = {folder: _data(folder) for folder in folders}
     usual = _most_common(list(environments.values()))
     reasons: dict[Path, str] = {}
     for folder, group in folders.items():
@@ -123,11 +123,9 @@ def incomparable(folders: Mapping[Path, str]) -> dict[Path, str]:
             for key, value, expected in zip(SAME, environments[folder], usual, strict=True)
             if value != expected
         ]
-        group_images = [
-            images[other] for other, other_group in folders.items() if other_group == group
-        ]
-        if images[folder] is not None and images[folder] != _most_common(group_images):
-            differences.append("other images than the other runs")
+        group_data = [data[other] for other, other_group in folders.items() if other_group == group]
+        if data[folder] is not None and data[folder] != _most_common(group_data):
+            differences.append("other data than the other runs")
         if differences:
             reasons[folder] = "; ".join(differences)
     return reasons
@@ -151,8 +149,8 @@ def _environment(folder: Path) -> tuple[str, ...]:
     return tuple(str(environment.get(key)) for key in SAME)
 
 
-def _images(folder: Path) -> str | None:
-    """Return a fingerprint of the images of a run, or None."""
+def _data(folder: Path) -> str | None:
+    """Return a fingerprint of the data of a run, or None."""
     if not (folder / "data.json").is_file():
         return None
     data: dict[str, Any] = store.read_json(folder / "data.json")

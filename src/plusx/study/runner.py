@@ -172,7 +172,7 @@ def _compare_table(recipe: Recipe, split: Split) -> Compare:
     if isinstance(recipe.net, Net):
         raise UserError("[net]: a comparison lists its networks in [compare]; set base in [net]")
     if split == "validation" and recipe.data.validation == 0:
-        raise UserError("[data] validation = 0: there are no validation images to compare on")
+        raise UserError("[data] validation = 0: there is no validation set to compare on")
     return table
 
 
@@ -205,7 +205,7 @@ def _with_seeds(trials: Sequence[Trial], seeds: Sequence[int], recipe: Recipe) -
 
 
 def _check_trials(trials: Sequence[Trial], recipe: Recipe, source: Dataset) -> None:
-    """Raise UserError if two trials have the same folder, or a network does not suit the images."""
+    """Raise UserError if two trials have the same folder, or a network does not suit the data."""
     folders = [trial.folder for trial in trials]
     repeated = [name for name in dict.fromkeys(folders) if folders.count(name) > 1]
     if repeated:
@@ -216,7 +216,7 @@ def _check_trials(trials: Sequence[Trial], recipe: Recipe, source: Dataset) -> N
         except ValueError as error:
             raise UserError(f"{trial.name} on {source.name}: {error}") from error
     if recipe.data.validation == 0 and any(trial.train for trial in trials):
-        raise UserError("[data] validation = 0: there are no validation images to evaluate on")
+        raise UserError("[data] validation = 0: there is no validation set to evaluate on")
 
 
 def _with_weights(trial: Trial, runs: Path) -> Trial:
