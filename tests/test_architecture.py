@@ -29,8 +29,10 @@ DOORS: dict[str, set[str]] = {
     "recipe": {"data.readers.layouts", "grammar", "overrides", "shipped"},
     "nn": {"grammar"},
     "data": {"store"},
-    "metrics": {"data.batch", "data.prediction"},
-    "tasks": {"nn", "data.batch", "data.prediction", "metrics"},
+    "metrics": {"data.batch", "data.prediction", "data.tokenizer"},
+    "tasks": {
+        "nn", "data.batch", "data.command_grammar", "data.prediction", "data.tokenizer", "metrics",
+    },
     "train": {"tasks", "data.batch", "store"},
     "weights": {"grammar", "zoo", "nn", "store"},
     "models": {"grammar", "zoo", "nn", "weights"},

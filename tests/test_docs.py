@@ -193,6 +193,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[task] with kind caption": (recipe_tables.Caption,),
     "[data] with kind parallel": (recipe_sets.ParallelData,),
     "[task] with kind transcribe": (recipe_tables.Transcribe,),
+    "[task] with kind spoken-command": (recipe_tables.SpokenCommand,),
     "[head]": (),  # docs/seeing.md has the fields of each kind
     "[data] with boxes or masks": (recipe_sets.AnnotatedData,),
     "[data] with kind cells": (recipe_sets.CellData,),
@@ -205,6 +206,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[data] with kind recordings": (recipe_sets.RecordingData,),
     "[data] with kind transcripts": (recipe_sets.TranscriptData,),
     "[data] with kind digit-strings": (recipe_sets.DigitStringData,),
+    "[data] with kind voice-commands": (recipe_sets.VoiceCommandData,),
     "[data]": (recipe_sets.KnownData, recipe_sets.OwnData),
     "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW, recipe_tables.Muon),
     "[schedule]": (

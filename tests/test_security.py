@@ -50,10 +50,11 @@ LISTENER = "run/distributed.py"
 LISTENING = ("socket.create_server", "socket.if_nameindex")
 
 # Who starts processes: the converter's child, the runs of a comparison, the run that is killed for
-# the claim that it goes on, the processes that share one run, those whose memory is measured.
+# the claim that it goes on, the processes that share one run, those whose memory is measured, the
+# speech synthesiser.
 STARTERS = {
     "weights/convert.py", "study/workers.py", "evidence/bookkeeping.py", "run/launching.py",
-    "bench/memory.py",
+    "bench/memory.py", "data/sets/voice_commands.py",
 }  # fmt: skip
 
 Rule = Callable[[list[Module]], list[str]]

@@ -6,13 +6,23 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plusx.cli.shell import USE, Trained, about, app, open_trained, print_line
+from plusx.cli.shell import (
+    USE,
+    GrammarOption,
+    Trained,
+    about,
+    app,
+    open_trained,
+    print_line,
+)
+from plusx.errors import UserError
 
 
 @app.command(
     group=USE,
     help_epilogue="Examples:\n  plusx listen runs/digits-spot three.wav\n"
-    "  arecord -t raw -f S16_LE -c 1 -r 8000 | plusx listen runs/digits-spot -",
+    "  arecord -t raw -f S16_LE -c 1 -r 8000 | plusx listen runs/digits-spot -\n"
+    "  plusx listen runs/voice-commands evening.wav --grammar home.toml",
 )
 def listen(
     trained: Trained,
@@ -30,15 +40,31 @@ def listen(
     hops: Annotated[bool, Parameter(negative="", help="Print every window, not only events.")] = (
         False
     ),
-    threshold: Annotated[float, about("Probability from which a keyword is an event.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        about(
+            "Probability from which a keyword is an event (default: 0.5), or likelihood ratio from "
+            "which a phrase of a grammar is accepted (default: that of the recipe)."
+        ),
+    ] = None,
+    grammar: GrammarOption = None,
     step: Annotated[float, about("Seconds between two windows.")] = 0.1,
 ) -> None:
-    """Find keywords or words in sound; a JSON line for each: seconds, label, probability."""
+    """Find keywords, words or commands in sound; a JSON line for each: seconds, label,
+    probability."""
     import json
 
     from plusx.run.listening import Listener
+    from plusx.run.spoken_commands import within_grammar
+    from plusx.run.streaming import THRESHOLD
 
-    listener = Listener(open_trained(trained, None), hops, threshold, step)
+    run = open_trained(trained, None)
+    limit = threshold
+    if not run.classifies:  # words and commands
+        run, limit = within_grammar(run, grammar, threshold), None
+    elif grammar is not None:
+        raise UserError(f"{trained}: a grammar is for networks that transcribe speech")
+    listener = Listener(run, hops, THRESHOLD if limit is None else limit, step)
     stream = sys.stdin.buffer
     assert isinstance(stream, BufferedIOBase)
     rows = listener.pcm_rows(stream) if source == "-" else listener.file_rows(source)

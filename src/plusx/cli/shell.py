@@ -74,6 +74,20 @@ TtaOption = Annotated[
         "also over both moved by a pixel, six views in all. Default: that of the recipe."
     ),
 ]
+GrammarOption = Annotated[
+    str | None,
+    about(
+        "Grammar of spoken commands: a TOML file, or home, which comes with plusx. Default: that "
+        "of the recipe."
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    about(
+        "Likelihood ratio from which a phrase of the grammar is accepted. Default: that of the "
+        "recipe."
+    ),
+]
 OnUnreadable = Annotated[
     Literal["error", "skip"],
     about("What to do with unreadable files: stop, or skip and list them."),

@@ -12,9 +12,11 @@ from plusx.cli.shell import (
     BatchSize,
     Device,
     Differentiable,
+    GrammarOption,
     InputPaths,
     Json,
     OnUnreadable,
+    ThresholdOption,
     Trained,
     TtaOption,
     WeightsOption,
@@ -38,7 +40,8 @@ from plusx.errors import UserError, counted, shortened
     group=USE,
     help_epilogue="Examples:\n  plusx evaluate runs/digits-resnet20\n"
     "  plusx evaluate runs/digits-resnet20 --split test\n"
-    "  plusx evaluate resnet18 --weights IMAGENET1K_V1 --data imagenet/val",
+    "  plusx evaluate resnet18 --weights IMAGENET1K_V1 --data imagenet/val\n"
+    "  plusx evaluate runs/voice-commands --threshold 0.6",
 )
 def evaluate(
     trained: Trained,
@@ -52,6 +55,8 @@ def evaluate(
         "validation"
     ),
     tta: TtaOption = None,
+    grammar: GrammarOption = None,
+    threshold: ThresholdOption = None,
     on_unreadable: OnUnreadable = "error",
     batch_size: BatchSize = 128,
     workers: Workers = 0,
@@ -60,9 +65,10 @@ def evaluate(
 ) -> None:
     """Evaluate a run, or a network with weights: accuracy, precision, recall, F1 and more."""
     from plusx import run
+    from plusx.run.spoken_commands import within_grammar
 
     result = run.evaluate(
-        open_trained(trained, weights),
+        within_grammar(open_trained(trained, weights), grammar, threshold),
         data=data,
         split=split,
         tta=tta,
@@ -171,7 +177,8 @@ def _print_predictions(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -
     "  plusx predict runs/photos new-photos --out predictions --tta flip\n"
     "  plusx predict model.safetensors *.png --json\n"
     "  plusx predict model.onnx *.png\n"
-    '  plusx predict runs/text "a fine film" more.txt reviews.csv',
+    '  plusx predict runs/text "a fine film" more.txt reviews.csv\n'
+    "  plusx predict runs/voice-commands recording.wav --grammar home.toml",
 )
 def predict(
     trained: Trained,
@@ -188,18 +195,21 @@ def predict(
         int | None, about("Texts followed at the same time; 1 is greedy. Default: the recipe's.")
     ] = None,
     cache: Annotated[bool, about("Reuse the states of earlier tokens of a text.")] = True,
+    grammar: GrammarOption = None,
+    threshold: ThresholdOption = None,
     batch_size: BatchSize = 64,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Predict for images, texts or recordings: classes, masks, boxes, embeddings, translations or
-    transcripts. Unreadable files are named."""
+    """Predict for images, texts or recordings: classes, masks, boxes, embeddings, translations,
+    transcripts or spoken commands. Unreadable files are named."""
     if not paths:
         raise UserError("predict: give images, texts or recordings, or folders of them")
     from plusx import run
+    from plusx.run.spoken_commands import within_grammar
 
     result = run.predict(
-        open_trained(trained, None),
+        within_grammar(open_trained(trained, None), grammar, threshold),
         paths,
         out=out,
         tta=tta,

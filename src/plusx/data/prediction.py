@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plusx.data.batch import Batch
+from plusx.data.command_grammar import Command, CommandGrammar
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.tokenizer import decoded
 from plusx.errors import UserError
@@ -307,6 +308,57 @@ class TokenSequences(Prediction):
     @staticmethod
     def average(predictions: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
         raise UserError("texts cannot be averaged over views of an input: tta = 'none'")
+
+
+REJECTED = "rejected"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SpokenCommands(TokenSequences):
+    """Transcripts, and for each the most probable phrase of a grammar of commands.
+
+    phrases: their numbers in the grammar
+    likelihood_ratios: from 0 to 1, see plusx.tasks.within_grammar
+    threshold: the ratio from which a phrase is accepted
+    """
+
+    phrases: Int[Tensor, "n"]
+    likelihood_ratios: Float[Tensor, "n"]
+    grammar: CommandGrammar
+    threshold: float
+
+    @property
+    def phrase_texts(self) -> list[str]:
+        return [self.grammar.texts[number] for number in self.phrases.tolist()]
+
+    @property
+    def commands(self) -> list[Command | None]:
+        """The command of each phrase; None for a rejected one."""
+        accepted = (self.likelihood_ratios >= self.threshold).tolist()
+        return [
+            self.grammar.phrases[phrase] if accept else None
+            for phrase, accept in zip(self.phrase_texts, accepted)
+        ]
+
+    def rows(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the command as text, or "rejected"; its verb, object and values, or None; the
+        most probable phrase with its likelihood ratio; the transcript and its score."""
+        transcripts = super().rows(class_names)
+        ratios = self.likelihood_ratios.tolist()
+        return [
+            {**command_row(command), "phrase": phrase, "likelihood_ratio": ratio, **transcript}
+            for command, phrase, ratio, transcript in zip(
+                self.commands, self.phrase_texts, ratios, transcripts
+            )
+        ]
+
+
+def command_row(command: Command | None) -> dict[str, Any]:
+    """Return a command as text and in its parts, JSON-ready; of None, a rejection."""
+    if command is None:
+        return {"command": REJECTED, "verb": None, "object": None, "values": {}}
+    parts = {"verb": command.verb, "object": command.object, "values": dict(command.values)}
+    return {"command": str(command), **parts}
 
 
 def stored_boxes(

@@ -9,6 +9,7 @@ from plusx.recipe.values import (
     CONFIG,
     Count,
     CountOrFraction,
+    Fraction,
     IdentitySelector,
     Name,
     Number,
@@ -320,6 +321,29 @@ class DigitStringData:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class VoiceCommandData:
+    """Synthetic recordings of the phrases of a command grammar, spoken by espeak-ng, and of other
+    phrases, which are to be rejected."""
+
+    kind: Literal["voice-commands"]
+    grammar: Path = "home"  # a TOML file, or the name of a grammar that comes with plusx
+    rate: Positive = 16_000
+    mels: Positive = 40
+    window: Rate = 0.025
+    hop: Rate = 0.010
+    phrases: Positive = 4_000  # of the training set
+    validation_phrases: Positive = 400
+    test_phrases: Positive = 1_000
+    outside: Fraction = 0.25  # fraction of the phrases of each split that the grammar does not have
+    augment: str = ""
+    mix: NoMix = NoMix()
+    validation: Literal[0] | None = None  # 0: no evaluation on the validation phrases
+    train: CountOrFraction | None = None
+    sampler: Literal["uniform", "bucketed"] = "bucketed"
+    workers: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class SceneData:
     """Synthetic images of one to three coloured shapes, each with a sentence that describes it."""
 
@@ -370,4 +394,5 @@ Data = (
     | RecordingData
     | TranscriptData
     | DigitStringData
+    | VoiceCommandData
 )

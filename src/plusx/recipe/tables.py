@@ -17,12 +17,14 @@ from plusx.recipe.values import (
     CountOrFraction,
     Fraction,
     NonNegative,
+    Path,
     PositionWeights,
     Positive,
     PositiveFraction,
     Rate,
     Seed,
     StrictBool,
+    UnitInterval,
 )
 
 
@@ -136,8 +138,21 @@ class Transcribe:
     beam: Positive = 1  # prefixes of the beam search in evaluation and prediction; 1: greedy
 
 
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class SpokenCommand:
+    """A command of a grammar for each recording, or a rejection: text of speech, decoded within
+    the grammar."""
+
+    kind: Literal["spoken-command"] = "spoken-command"
+    grammar: Path  # a TOML file, or the name of a grammar that comes with plusx
+    # likelihood ratio per character, to the free transcript, from which a phrase is accepted
+    threshold: UnitInterval = 0.5
+    beam: Positive = 1  # prefixes of the beam search for the free transcript; 1: greedy
+
+
 TaskTable = Annotated[
-    Classify | Segment | Detect | Embed | Translate | Caption | Transcribe, Discriminator("kind")
+    Classify | Segment | Detect | Embed | Translate | Caption | Transcribe | SpokenCommand,
+    Discriminator("kind"),
 ]
 
 

@@ -85,6 +85,9 @@ METRICS: dict[str, Metric] = {
     "bleu": Metric("BLEU", unit=POINTS, most=100.0, decimals=2),
     "chrf": Metric("chrF", unit=POINTS, most=100.0, decimals=2),
     "exact_match": Metric("exact match", of_samples=True),
+    "intent_accuracy": Metric("exact intents"),
+    "false_acceptance_rate": Metric("false acceptances", less=True),
+    "false_rejection_rate": Metric("false rejections", less=True),
     # insertions can make more errors than there are words
     "wer": Metric("word error rate", less=True, most=inf),
     "cer": Metric("character error rate", less=True, most=inf),

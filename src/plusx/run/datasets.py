@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx.data import subset
+from plusx.data.command_grammar import open_grammar
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.image_file import printable
 from plusx.data.modality import (
@@ -36,6 +37,12 @@ from plusx.data.sets.digit_strings import MAX_STRING_SECONDS, open_digit_strings
 from plusx.data.sets.download import located
 from plusx.data.sets.ellipsoids import open_ellipsoids
 from plusx.data.sets.scenes import open_scenes
+from plusx.data.sets.voice_commands import (
+    ALPHABET,
+    MAX_PHRASE_SECONDS,
+    Counts,
+    synthesised,
+)
 from plusx.data.splits import own_splits
 from plusx.data.tokenizer import Tokenizer
 from plusx.errors import UserError
@@ -52,6 +59,7 @@ from plusx.recipe.sets import (
     SceneData,
     TextData,
     TranscriptData,
+    VoiceCommandData,
     VolumeData,
 )
 
@@ -398,7 +406,9 @@ def _fixed_sound(data: RecordingData) -> AudioModality:
     )
 
 
-def _sound_sequences(data: TranscriptData | DigitStringData, seconds: float) -> AudioModality:
+def _sound_sequences(
+    data: TranscriptData | DigitStringData | VoiceCommandData, seconds: float
+) -> AudioModality:
     return AudioModality(
         rate=data.rate,
         seconds=seconds,
@@ -470,6 +480,19 @@ def _open_digit_strings(recipe: Recipe, data: DigitStringData, split: str) -> Da
     )
 
 
+def _open_voice_commands(recipe: Recipe, data: VoiceCommandData, split: str) -> Dataset:
+    counts = Counts(data.phrases, data.validation_phrases, data.test_phrases, data.outside)
+    manifest = synthesised(open_grammar(data.grammar), counts, rate=data.rate, seed=recipe.seed)
+    dataset = open_transcripts(
+        manifest,
+        _sound_sequences(data, MAX_PHRASE_SECONDS),
+        rules=TextRules(ALPHABET),
+        split=split,
+        seed=recipe.seed,
+    )
+    return replace(dataset, name="synthetic voice-commands")
+
+
 _NAMED = DataKind(KnownData, _open_named, published=True, by_class=True)
 _OWN = DataKind(OwnData, _open_own, by_class=True)
 _ANNOTATED = DataKind(AnnotatedData, _open_annotated, _annotated_at)
@@ -501,4 +524,5 @@ DATA: dict[str, DataKind] = {
     "recordings": DataKind(RecordingData, _open_recordings, _recordings_at),
     "transcripts": DataKind(TranscriptData, _open_transcripts, _transcripts_at),
     "digit-strings": DataKind(DigitStringData, _open_digit_strings),
+    "voice-commands": DataKind(VoiceCommandData, _open_voice_commands),
 }

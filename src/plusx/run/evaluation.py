@@ -224,11 +224,10 @@ def _annotated_dataset(
         assert data is not None
         classes = run.classes if run.named else ()
         recipe, split = at_another_path(recipe, data, split, classes)
-    dataset = build.open_split(recipe, split)
+    # the preprocessing can be that of the initial weights, the vocabulary is that of the network
+    dataset = build.open_split(recipe, split).like(run.preprocessing, run.classes)
     if not other and home is not None:
         refuse_changed(home, dataset)
-    # the preprocessing can be that of the initial weights
-    dataset = dataset.like(run.preprocessing, run.classes)
     has_classes = run.named and run.classes and not (run.recipe is not None and run.embeds)
     if has_classes and dataset.classes != run.classes:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Keywords and words in sound, from a file or as it arrives, as rows."""
+"""Keywords, words and commands in sound, from a file or as it arrives, as rows."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,9 @@ from plusx.data.modality.audio.sound_file import read_sound
 from plusx.data.readers.recordings import BACKGROUND, UNKNOWN
 from plusx.errors import UserError
 from plusx.run.folder import Run
+from plusx.run.spoken_commands import CommandStream
 from plusx.run.streaming import STEP, THRESHOLD, KeywordStream, TranscriptStream, keyword_events
+from plusx.tasks.within_grammar import WithinGrammar
 
 
 BLOCK = 0.05  # seconds that are read at a time
@@ -51,11 +53,13 @@ class Listener:
         if not 0 < self.threshold <= 1:
             raise UserError(f"threshold = {self.threshold:g}: above 0, at most 1")
         self.modality = self.run.preprocessing
-        self.stream: KeywordStream | TranscriptStream
+        self.stream: KeywordStream | TranscriptStream | CommandStream
         if self.modality.fixed:
             self.stream = KeywordStream(self.run, self.step)
         elif self.hops:
             raise UserError("--hops is for networks of keywords; this one has transcripts")
+        elif isinstance(self.run.task, WithinGrammar):
+            self.stream = CommandStream(self.run)
         else:
             self.stream = TranscriptStream(self.run)
 
@@ -100,9 +104,8 @@ class Listener:
 
     def rows(self, blocks: "Iterator[Samples] | tuple[Samples, ...]") -> Iterator[dict[str, Any]]:
         """Yield the rows of a waveform in blocks."""
-        if isinstance(self.stream, TranscriptStream):
-            events = self._words(self.stream, iter(blocks))
-            for event in events:
+        if not isinstance(self.stream, KeywordStream):
+            for event in self._events(self.stream, iter(blocks)):
                 yield event._asdict()
             return
         windows = self._windows(self.stream, iter(blocks))
@@ -146,10 +149,12 @@ class Listener:
             prediction = self.run.task.predict(Batch(inputs.to(self.run.task.device)))
         return prediction.class_scores(len(self.run.classes))[0].cpu()
 
-    def _words(self, stream: TranscriptStream, blocks: Iterator[Samples]) -> Iterator[Any]:
+    def _events(
+        self, stream: TranscriptStream | CommandStream, blocks: Iterator[Samples]
+    ) -> Iterator[Any]:
         for block in self._counted(blocks):
-            yield from self._timed(stream.words(block))
-        yield from self._timed(stream.words(torch.zeros(0), last=True))
+            yield from self._timed(stream.events(block))
+        yield from self._timed(stream.events(torch.zeros(0), last=True))
         if self.seconds < self.modality.window:
             self.warnings.append(
                 f"the stream ends after {self.seconds:.3f} s, before the first window of "

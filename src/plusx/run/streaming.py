@@ -220,7 +220,7 @@ class TranscriptStream:
         """Return the frame at or before, at which an output's stride begins."""
         return frame // self.field.stride * self.field.stride
 
-    def words(self, samples: Float32[Tensor, "t"], last: bool = False) -> Iterator[Event]:
+    def events(self, samples: Float32[Tensor, "t"], last: bool = False) -> Iterator[Event]:
         """Yield the words that these samples complete."""
         for logits in self.add(samples, last):
             for row in logits.log_softmax(0).T:

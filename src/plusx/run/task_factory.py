@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from plusx.data.annotations import Texts
+from plusx.data.command_grammar import grammar_text, open_grammar, shipped_grammars
 from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.grammar.heads import DECODERS, DETECTORS, SEGMENTERS, TRANSCRIBERS
@@ -255,6 +256,25 @@ def _train_transcriber(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task
     return _transcriber(recipe.task, net, dataset.classes)
 
 
+def _commander(table: Any, net: nn.Module, class_names: ClassNames) -> Task:
+    from plusx.tasks.within_grammar import WithinGrammar
+
+    task = _transcriber(table, net, class_names)
+    return WithinGrammar(task, open_grammar(table.grammar), table.threshold)
+
+
+def _train_commander(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
+    _train_transcriber(recipe, net, dataset)  # checks the transcripts
+    return _commander(recipe.task, net, dataset.classes)
+
+
+def _with_grammar_text(table: Any, dataset: Dataset) -> Any:
+    """Return the table with the text of a grammar's file, which a network then has with it."""
+    if table.grammar in shipped_grammars():
+        return table
+    return replace(table, grammar=grammar_text(table.grammar)[1])
+
+
 def _width(recipe: Recipe, dataset: Dataset) -> int:
     table: Any = recipe.task
     width: int = table.width
@@ -284,6 +304,12 @@ TASKS: dict[str, TaskKind] = {
     ),
     "detect": TaskKind(use=_detector, train=_train_detector, heads=DETECTORS),
     "transcribe": TaskKind(use=_transcriber, train=_train_transcriber, heads=TRANSCRIBERS),
+    "spoken-command": TaskKind(
+        use=_commander,
+        train=_train_commander,
+        heads=TRANSCRIBERS,
+        resolve=_with_grammar_text,
+    ),
     "embed": TaskKind(use=_embedder, train=_train_embedder, outputs=_width, has_classes=False),
     "translate": TaskKind(use=_generator, train=_train_generator, heads=DECODERS),
     "caption": TaskKind(use=_generator, train=_train_generator, heads=DECODERS),

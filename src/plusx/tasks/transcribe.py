@@ -91,7 +91,10 @@ class Transcribe(Task):
                 )
 
     def predict(self, batch: Batch) -> TokenSequences:
-        logits, lengths = self.logits(batch)
+        return self.decode(*self.logits(batch))
+
+    def decode(self, logits: Float[Tensor, "n k t"], lengths: Int64[Tensor, "n"]) -> TokenSequences:
+        """Return the transcript of each input, from the logits and their lengths."""
         values = logits.log_softmax(1).transpose(1, 2).detach().cpu().numpy()
         decoded = [
             greedy(rows[:length]) if self.beam == 1 else beam_search(rows[:length], self.beam)
