@@ -394,10 +394,10 @@ def test_a_phrase_ends_at_a_pause(tmp_path: Path) -> None:
         head.weight.zero_()
         head.bias.copy_(torch.tensor([5.0, 0, 0, 0, 0]))
     sound = torch.from_numpy(np.concatenate([spoken("ab c", rng), silence])).float()
-    assert list(Listener(run).rows(sound.split(400))) == []
+    assert list(Listener(run).rows(iter(sound.split(400)))) == []
     with torch.no_grad():
         head.bias.copy_(torch.tensor([0.0, 0, 5, 0, 0]))
-    (row,) = Listener(run).rows(sound.split(400))  # it ends with the stream
+    (row,) = Listener(run).rows(iter(sound.split(400)))  # it ends with the stream
     assert list(row) == ["seconds", "label", "probability", "phrase", "verb", "object", "values"]
     assert row["verb"] == "play"
     assert 0 <= row["probability"] <= 1
