@@ -1,9 +1,13 @@
 """Reports: one file that asks for nothing, says everything twice, and lets no text become code."""
 
 import colorsys
+import importlib
 import json
+import pkgutil
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.colors import to_rgb
@@ -12,7 +16,7 @@ from page_reader import Page
 from plusx.report import write_report
 from plusx.report.charts import colours
 from plusx.report.metrics import METRICS, metrics_line
-from plusx.report.predictions import read_examples
+from plusx.report.predictions import examples, read_examples
 from plusx.report.result import result_page
 from plusx.report.run import run_page
 from study_results import DEGRADED, comparison, run, single
@@ -21,7 +25,7 @@ from study_results import DEGRADED, comparison, run, single
 EVIL = '<script>alert("1")</script>&\'"$x^2$'
 
 
-def single_page(**changed: object) -> str:
+def single_page(examples: Sequence[dict[str, Any]] = (), **changed: object) -> str:
     return run_page(
         single([str(digit) for digit in range(10)], **changed),
         run("resnet20", 0, 0.9).points,
@@ -29,6 +33,7 @@ def single_page(**changed: object) -> str:
         recipe="seed = 0\n",
         environment={"processor": "A processor", "cores": 2, "torch": "2.11.0", "threads": 1},
         test_uses=1,
+        examples=examples,
     )
 
 
@@ -323,15 +328,18 @@ def test_pictures_of_examples_may_have_any_name_but_lie_in_their_folder(
 
 
 def test_every_metric_of_a_task_has_a_title_a_unit_and_a_direction() -> None:
-    from plusx.run.task_factory import TASKS
+    import plusx.tasks
     from plusx.tasks.generate import METRICS as OF_TEXTS
     from plusx.tasks.task import Task
 
-    assert TASKS  # all tasks are imported
+    for module in pkgutil.iter_modules(plusx.tasks.__path__):
+        importlib.import_module(f"plusx.tasks.{module.name}")
     reported = {name for names in OF_TEXTS.values() for name in names}
     for task in Task.__subclasses__():
         for names in (getattr(task, "metrics", ()), task.monitors):
             reported |= set(names) if isinstance(names, tuple) else set()
+    # the metrics of a class, which the report has a table of
+    reported |= {"iou", "dice", "fraction", "map50", "map75", "mask_map75", "hd95", "auroc"}
     assert {"accuracy", "wer", "bleu", "equal_error_rate"} <= reported
     assert reported - METRICS.keys() == set()
 
@@ -342,3 +350,39 @@ def test_a_run_says_what_its_samples_are() -> None:
     assert "image" not in re.sub(
         r"<(style|script)[^>]*>.*?</\1>|<img[^>]*>|data:image", "", page, flags=re.DOTALL
     )
+
+
+def test_words_of_a_transcript_that_differ_from_the_reference_are_marked() -> None:
+    row = {
+        "path": "a.wav",
+        "transcript": "one tree four four",
+        "cer": 0.25,
+        "ground_truth": {"transcript": "one three four"},
+    }
+    nothing = {"text": "Ja <b>.", "translation": "", "ground_truth": {"translation": "Yes ."}}
+    shown, empty = examples([row, nothing], [None, None])
+    assert shown["texts"] == [
+        ("reference", [("one", False), ("three", True), ("four", False)]),
+        ("transcript", [("one", False), ("tree", True), ("four", False), ("four", True)]),
+    ]
+    assert shown["lines"] == ["", "character error rate 25.0 %"]
+    assert empty["texts"][0] == ("source", [("Ja <b>.", False)])
+    assert empty["texts"][2] == ("translation", [("(nothing)", True)])
+    page = single_page(examples=[shown, empty])
+    assert "<mark>three</mark>" in page
+    assert "Ja &lt;b&gt;." in page
+
+
+def test_words_of_a_text_have_the_colour_of_what_they_add() -> None:
+    truth = {"label": "bad", "probability": 0.1}
+    row = {"text": "a fine film", "label": "good", "probability": 0.9, "ground_truth": truth}
+    row |= {"class": "good", "tokens": ["a", " fine"], "attributions": [-0.1, 0.4]}
+    (shown,) = examples([row], [None])
+    assert shown["lines"] == ["predicted: good, 90.0 %", "annotated: bad, 10.0 %"]
+    assert [(token["share"], token["for"]) for token in shown["shown"]] == [
+        (0.25, False),
+        (1.0, True),
+    ]
+    page = single_page(examples=[shown])
+    assert 'class="for"' in page
+    assert "fine</span>" in page

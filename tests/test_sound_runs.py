@@ -11,6 +11,7 @@ import plusx
 from plusx.data.batch import Batch
 from plusx.errors import UserError
 from plusx.recipe import parse_recipe
+from plusx.report.predictions import read_examples
 from plusx.run import evaluate, load_run, train
 from plusx.train.state import State
 from plusx.train.update import GradientStep
@@ -106,6 +107,11 @@ def test_keywords(tmp_path: Path, layout: str) -> None:
     assert [row["label"] for row in rows] == ["a", "b", "c"]
     assert rows[0]["path"] == str(files[0])
     assert len(predictor(root)) == 36
+    shown = read_examples(tmp_path / "run" / "examples")
+    assert len(shown) == 8  # of 9
+    assert all(example["uri"].startswith("data:image/png;base64,") for example in shown)
+    probabilities = [float(e["lines"][1].split()[-2]) for e in shown]
+    assert probabilities == sorted(probabilities)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="a folder without recordings"):
         predictor(tmp_path / "empty")

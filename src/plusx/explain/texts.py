@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx import store
 from plusx.data.modality import TextModality
 from plusx.data.rng import permutation
-from plusx.data.tokenizer import PAD, SPACE, UNKNOWN
 from plusx.errors import UserError
 from plusx.explain.grad_cam import grad_cam
 from plusx.report.texts import texts_page
@@ -21,6 +20,7 @@ from plusx.run.environment import environment
 from plusx.run.folder import Run
 from plusx.run.predictor import Predictor, refuse_none
 from plusx.run.sources import Failed
+from plusx.run.text_examples import occlusion, probabilities, tokens_of, unknown_token
 from plusx.train.loop import evaluating
 
 
@@ -29,7 +29,6 @@ METHODS = {
     "occlusion": ("Occlusion", "Zeiler and Fergus 2014"),
 }
 _REMOVED = 0.2  # fraction of the tokens that the test of faithfulness removes
-_MOST = 128  # texts in a batch
 
 
 def explain_texts(
@@ -97,22 +96,22 @@ def attributed(
     with evaluating(predictor.task):
         for number, text in enumerate(texts):
             numbers = modality.encode(text).to(predictor.task.device)
-            probabilities = _probabilities(run.net, numbers[None])[0]
-            predicted = int(probabilities.argmax())
+            scores = probabilities(run.net, numbers[None])[0]
+            predicted = int(scores.argmax())
             index = predicted if class_index is None else class_index
-            values = ATTRIBUTIONS[method](run.net, numbers, index, _unknown(modality))
-            pad = modality.tokenizer.number(PAD)
-            count = int((numbers != pad).sum())
-            tokens = [modality.tokenizer.vocabulary[i] for i in numbers[:count].tolist()]
+            unknown = unknown_token(modality)
+            values = ATTRIBUTIONS[method](run.net, numbers, index, unknown)
+            tokens = tokens_of(modality, numbers)
+            count = len(tokens)
             order = values[:count].argsort(descending=True)
             removed = max(1, round(_REMOVED * count))
             at_random = torch.from_numpy(permutation(count, seed, number))
             drops = {
                 name: float(
-                    probabilities[index]
-                    - _probabilities(
-                        run.net, _without(numbers, chosen[:removed], _unknown(modality))[None]
-                    )[0, index]
+                    scores[index]
+                    - probabilities(run.net, _without(numbers, chosen[:removed], unknown)[None])[
+                        0, index
+                    ]
                 )
                 for name, chosen in (("attributed", order), ("random", at_random))
             }
@@ -120,9 +119,9 @@ def attributed(
                 {
                     "text": text,
                     "label": run.classes[predicted],
-                    "probability": float(probabilities[predicted]),
+                    "probability": float(scores[predicted]),
                     "class": run.classes[index],
-                    "tokens": [token.replace(SPACE, " ") for token in tokens],
+                    "tokens": tokens,
                     "attributions": [round(value, 6) for value in values[:count].tolist()],
                     "drop": drops,
                 }
@@ -144,21 +143,10 @@ def finding(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _unknown(modality: TextModality) -> int:
-    tokenizer = modality.tokenizer
-    return tokenizer.number(UNKNOWN if UNKNOWN in tokenizer.vocabulary else PAD)
-
-
 def _without(numbers: Tensor, chosen: Tensor, unknown: int) -> Tensor:
     changed = numbers.clone()
     changed[chosen.to(changed.device)] = unknown
     return changed
-
-
-def _probabilities(net: nn.Module, numbers: Int64[Tensor, "n t"]) -> Float[Tensor, "n k"]:
-    with torch.inference_mode():
-        logits: Tensor = net(numbers)
-        return logits.float().softmax(1)
 
 
 def _grad_cam(net: nn.Module, numbers: Tensor, index: int, unknown: int) -> Float[Tensor, "t"]:
@@ -166,12 +154,4 @@ def _grad_cam(net: nn.Module, numbers: Tensor, index: int, unknown: int) -> Floa
     return F.interpolate(maps, len(numbers), mode="linear", align_corners=False)[0, 0]
 
 
-def _occlusion(net: nn.Module, numbers: Tensor, index: int, unknown: int) -> Float[Tensor, "t"]:
-    whole = _probabilities(net, numbers[None])[0, index]
-    changed = numbers.repeat(len(numbers), 1)
-    changed.fill_diagonal_(unknown)
-    parts = [_probabilities(net, batch)[:, index] for batch in changed.split(_MOST)]
-    return whole - torch.cat(parts)
-
-
-ATTRIBUTIONS = {"grad-cam": _grad_cam, "occlusion": _occlusion}
+ATTRIBUTIONS = {"grad-cam": _grad_cam, "occlusion": occlusion}

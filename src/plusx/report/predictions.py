@@ -4,6 +4,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from PIL import Image
 from plusx import store
 from plusx.errors import UserError
 from plusx.report import page
+from plusx.report.metrics import METRICS
 from plusx.report.page import Cell, Column, Table
+from plusx.report.texts import coloured
 
 
 MAX_IMAGES = 60  # images on the page; all are in side-by-side/
@@ -24,6 +27,32 @@ _HEAVY = 1 << 17  # bytes above which a picture is embedded as a smaller JPEG
 _SIDES = 1440, 720  # its width and height, at most
 _QUALITY = 75
 _LISTED = 4  # classes that are named under an image
+# by keys of rows: what is shown of them; the first key that a row has counts
+NOTES = {
+    "caption": (
+        "A word is predicted from the bright part of the image: the attention of the decoder's "
+        "last layer, the mean over its heads, relative to its maximum."
+    ),
+    "tokens": (
+        "The validation texts whose annotated class has the lowest probability. Green words speak "
+        "for the predicted class, orange ones against it: the probability falls or rises without "
+        "the word."
+    ),
+    "transcript": (
+        "The validation recordings with the highest character error rates: log-mel spectrogram "
+        "(low frequencies at the bottom), reference and transcript. Words without a partner are "
+        "marked."
+    ),
+    "translation": (
+        "Validation sentences with the lowest chrF, then those around the median. Words without a "
+        "partner are marked."
+    ),
+    "probability": (
+        "The validation recordings whose annotated class has the lowest probability, as log-mel "
+        "spectrograms (low frequencies at the bottom)."
+    ),
+}
+MEASURED = ("cer", "chrf")  # of single texts
 MIN_SCORE = 0.3  # boxes with a lower score are in predictions.json only
 
 Row = Mapping[str, Any]
@@ -53,13 +82,21 @@ def predictions_page(
     )
 
 
-def examples(rows: Sequence[Row], pictures: Sequence[bytes]) -> list[dict[str, Any]]:
-    """Return the images for the template; `pictures` are PNGs."""
+def examples(rows: Sequence[Row], pictures: Sequence[bytes | None]) -> list[dict[str, Any]]:
+    """Return the examples for the template; `pictures` are PNGs, None for those without one."""
     return [
-        {"path": row["path"], "uri": _embedded(picture), "alt": _alternative(row),
-         "is_caption": "caption" in row, "lines": [prediction_text(row), *_truth(row)]}
+        {
+            "path": row.get("path", ""),
+            "uri": None if picture is None else _embedded(picture),
+            "alt": _alternative(row),
+            "is_spectrogram": "probability" in row or "transcript" in row,
+            "note": next((note for key, note in NOTES.items() if key in row), ""),
+            "lines": [prediction_text(row), *_truth(row)],
+            "texts": _aligned(row),
+            **(coloured([row])[0] if "tokens" in row else {}),
+        }
         for row, picture in zip(rows, pictures, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def read_examples(folder: Path) -> list[dict[str, Any]]:
@@ -73,11 +110,14 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     values = store.read_json_part(file)
     rows = values.get("predictions") if isinstance(values, dict) else None
     if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("side_by_side"), str) for row in rows
+        isinstance(row, dict) and isinstance(row.get("side_by_side", ""), str) for row in rows
     ):
         raise UserError(f"{file} is not what plusx wrote: restore or remove {folder}")
-    pictures = []
+    pictures: list[bytes | None] = []
     for row in rows:
+        if "side_by_side" not in row:
+            pictures.append(None)
+            continue
         if not _NAME.fullmatch(row["side_by_side"]):
             raise UserError(f"{folder}: {row['side_by_side']!r} is not an image of a prediction")
         pictures.append(store.read_part(folder / row["side_by_side"], _LARGEST))
@@ -90,14 +130,44 @@ def has_ground_truth(rows: Sequence[Row]) -> bool:
 
 
 def prediction_text(row: Row) -> str:
-    """The prediction for an image: its caption, the largest classes, or the number of boxes of each
-    class."""
+    """The prediction for an input: its caption, its class, the largest classes of the pixels, or
+    the number of boxes of each class; "" for texts that are shown beside their reference."""
     if "caption" in row:
         return f"caption: {row['caption']}"
+    if "probability" in row:
+        return f"predicted: {row['label']}, {100 * row['probability']:.1f} %"
+    if _generated(row):
+        return ""
     if "boxes" not in row:
         largest = sorted(row["class_fractions"].items(), key=lambda pair: -pair[1])[:_LISTED]
         return ", ".join(f"{name} {100 * share:.1f} %" for name, share in largest if share)
     return counted(drawn(row["boxes"])) or "no box"
+
+
+def _generated(row: Row) -> str:
+    """Return the key of a text that has a reference, or ""."""
+    return next((key for key in ("transcript", "translation") if key in row), "")
+
+
+def _aligned(row: Row) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """Return the source, the reference and the prediction of a generated text: a title for each,
+    and its words, each with whether it is not in the other text."""
+    key = _generated(row)
+    if not key:
+        return []
+    reference, predicted = (
+        text.split() or ["(nothing)"] for text in (row["ground_truth"][key], row[key])
+    )
+    differs: list[list[bool]] = [[True] * len(reference), [True] * len(predicted)]
+    for match in SequenceMatcher(None, reference, predicted, autojunk=False).get_matching_blocks():
+        for flags, start in zip(differs, (match.a, match.b)):
+            flags[start : start + match.size] = [False] * match.size
+    source = [("source", [(row["text"], False)])] if "text" in row else []
+    return [
+        *source,
+        ("reference", list(zip(reference, differs[0], strict=True))),
+        (key, list(zip(predicted, differs[1], strict=True))),
+    ]
 
 
 def drawn(boxes: Sequence[Row]) -> list[Row]:
@@ -115,12 +185,19 @@ def _alternative(row: Row) -> str:
     """Return what a picture shows, for those who do not see it."""
     if "caption" in row:
         return "the image, and its parts that each word is predicted from"
+    if "probability" in row or _generated(row):
+        return "the spectrogram"
     return "the prediction and the ground truth" if "ground_truth" in row else "the prediction"
 
 
 def _truth(row: Row) -> list[str]:
     truth = row.get("ground_truth") or {}
     lines = []
+    if "label" in truth:
+        lines.append(f"annotated: {truth['label']}, {100 * truth['probability']:.1f} %")
+    lines += [
+        METRICS[key].title + " " + METRICS[key].text(row[key]) for key in MEASURED if key in row
+    ]
     if "caption" in truth:
         equal = ", the same" if truth["caption"] == row.get("caption") else ""
         lines.append(f"ground truth: {truth['caption']}{equal}")

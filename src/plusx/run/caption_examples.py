@@ -17,6 +17,7 @@ from plusx.data.image_file import printable
 from plusx.data.prediction import TokenSequences
 from plusx.data.tokenizer import SPACE, decoded
 from plusx.run import drawing
+from plusx.run.chosen_examples import spread
 from plusx.run.dense_predictions import name_of
 from plusx.run.predictor import Predictor
 from plusx.run.sources import Failed
@@ -24,6 +25,7 @@ from plusx.tasks.generate import Generate
 from plusx.train.loop import evaluating
 
 
+NUM_IMAGES = 6
 PANEL_SIDE = 160  # pixels of the longer side of an image
 MAX_WORDS = 23  # that are drawn
 _PANELS_PER_ROW = 6
@@ -32,13 +34,13 @@ _WHITE = (255, 255, 255)
 
 
 def predict_captions(
-    predictor: Predictor, dataset: Dataset, indices: Sequence[int], failed: Failed, out: Path
-) -> dict[str, Any]:
+    predictor: Predictor, dataset: Dataset, failed: Failed, out: Path
+) -> list[dict[str, Any]]:
     """Return captions of some images of a data set beside their annotations, and write a picture
     for each into the folder `out`: the image, and the attention of every word over the image."""
     task, run = predictor.task.task, predictor.run
     assert isinstance(task, Generate)
-    paths = dataset.paths
+    paths, indices = dataset.paths, spread(NUM_IMAGES, len(dataset))
     sources = [dataset.read(index).tensor if paths is None else paths[index] for index in indices]
     names = [name_of(dataset, index) for index in indices]
     annotations = dict(zip(names, indices))
@@ -61,7 +63,7 @@ def predict_captions(
                 store.make_folder((out / row["side_by_side"]).parent)
                 store.write_bytes(out / row["side_by_side"], drawing.png(panel))
                 rows.append(row)
-    return {"classes": list(run.classes), "predictions": rows}
+    return rows
 
 
 def _tokens(prediction: TokenSequences, number: int, class_names: Sequence[str]) -> list[str]:

@@ -1,46 +1,60 @@
 """Example predictions on validation samples, for the report of a run."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
 from plusx.report import EXAMPLES
 from plusx.run.caption_examples import predict_captions
+from plusx.run.chosen_examples import spread
 from plusx.run.dense_predictions import GroundTruth, name_of, predict_dense
 from plusx.run.folder import load_run
 from plusx.run.prediction import write_predictions
 from plusx.run.predictor import Predictor
+from plusx.run.sound_examples import predict_recordings, predict_transcripts
 from plusx.run.sources import Failed
+from plusx.run.text_examples import predict_texts, predict_translations
 from plusx.run.volume_predictions import predict_volumes, stored_volumes, synthetic_volumes
 
 
+# returns the rows of predictions for some samples, and writes their pictures into a folder
+Drawer = Callable[[Predictor, Dataset, Failed, Path], list[dict[str, Any]]]
 NUM_IMAGES = 6
 NUM_VOLUMES = 2
-# what draws predictions that are neither masks nor boxes, by the kind of the task
-DRAWN = {"caption": predict_captions}
+# what shows predictions that are neither masks nor boxes, by the kinds of task and inputs
+DRAWN: dict[tuple[str, str], Drawer] = {
+    ("caption", "image"): predict_captions,
+    ("classify", "text"): predict_texts,
+    ("translate", "text"): predict_translations,
+    ("classify", "audio"): predict_recordings,
+    ("transcribe", "audio"): predict_transcripts,
+}
 
 
 def draw_examples(folder: Path, dataset: Dataset | None) -> None:
-    """Write overlays of masks or boxes, or captions, of a few samples into the run's folder.
+    """Write predictions for a few samples, with pictures of them, into the run's folder.
 
     Failures are warnings, since the run is finished; an OSError of the disk is raised.
     """
-    if dataset is None or dataset.annotations is None:
+    if dataset is None:
         return
     run = load_run(folder)
-    if run.recipe is None or not (run.task.dense or run.recipe.task.kind in DRAWN):
+    draw = run.recipe and DRAWN.get((run.recipe.task.kind, run.preprocessing.kind))
+    if run.recipe is None or not (run.task.dense or draw):
         return
     volumetric = dataset.modality.ndim == 3
     count = min(NUM_VOLUMES if volumetric else NUM_IMAGES, len(dataset))
-    indices = [i * len(dataset) // count for i in range(count)]
+    indices = spread(count, len(dataset))
     paths = None if dataset.paths is None else [dataset.paths[index] for index in indices]
     failed: Failed = []
     try:
         predictor = Predictor(run, device=run.recipe.device.kind)
-        if run.recipe.task.kind in DRAWN:
-            draw = DRAWN[run.recipe.task.kind]
-            result = draw(predictor, dataset, indices, failed, folder / EXAMPLES)
+        if draw:
+            rows = draw(predictor, dataset, failed, folder / EXAMPLES)
+            result = {"classes": list(run.classes), "predictions": rows}
         elif volumetric:
             volumes = (
                 synthetic_volumes(dataset, indices)
