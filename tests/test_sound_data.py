@@ -110,7 +110,7 @@ def augmented(dataset: plusx.Dataset, augment: str, epoch: int = 0) -> torch.Ten
 
 
 @pytest.mark.parametrize(
-    "word", ["gain12", "shift.1", "speed.2", "noise.1", "freqmask6", "timemask20"]
+    "word", ["gain12", "shift.1", "speed.2", "tilt6", "noise.1", "freqmask6", "timemask20"]
 )
 def test_a_word_changes_recordings_as_the_seed_says(tmp_path: Path, word: str) -> None:
     dataset = open_recordings(
@@ -120,6 +120,18 @@ def test_a_word_changes_recordings_as_the_seed_says(tmp_path: Path, word: str) -
     assert not torch.equal(plain, first)
     assert torch.equal(first, augmented(dataset, word))
     assert not torch.equal(first, augmented(dataset, word, epoch=1))
+
+
+@pytest.mark.parametrize("slope", [-6.0, 6.0])
+def test_a_tilt_changes_an_octave_by_its_decibels(slope: float) -> None:
+    from plusx.data.transforms.sound import tilted
+
+    rate = 8000
+    seconds = torch.arange(rate) / rate
+    for frequency, octaves in ((500, -1), (1000, 0), (2000, 1)):
+        tone = torch.sin(2 * torch.pi * frequency * seconds)[None]
+        factor = tilted(tone, rate, slope).square().mean().sqrt() / tone.square().mean().sqrt()
+        assert 20 * float(torch.log10(factor)) == pytest.approx(slope * octaves, abs=0.01)
 
 
 def test_masks_are_the_mean_and_of_one_range(tmp_path: Path) -> None:

@@ -262,6 +262,26 @@ def test_texts_in_both_splits_and_long_texts_are_warned_of(tmp_path):
     assert "longer than max_length = 30 tokens and cut there" in done.stderr
 
 
+def test_dropped_words_are_unknown_at_their_rate_and_in_training_alone(tmp_path):
+    rows = [("the same four words " * 25, "ab"[i % 2]) for i in range(40)]
+    path = write_csv(tmp_path / "t.csv", rows)
+    dataset = opened(path).fitted()
+    unknown = dataset.modality.tokenizer.number(UNKNOWN)
+
+    def batch(augment, epoch=0):
+        loader = Loader(dataset, augment=augment, batch_size=64, split="train")
+        return next(iter(loader.epoch(epoch))).inputs
+
+    plain, dropped = batch(""), batch("worddrop.2")
+    assert float((dropped == unknown).float().mean()) == pytest.approx(0.2, abs=0.03)
+    kept = dropped != unknown
+    assert torch.equal(dropped[kept], plain[kept])
+    assert torch.equal(dropped, batch("worddrop.2"))
+    assert not torch.equal(dropped, batch("worddrop.2", 1))
+    validation = Loader(dataset, augment="worddrop.2", batch_size=64, split="validation")
+    assert not (next(iter(validation.epoch(0))).inputs == unknown).any()
+
+
 def test_epochs_of_batches_can_begin_anywhere(tmp_path):
     path = write_csv(tmp_path / "a.csv", sentences(50))
     dataset = opened(path).fitted()

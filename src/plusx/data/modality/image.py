@@ -11,7 +11,7 @@ from plusx.data.modality.grid import GridModality, resize_step
 from plusx.data.sample import Input
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform, annotated_transform, image_transform
-from plusx.data.transforms.words import SOUND, VOCABULARY, parse_augment
+from plusx.data.transforms.words import SOUND, TEXT, VOCABULARY, parse_augment
 from plusx.errors import UserError, printable
 
 
@@ -22,7 +22,7 @@ IMAGENET_STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 # what is done to an image of another size: the shorter side to size / crop_fraction and the window
 # in the middle; all of it, whatever its shape; all of it, as large as fits; nothing
 Resize = Literal["center_crop", "stretch", "fit", "none"]
-_OTHER_WORDS = {"dflip", "brightness", "noise", *SOUND}
+_OTHER_WORDS = {"dflip", "brightness", "noise", *SOUND, *TEXT}
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,18 @@ def played(waveform: Waveform, rate: int, speed: float) -> Float32[Tensor, "1 s"
     return torch.from_numpy(soxr.resample(stored, rate * speed, rate, quality="MQ"))[None]
 
 
+def tilted(waveform: Waveform, rate: int, slope: float) -> Waveform:
+    """Return the waveform with a spectrum that rises by `slope` dB an octave, unchanged at 1 kHz.
+
+    Frequencies below 62.5 Hz change as that one does.
+    """
+    samples = waveform.shape[-1]
+    frequencies = torch.fft.rfftfreq(samples, 1 / rate)
+    octaves = torch.log2(frequencies.clamp(min=62.5) / 1000)
+    spectrum = torch.fft.rfft(waveform) * 10 ** (slope * octaves / 20)
+    return torch.fft.irfft(spectrum, samples)
+
+
 def of_length(waveform: Waveform, samples: int) -> Float32[Tensor, "1 s"]:
     """Return the middle of a waveform, or the waveform in the middle of silence."""
     missing = samples - waveform.shape[-1]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from plusx.data.image_file import ImageFile
 from plusx.data.rng import CounterRNG, SampleRNG
 from plusx.data.sample import Sample, image_array
-from plusx.data.transforms.sound import SoundSetting, louder, of_length, played, shifted
+from plusx.data.transforms.sound import SoundSetting, louder, of_length, played, shifted, tilted
 from plusx.data.transforms.words import Word
 
 
@@ -128,6 +128,7 @@ class Setting(NamedTuple):
     crop_fraction: the fraction of a side of the resized image that center_crop keeps
     interpolation: Pillow's filter for center_crop
     sound: what words need to know about sound
+    unknown: the number of the unknown token of texts
     """
 
     size: Size | None
@@ -137,6 +138,7 @@ class Setting(NamedTuple):
     crop_fraction: float = 0.875
     interpolation: str = "bilinear"
     sound: SoundSetting | None = None
+    unknown: int | None = None
 
 
 Step = Callable[[Sample, Word, SampleRNG, Setting], Sample]
@@ -532,6 +534,21 @@ def _speed(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Samp
     return replace(sample, input=played(sample.tensor, setting.sound.rate, factor))
 
 
+def _tilt(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    assert word.value is not None
+    assert setting.sound is not None
+    slope = rng.uniform(-word.value, word.value)
+    return replace(sample, input=tilted(sample.tensor, setting.sound.rate, slope))
+
+
+def _worddrop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
+    assert word.value is not None
+    assert setting.unknown is not None
+    generator = np.random.Generator(np.random.Philox(key=rng.bits()))
+    dropped = torch.from_numpy(generator.random(len(sample.tensor)) < word.value)
+    return replace(sample, input=sample.tensor.masked_fill(dropped, setting.unknown))
+
+
 def _of_length(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
     assert setting.sound is not None
     return replace(sample, input=of_length(sample.tensor, setting.sound.samples))
@@ -572,6 +589,8 @@ STEPS: dict[str, Step] = {
     "gain": _gain,
     "shift": _shift,
     "speed": _speed,
+    "tilt": _tilt,
+    "worddrop": _worddrop,
     "of_length": _of_length,
     "spectrogram": _spectrogram,
     "randaugment": _policy,

@@ -23,8 +23,10 @@
 | `gain6` | of sound: -6 to 6 dB louder |
 | `shift.1` | of sound: 0 to 0.1 s earlier or later, with zeros at the other end |
 | `speed.1` | of sound: 0.9 to 1.1 times as fast, which changes the pitch too (Ko et al. 2015) |
+| `tilt6` | of sound: high frequencies -6 to 6 dB an octave louder, as another microphone has them |
 | `freqmask8` | of log-mel spectrograms: 0 to 8 adjacent bands become the mean (Park et al. 2019) |
 | `timemask20` | of log-mel spectrograms: 0 to 20 adjacent frames become the mean |
+| `worddrop.2` | of texts: each token becomes the unknown one with probability 0.2 (Iyyer et al. 2015) |
 | `erase.25` | with probability 0.25 a random rectangle becomes the mean (Zhong et al. 2017) |
 
 `cutout`, `erase`, `freqmask` and `timemask` act on normalised values and come last. Which words a
@@ -69,12 +71,16 @@ VOCABULARY: dict[str, tuple[str, bool, str]] = {
     "gain": (r"[1-9]\d?", False, "gain6"),
     "shift": (_FRACTION, False, "shift.1"),
     "speed": (r"\.[0-4]\d{0,3}|\.5", False, "speed.1, up to speed.5"),
+    "tilt": (r"[1-9]\d?", False, "tilt6"),
     "freqmask": (_SIDE, False, "freqmask8"),
     "timemask": (_SIDE, False, "timemask20"),
+    "worddrop": (_FRACTION, False, "worddrop.2"),
     "erase": (_FRACTION, False, "erase.25"),
 }
 # words that only sound has
-SOUND = frozenset({"gain", "shift", "speed", "freqmask", "timemask"})
+SOUND = frozenset({"gain", "shift", "speed", "tilt", "freqmask", "timemask"})
+# words that only texts have
+TEXT = frozenset({"worddrop"})
 # done on normalised batches
 NORMALISED = frozenset({"cutout", "erase", "freqmask", "timemask"})
 # words that only move windows on stored images, which whole batches do at once

@@ -74,8 +74,8 @@ def log_mel(
     Frame i has the samples from i * hop on: nothing is padded, so that a frame depends on no sample
     outside its window. It is multiplied by a periodic Hann window, padded with zeros to the next
     power of two, and transformed; the squared magnitudes are summed with triangular mel filters
-    (see `mel_filters`), and the result is ln(max(power, floor)). It is computed in float64, except
-    on devices that have none.
+    (see `mel_filters`), and the result is ln(max(power, floor)). The transform is computed in
+    float64, except on devices that have none.
 
     rate: samples per second
     window, hop: seconds
@@ -94,15 +94,10 @@ def log_mel(
             f"a waveform of {waveform.shape[-1]} samples: one window of {window:g} s has {length}"
         )
     flat = waveform.reshape(-1, waveform.shape[-1]).to(precise)
-    # torch centres a window shorter than the transform: with this padding frames begin at i * hop
-    fft = _transform_length(length)
-    before = (fft - length) // 2
-    padded = torch.nn.functional.pad(flat, (before, fft - length - before))
-    spectrum = torch.stft(padded, fft, step, length, window=hann, center=False, return_complex=True)
-    power = spectrum.real.square().add_(spectrum.imag.square())
-    # frames are rows in memory, which is the quicker order for the product
-    energies = power.mT @ filters
-    logarithms = energies.clamp_(min=floor).log_().to(torch.float32).mT.contiguous()
+    frames = flat.unfold(-1, length, step) * hann
+    spectrum = torch.fft.rfft(frames, n=_transform_length(length))  # pads with zeros
+    power = spectrum.real.square().add_(spectrum.imag.square()).to(torch.float32)
+    logarithms = (power @ filters).clamp_(min=floor).log_().mT.contiguous()
     return logarithms.reshape(*waveform.shape[:-1], *logarithms.shape[1:])
 
 
@@ -130,4 +125,4 @@ def _constants(
             "Hz; use fewer mels, a longer window or a higher `low`"
         )
     hann = torch.hann_window(length, periodic=True, dtype=dtype, device=device)
-    return hann, filters.to(device, dtype).T.contiguous()
+    return hann, filters.to(device, torch.float32).T.contiguous()

@@ -17,7 +17,7 @@ from plusx.data.sample import Input, Sample
 from plusx.data.tokenizer import PAD, UNKNOWN, Tokenizer
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform
-from plusx.data.transforms.words import parse_augment
+from plusx.data.transforms.words import TEXT, parse_augment
 from plusx.errors import UserError
 
 
@@ -46,7 +46,7 @@ class TextModality(Modality):
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     kind: ClassVar[str] = "text"
     noun: ClassVar[str] = "text"
-    words: ClassVar[frozenset[str]] = frozenset()
+    words: ClassVar[frozenset[str]] = TEXT
     length_unit: ClassVar[str] = "characters"
     sequence: ClassVar[bool] = True
     tokens: ClassVar[bool] = True
@@ -127,7 +127,9 @@ class TextModality(Modality):
         channels_last: bool = False,
     ) -> Transform:
         words = parse_augment(augment if train else "", self.words, self.inputs)
-        return Transform(words, Setting(None, 0, 1), None)
+        known = words and self.tokenizer.vocabulary
+        unknown = self.tokenizer.number(UNKNOWN) if known else None
+        return Transform(words, Setting(None, 0, 1, unknown=unknown), None)
 
     def collate(self, samples: Sequence[Sample], transform: Transform) -> Collated:
         return collate_sequences(samples, self.tokenizer.number(PAD))
