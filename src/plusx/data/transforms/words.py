@@ -26,7 +26,7 @@
 | `tilt6` | of sound: high frequencies -6 to 6 dB an octave louder, as another microphone has them |
 | `freqmask8` | of log-mel spectrograms: 0 to 8 adjacent bands become the mean (Park et al. 2019) |
 | `timemask20` | of log-mel spectrograms: 0 to 20 adjacent frames become the mean |
-| `worddrop.2` | of texts: each token becomes the unknown one with probability 0.2 (Iyyer et al. 2015) |
+| `worddrop.2` | of texts: a token becomes `<unk>` with probability 0.2 (Iyyer et al. 2015) |
 | `erase.25` | with probability 0.25 a random rectangle becomes the mean (Zhong et al. 2017) |
 
 `cutout`, `erase`, `freqmask` and `timemask` act on normalised values and come last. Which words a
