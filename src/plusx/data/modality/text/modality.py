@@ -127,8 +127,8 @@ class TextModality(Modality):
         channels_last: bool = False,
     ) -> Transform:
         words = parse_augment(augment if train else "", self.words, self.inputs)
-        known = words and self.tokenizer.vocabulary
-        unknown = self.tokenizer.number(UNKNOWN) if known else None
+        trained = bool(self.tokenizer.vocabulary)
+        unknown = self.tokenizer.number(UNKNOWN) if words and trained else None
         return Transform(words, Setting(None, 0, 1, unknown=unknown), None)
 
     def collate(self, samples: Sequence[Sample], transform: Transform) -> Collated:
