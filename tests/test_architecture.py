@@ -34,6 +34,7 @@ DOORS: dict[str, set[str]] = {
         "nn", "data.batch", "data.command_grammar", "data.prediction", "data.tokenizer", "metrics",
     },
     "train": {"tasks", "data.batch", "store"},
+    "attack": {"data", "metrics", "tasks", "train"},
     "weights": {"grammar", "zoo", "nn", "store"},
     "models": {"grammar", "zoo", "nn", "weights"},
     "export": {"grammar", "nn", "store"},

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Num
+from jaxtyping import Float, Float32, Num
 from PIL import Image
 from pydantic import ConfigDict
 from torch import Tensor
@@ -23,6 +23,7 @@ from plusx.errors import UserError
 MAX_SIDE = 16_384  # pixels of an input
 # pixels that are normalised at a time: 1 MiB of them
 _PIECE = 2**18
+_ROUNDING = 2e-6  # of pixels from 0 to 1 in float32
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,33 @@ class GridModality(Modality):
         scaled = _to_unit_range(values.to(torch.float32, copy=True), self.low, self.high)
         sides = (1,) * self.ndim
         return scaled.sub_(mean.view(-1, *sides)).div_(std.view(-1, *sides))
+
+    def to_pixels(self, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """The inverse of `from_pixels`, up to rounding.
+
+        Pixels within the rounding error of a stored value, `low`, `low` + 1, ... `high`, get
+        exactly that value, so that `from_pixels` returns the inputs of stored values bit for bit.
+        """
+        mean, std = self._statistics(inputs)
+        pixels = inputs * std + mean
+        levels = self.high - self.low
+        if levels * _ROUNDING > 0.25:  # too fine to distinguish
+            return pixels
+        stored = _to_unit_range((pixels * levels).round_().add_(self.low), self.low, self.high)
+        return torch.where((pixels - stored).abs() <= _ROUNDING, stored, pixels)
+
+    def from_pixels(self, pixels: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        mean, std = self._statistics(pixels)
+        return (pixels - mean) / std
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation (c, 1, ...) in the type and on the device of `like`."""
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=like.device).to(like.dtype)
+            for values in (self.mean, self.std)
+        )
+        sides = (1,) * (like.ndim - 2)
+        return mean.view(-1, *sides), std.view(-1, *sides)
 
 
 def resize_step(mode: str, size: Sequence[int], interpolation: str = "bilinear") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float, Num
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -87,6 +87,17 @@ class Modality:
         pool: where memory for many inputs comes from; None is the system.
         """
         raise NotImplementedError
+
+    def to_pixels(self, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Return the pixels of normalised inputs, from 0 to 1: the inverse of `from_pixels`.
+
+        Raises UserError if inputs are no values on a grid.
+        """
+        raise UserError(f"the network takes {self.inputs}, which have no pixels from 0 to 1")
+
+    def from_pixels(self, pixels: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Return normalised inputs of pixels from 0 to 1, so that gradients pass through it."""
+        raise UserError(f"the network takes {self.inputs}, which have no pixels from 0 to 1")
 
     def fitted(self, dataset: "Dataset") -> "Modality":
         """Return the modality with what is measured on the training set, such as a vocabulary."""
