@@ -10,6 +10,7 @@ import torch
 import plusx
 from plusx.data.batch import Batch
 from plusx.errors import UserError
+from plusx.explain.explain import explain
 from plusx.recipe import parse_recipe
 from plusx.report.predictions import read_examples
 from plusx.run import evaluate, load_run, train
@@ -122,6 +123,12 @@ def test_keywords(tmp_path: Path, layout: str) -> None:
     assert isinstance(waveform, torch.Tensor)
     (row,) = predictor(waveform[0])
     assert row["probabilities"] == pytest.approx(rows[2]["probabilities"], abs=1e-6)
+    why = explain(run, files, tmp_path / "why")
+    assert [row["label"] for row in why["recordings"]] == ["a", "b", "c"]
+    assert all(len(row["attributions"]) == 48 for row in why["recordings"])
+    assert len(list((tmp_path / "why" / "overlays").glob("*.png"))) == 3
+    page = (tmp_path / "why" / "explain.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") == 3
     # the weight file alone knows how its input is prepared
     (row,) = plusx.load(tmp_path / "run" / "model.safetensors")(files[0])
     assert row["probabilities"] == pytest.approx(rows[0]["probabilities"], abs=1e-6)

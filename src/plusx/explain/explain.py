@@ -122,10 +122,25 @@ def explain(
             device=device,
             command=command,
         )
+    if run.preprocessing.kind == "audio":
+        from plusx.explain.recordings import explain_recordings
+
+        chosen, stage_number = _method(method), _stage(run.net, stage, method)
+        return explain_recordings(
+            run,
+            paths,
+            Path(out),
+            maps=lambda net, x, classes: chosen.maps(net, x, classes, stage_number),
+            about={"method": method, "title": chosen.title, "source": chosen.source},
+            class_index=_class(run, class_name),
+            seed=seed,
+            device=device,
+            command=command,
+        )
     if run.preprocessing.kind != "image":
         raise UserError(
-            f"{run.path} takes {run.preprocessing.inputs}: explanations are for 8-bit images and "
-            "texts"
+            f"{run.path} takes {run.preprocessing.inputs}: explanations are for 8-bit images, "
+            "texts and recordings"
         )
     if run.task.dense and method != "grad-cam":
         raise UserError(f"method {method!r}: for masks and boxes only grad-cam is available")

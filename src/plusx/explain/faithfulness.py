@@ -449,7 +449,7 @@ def explanation_text(result: Mapping[str, Any]) -> str:
             f"{row['label']} {row['probability']:7.2%}  {row['text']}" for row in result["texts"]
         ]
         return "\n".join([*lines, "", result["finding"]])
-    rows = result["images"]
+    rows = result["images" if "images" in result else "recordings"]
     width = max(len(row["path"]) for row in rows)
     label = max(len(row["label"]) for row in rows)
     lines = [
@@ -457,7 +457,7 @@ def explanation_text(result: Mapping[str, Any]) -> str:
         + (f"  map for {row['class']}" if row["class"] != row["label"] else "")
         for row in rows
     ]
-    faith = result["faithfulness"]
+    faith = result.get("faithfulness")
     if faith is not None:
         lines += [
             "",
@@ -466,7 +466,7 @@ def explanation_text(result: Mapping[str, Any]) -> str:
         for key, name in (("map", result["title"]), *BASELINES.items()):
             areas = [faith[measure][key]["mean"] for measure in ("deletion", "insertion")]
             lines.append(f"{name:22} {areas[0]:8.3f}  {areas[1]:9.3f}")
-    if result["shuffled_weights"]:
+    if result.get("shuffled_weights"):
         lines += ["", "rank correlation with the map, the more weights are shuffled"]
         lines += [
             f"{shuffled['title']:22} {shuffled['rank_correlation']['mean']:z8.2f}"

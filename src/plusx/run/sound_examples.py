@@ -87,7 +87,13 @@ def spectrogram(
 ) -> Float[Tensor, "mels frames"]:
     """Return the log-mel spectrogram of a waveform as the network sees it."""
     transform = modality.transform("", train=False)
-    values = transform(Sample(waveform), SampleRNG.of(0, 0, 0)).tensor
+    return frames_of(modality, transform(Sample(waveform), SampleRNG.of(0, 0, 0)).tensor)
+
+
+def frames_of(
+    modality: AudioModality, values: Float[Tensor, "..."]
+) -> Float[Tensor, "mels frames"]:
+    """Return the spectrogram of an input of the network, in either layout."""
     return values if modality.layout == "sequence" else values[0].T
 
 
