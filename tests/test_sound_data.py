@@ -15,6 +15,7 @@ from plusx.data.loader import Loader
 from plusx.data.modality import AudioModality, modality_from_dict
 from plusx.errors import UserError
 from plusx.recipe import load_recipe
+from plusx.report.inspection import heading, inspection_text
 from plusx.run.inspecting import inspect
 
 
@@ -373,8 +374,8 @@ def test_what_sound_is_recognised_as(tmp_path: Path) -> None:
         assert load_recipe(recipe, [f"data.path={data}"]).data.kind == kind
         with pytest.raises(UserError, match=f"`plusx train {recipe} data.path="):
             load_recipe("images", [f"data.path={data}"])
-        with pytest.raises(UserError, match=f"plusx train {recipe} data.path="):
-            inspect(str(data))
+        values = inspect(str(data))
+        assert values["command"].startswith(f"plusx train {recipe} data.path=")
     train = open_transcripts(tmp_path / "speech", FREE, rules=TextRules(), validation=1)
     assert len(train) == 3
 
@@ -503,3 +504,37 @@ def test_a_path_keeps_the_kind_of_a_set_made_of_recordings(tmp_path: Path) -> No
     recipe = load_recipe("digits-transcribe", [f"data.path={folder}", "data.strings=60"])
     assert (recipe.data.kind, recipe.data.path) == ("digit-strings", str(folder))
     assert load_recipe("digits-spot", [f"data.path={folder}"]).data.kind == "recordings"
+
+
+def test_info_describes_recordings(tmp_path: Path) -> None:
+    root = class_folder(tmp_path / "mine" / "train", count=4).parent
+    rng = np.random.default_rng(5)
+    for name in "abc":
+        write(root / "test" / name / "new.wav", tone(name, 0.3, rng))
+    write(root / "test" / "a" / "0.wav", np.zeros(4000))  # silent
+    same = (root / "train" / "b" / "0.wav").read_bytes()
+    (root / "test" / "b" / "copied.wav").write_bytes(same)
+    values = inspect(str(root), tmp_path / "page.html")
+    assert (values["kind"], values["inputs"]) == ("recordings", "recordings")
+    assert values["splits"]["test"] == 4
+    assert [row["name"] for row in values["classes"]] == ["a", "b", "c"]
+    assert values["formats"] == {"WAV PCM_16": 16}
+    assert values["modes"] == {"8,000 Hz, 1 channel": 16}
+    assert 0.1 < values["lengths"]["min"] < values["lengths"]["max"] < 0.6
+    assert any("0.wav" in text for text in values["left_out"])
+    assert any("as the same file" in text for text in values["warnings"])
+    assert " s together" in inspection_text(values)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("data:image/jpeg") == 12
+
+
+def test_info_names_speakers_that_train_and_test(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    lines = ["path,text,split,speaker"]
+    for number in range(6):
+        write(tmp_path / f"{number}.wav", tone("ab"[number % 2], 0.3, rng))
+        lines.append(f"{number}.wav,ab,{'train' if number < 4 else 'test'},{'xyzxxw'[number]}")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    values = inspect(str(tmp_path / "list.csv"))
+    (finding,) = [f for f in values["findings"] if f["check"] == "groups_across_splits"]
+    assert finding["message"] == "1 speaker is in train and in test: x"
+    assert heading(values) == "6 recordings"

@@ -158,6 +158,20 @@ def leaks(train: Dataset, others: Mapping[str, Dataset]) -> list[str]:
     return warnings
 
 
+def group_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
+    """Speakers, or other groups of samples, that train and are evaluated."""
+    trained = set(datasets["train"].items.groups()) if "train" in datasets else set()
+    findings = []
+    for split, dataset in datasets.items():
+        common = sorted(trained & set(dataset.items.groups()) - {""})
+        if split != "train" and common:
+            names = [[name] for name in common]
+            what = _count(names, "speaker is", "speakers are")
+            message = f"{what} in train and in {split}: {_listed(names)}"
+            findings.append(Finding("groups_across_splits", message, names, serious=True))
+    return findings
+
+
 def box_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
     """Boxes of less than a pixel in width or height. Readers refuse those that are there twice."""
     tiny: list[list[str]] = []

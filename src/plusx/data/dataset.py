@@ -94,6 +94,11 @@ class Items(ABC):
         """Return texts that are equal for equal inputs; [] if that is not known."""
         return []
 
+    def groups(self) -> list[str]:
+        """Return what the samples have in common with others, such as the speaker; [] if that is
+        not known."""
+        return []
+
     @property
     def lengths(self) -> Int64[np.ndarray, "n"] | None:
         """The lengths of sequences, in any unit; None if they are equal or unknown."""

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,15 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from plusx.data.checks import Finding, Member, box_findings, class_findings, image_findings, leaks
+from plusx.data.checks import (
+    Finding,
+    Member,
+    box_findings,
+    class_findings,
+    group_findings,
+    image_findings,
+    leaks,
+)
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import ImageFile, UnreadableImage, Verdict, printable, verdict_of
 from plusx.data.modality import BandsModality, Modality
@@ -201,19 +209,20 @@ def _inspected(
     messages = dict.fromkeys(text for dataset in datasets.values() for text in dataset.warnings)
     left_out = [text for text in messages if isinstance(text, LeftOut)]
     verdicts = {split: _verdicts(dataset) for split, dataset in datasets.items()}
-    if (count := sum(map(len, datasets.values()))) > _MANY:
+    compared = {split: _compared(dataset) for split, dataset in datasets.items()}
+    if (count := sum(map(len, compared.values()))) > _MANY:
         _log.info("comparing %s images", f"{count:,}")
     members = [
-        member
+        _member(split, dataset, index, verdicts[split][index])
         for split, dataset in datasets.items()
-        for member in _members(split, dataset, verdicts[split])
+        for index in compared[split]
     ]
     by_class = kind not in LAYOUTS or LAYOUTS[kind].annotation in ("classes", "people")
     train = datasets.get("train")
     if train is not None and not train.modality.is_image:
         rest = {split: dataset for split, dataset in datasets.items() if split != "train"}
         messages.update(dict.fromkeys(leaks(train, rest)))
-    images = [(dataset, i) for dataset in datasets.values() for i in range(len(dataset))]
+    images = [(dataset, i) for split, dataset in datasets.items() for i in compared[split]]
 
     def grey(number: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
         try:
@@ -223,7 +232,7 @@ def _inspected(
         return np.asarray(image.convert("L").resize(size, Image.Resampling.BOX))
 
     findings = image_findings(members, by_class=by_class, grey=grey) if members else []
-    findings += box_findings(datasets)
+    findings += box_findings(datasets) + group_findings(datasets)
     if kind not in LAYOUTS or LAYOUTS[kind].annotation != "people":
         findings += class_findings({s: d for s, d in datasets.items() if not d.has_texts})
     return Inspection(
@@ -285,10 +294,14 @@ def _open(path: str, kind: str, split: str, modality: Modality | None) -> Datase
 
 
 def _verdicts(dataset: Dataset) -> list[Verdict]:
-    """The verdicts on the images, from the cache where they are files."""
+    """The verdicts on the inputs, from the cache where they are files; [] if they are no files."""
     items = dataset.items
     if not dataset.modality.is_image:
-        return []
+        if items.paths is None:
+            return []
+        root = dataset.root or os.path.dirname(items.paths[0])
+        entries = [Entry(path, "") for path in dict.fromkeys(items.paths)]
+        return [e.verdict or Verdict(None) for e in examined(entries, root, dataset.modality)]
     if isinstance(items, TarItems):
         return list(items.verdicts)
     if items.paths is not None and dataset.modality.kind in ("image", "bands"):
@@ -316,11 +329,20 @@ def picture_of(dataset: Dataset, index: int) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
 
-def _members(split: str, dataset: Dataset, verdicts: Sequence[Verdict]) -> Iterator[Member]:
+def _compared(dataset: Dataset) -> list[int]:
+    """The images that are compared with each other, once each; an image can have several texts."""
+    if not dataset.modality.is_image:
+        return []
+    if dataset.paths is None or not dataset.has_texts:
+        return list(range(len(dataset)))
+    first = {path: index for index, path in reversed([*enumerate(dataset.paths)])}
+    return sorted(first.values())
+
+
+def _member(split: str, dataset: Dataset, index: int, verdict: Verdict) -> Member:
     paths = dataset.paths
-    for index, verdict in enumerate(verdicts):
-        path = "" if paths is None or isinstance(dataset.items, TarItems) else paths[index]
-        yield Member(split, dataset.describe(index), path, class_of(dataset, index), verdict)
+    path = "" if paths is None or isinstance(dataset.items, TarItems) else paths[index]
+    return Member(split, dataset.describe(index), path, class_of(dataset, index), verdict)
 
 
 def class_of(dataset: Dataset, index: int) -> str:
@@ -340,6 +362,7 @@ def summary(inspection: Inspection) -> dict[str, Any]:
         splits = {split: len(cases) for split, cases in volumes.cases.items()}
         classes = [{"name": str(value)} for value in volumes.mask_values]
     verdicts = [verdict for values in inspection.verdicts.values() for verdict in values]
+    are_images = all(dataset.modality.is_image for dataset in datasets.values())
     return {
         "path": inspection.name,
         "kind": inspection.kind,
@@ -355,7 +378,7 @@ def summary(inspection: Inspection) -> dict[str, Any]:
         "count": sum(splits.values()),
         "classes": classes,
         "multilabel": any(d.multilabel for d in datasets.values() if d.annotations is None),
-        "sizes": _sizes(verdicts),
+        "sizes": _sizes(verdicts) if are_images else None,
         "formats": dict(Counter(v.format for v in verdicts if v.format).most_common()),
         "modes": dict(Counter(v.mode for v in verdicts if v.mode).most_common()),
         "problems": list(inspection.problems),
@@ -366,14 +389,20 @@ def summary(inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def _lengths(datasets: Mapping[str, Dataset]) -> dict[str, int] | None:
-    """The lengths of sequences: the smallest, the median and the largest."""
-    lengths = [d.items.lengths for d in datasets.values() if d.items.lengths is not None]
+def _lengths(datasets: Mapping[str, Dataset]) -> dict[str, float] | None:
+    """The lengths of sequences: the smallest, the median, the largest, and their sum."""
+    lengths = [
+        d.items.lengths / d.modality.per_length_unit
+        for d in datasets.values()
+        if d.items.lengths is not None
+    ]
     if not lengths:
         return None
     joined = np.concatenate(lengths)
     low, middle, high = np.percentile(joined, (0, 50, 100))
-    return {"min": int(low), "median": round(float(middle)), "max": int(high)}
+    values = {"min": low, "median": middle, "max": high, "total": joined.sum()}
+    digits = 2 if any(d.modality.per_length_unit > 1 for d in datasets.values()) else None
+    return {name: round(float(value), digits) for name, value in values.items()}
 
 
 def _volume_facts(volumes: Volumes) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def heading(summary: Summary) -> str:
     if summary["annotation"] == "boxes":
         boxes = sum(row.get(split, 0) for row in summary["classes"] for split in summary["splits"])
         return f"{words} with {_count(boxes, 'boxes')} of {_count(classes, 'classes')}"
-    return f"{words} of {_count(classes, 'classes')}"
+    return f"{words} of {_count(classes, 'classes')}" if classes else words
 
 
 def inspection_text(summary: Summary, width: int | None = None) -> str:
@@ -84,12 +84,20 @@ def image_facts(summary: Summary) -> list[tuple[str, str]]:
         facts.append(("sizes", f"{low} all" if alike else f"{low} to {high}, median {middle}"))
     if lengths := summary["lengths"]:
         low, middle, high = (f"{lengths[key]:,}" for key in ("min", "median", "max"))
-        facts.append(("lengths", f"{low} to {high} {summary['length_unit']}, median {middle}"))
+        unit, total = summary["length_unit"], lengths["total"]
+        together = f"; {_duration(total)} together" if unit == "s" else ""
+        facts.append(("lengths", f"{low} to {high} {unit}, median {middle}{together}"))
     if summary["formats"]:
         facts.append(("formats", _counts(summary["formats"])))
     if summary["modes"]:
         facts.append(("channels", _counts(summary["modes"])))
     return facts
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def _volume_facts(volumes: Mapping[str, Any]) -> list[tuple[str, str]]:

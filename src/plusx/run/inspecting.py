@@ -6,6 +6,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from plusx import store
-from plusx.data.annotations import Masks
+from plusx.data.annotations import Masks, Texts
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import UnreadableImage
 from plusx.data.inspection import (
@@ -25,14 +26,16 @@ from plusx.data.inspection import (
     picture_of,
     summary,
 )
-from plusx.data.readers.layouts import LAYOUTS, Annotation, choose_kind, kinds_of, recipe_for
+from plusx.data.modality import AudioModality
+from plusx.data.readers.layouts import LAYOUTS, choose_kind, recipe_for
 from plusx.data.readers.scans import read_scan, stem_of
 from plusx.data.readers.verdicts import Skipped
 from plusx.data.sets.download import located
 from plusx.data.summaries import content_stamp, write_summary
-from plusx.errors import UserError, printable
+from plusx.errors import UserError
 from plusx.report.inspection_page import inspection_page
 from plusx.run import drawing
+from plusx.run.sound_examples import spectrogram, spectrogram_pixels, with_seconds
 
 
 PAGE = "info.html"
@@ -52,10 +55,6 @@ _NAMED = {
 }
 
 
-# annotations of data that is not described, but trained on
-UNDESCRIBED: tuple[Annotation, ...] = ("captions", "sounds", "transcripts")
-
-
 def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict[str, Any]:
     """Return the summary of a data set with a training command; with `out`, write the page.
 
@@ -66,13 +65,6 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
     if out is not None:
         file = out if out.suffix.lower() in (".html", ".htm") else out / PAGE
         store.refuse_as_file(file)
-    read_as = next(iter(kinds_of(data)), None)  # the likeliest
-    if kind is None and read_as is not None and LAYOUTS[read_as].annotation in UNDESCRIBED:
-        recipe = recipe_for(read_as)
-        raise UserError(
-            f"{printable(data)} has {LAYOUTS[read_as].title}; plusx info describes images, "
-            f"volumes and texts. `plusx train {recipe} data.path={printable(data)}` trains on it"
-        )
     stamp = content_stamp(data)
     inspection = inspect_data(data, kind)
     values = {
@@ -153,14 +145,14 @@ def examples(inspection: Inspection) -> Iterator[tuple[str, bytes]]:
         yield from _slices(inspection.volumes)
         return
     dataset = inspection.datasets.get("train") or next(iter(inspection.datasets.values()))
-    if not dataset.modality.is_image:
+    if not (dataset.modality.is_image or isinstance(dataset.modality, AudioModality)):
         return
     for index in _spread(dataset):
         try:
             pixels = _drawn(dataset, index)
         except (UnreadableImage, OSError):  # changed meanwhile
             continue
-        label = class_of(dataset, index) if dataset.annotations is None else _boxes(dataset, index)
+        label = _label(dataset, index)
         name = dataset.describe(index)
         yield f"{name}: {label}" if label else name, _jpeg(pixels)
 
@@ -189,6 +181,12 @@ def _jpeg(pixels: drawing.Pixels) -> bytes:
     return buffer.getvalue()
 
 
+def _label(dataset: Dataset, index: int) -> str:
+    if isinstance(dataset.annotations, Texts):
+        return dataset.annotations.texts[index]
+    return class_of(dataset, index) if dataset.annotations is None else _boxes(dataset, index)
+
+
 def _boxes(dataset: Dataset, index: int) -> str:
     """Return the number of boxes of each class in an image as text; "" if it has masks."""
     boxes = None if dataset.annotations is None else dataset.annotations.boxes
@@ -201,7 +199,7 @@ def _boxes(dataset: Dataset, index: int) -> str:
 def _colours(inspection: Inspection) -> dict[str, str]:
     """Return the colours of the classes by name."""
     dataset = next(iter(inspection.datasets.values()), None)
-    if dataset is None or dataset.annotations is None:
+    if dataset is None or dataset.annotations is None or dataset.has_texts:
         return {}
     palette = drawing.colours(len(dataset.classes))
     return {name: "#" + bytes(colour).hex() for name, colour in zip(dataset.classes, palette)}
@@ -226,6 +224,11 @@ def _spread(dataset: Dataset) -> list[int]:
 
 
 def _drawn(dataset: Dataset, index: int) -> drawing.Pixels:
+    if isinstance(dataset.modality, AudioModality):
+        waveform = dataset.read(index).tensor
+        seconds = waveform.shape[1] / dataset.modality.rate
+        whole = replace(dataset.modality, fixed=False)
+        return with_seconds(spectrogram_pixels(spectrogram(whole, waveform)), seconds)
     image = picture_of(dataset, index).convert("RGB")
     scale = _SIDE / max(image.size)
     size = max(1, round(image.height * scale)), max(1, round(image.width * scale))

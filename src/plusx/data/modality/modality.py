@@ -40,7 +40,7 @@ class Modality:
     noun: ClassVar[str]  # what one of its samples is called in messages
     words: ClassVar[Collection[str]]  # of augmentation
     is_image: ClassVar[bool] = False
-    length_unit: ClassVar[str] = ""  # of Items.lengths
+    length_unit: ClassVar[str] = ""  # in which lengths are shown
     tokens: ClassVar[bool] = False  # whether inputs are token numbers
     key: ClassVar[str] = "path"  # what a row of predictions has of its input
     # samples that are evaluated at a time; None: as many as are asked for
@@ -165,6 +165,11 @@ class Modality:
     def sequence(self) -> bool:
         """Whether inputs differ in length, which batches then have."""
         return False
+
+    @property
+    def per_length_unit(self) -> int:
+        """How many of Items.lengths are one `length_unit`."""
+        return 1
 
     @property
     def input_shape(self) -> tuple[int, ...]:

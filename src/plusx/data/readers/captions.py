@@ -16,7 +16,7 @@ import torch
 
 from plusx.data.annotations import Texts
 from plusx.data.dataset import Dataset, as_split
-from plusx.data.modality import Modality
+from plusx.data.modality import ImageModality, Modality
 from plusx.data.readers.csv_file import columns_of_table, read_rows
 from plusx.data.readers.listing import file_items, file_problem
 from plusx.data.readers.verdicts import Entry, LeftOut, OnUnreadable, check_entries
@@ -98,6 +98,19 @@ def open_captions(
         warnings=[*warnings, *unusable],
         root=root,
         rows=[entry.row for entry in used if entry.row is not None],
+    )
+
+
+def open_readable_captions(path: str, split: str) -> Dataset:
+    """Open a split of images with captions without what cannot be used, as words."""
+    return open_captions(
+        path,
+        ImageModality((224, 224), 3, (0.5,) * 3, (0.5,) * 3, resize="stretch"),
+        Vocabulary("words", 4_000, True),
+        split=split,
+        seed=0,
+        validation=None,
+        on_unreadable="skip",
     )
 
 

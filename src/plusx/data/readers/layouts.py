@@ -11,7 +11,7 @@ from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
 from plusx.data.readers.annotation_index import AnnotationIndex
 from plusx.data.readers.box_table import read_box_table, recognise_box_table
-from plusx.data.readers.captions import caption_splits, recognise_captions
+from plusx.data.readers.captions import caption_splits, open_readable_captions, recognise_captions
 from plusx.data.readers.coco import read_coco, recognise_coco
 from plusx.data.readers.folder import (
     begins_as_image,
@@ -30,13 +30,18 @@ from plusx.data.readers.parallel import (
 )
 from plusx.data.readers.recordings import (
     BACKGROUND_FOLDER,
+    open_readable_recordings,
     recognise_recordings,
     recording_splits,
 )
 from plusx.data.readers.table import read_table, recognise_table, table_splits
 from plusx.data.readers.tar import read_tar, recognise_tar
 from plusx.data.readers.texts import open_readable_texts, recognise_texts, text_splits
-from plusx.data.readers.transcripts import recognise_transcripts, transcript_splits
+from plusx.data.readers.transcripts import (
+    open_readable_transcripts,
+    recognise_transcripts,
+    transcript_splits,
+)
 from plusx.data.readers.voc import read_voc, recognise_voc
 from plusx.data.readers.volume_files import list_cases, recognise_volumes
 from plusx.data.readers.yolo import read_yolo, recognise_yolo
@@ -72,7 +77,7 @@ class Layout:
     listing: reads classified images, from a path, the expected classes, and whether a row can have
         several labels
     index: reads images with boxes or masks
-    open: opens a split of data that are no images, without what cannot be used
+    open: opens a split of other data, without what cannot be used
     fields: returns the fields of [data] that a path determines, besides its path
     general: whether it is recognised only if no other layout of folders is
     """
@@ -140,15 +145,26 @@ LAYOUTS: dict[str, Layout] = {
         general=True,
     ),
     "transcripts": Layout(
-        "recordings with transcripts", "transcripts", recognise_transcripts, transcript_splits
+        "recordings with transcripts",
+        "transcripts",
+        recognise_transcripts,
+        transcript_splits,
+        open=open_readable_transcripts,
     ),
     "recordings": Layout(
         "recordings with classes",
         "sounds",
         recognise_recordings,
         lambda path: recording_splits(path, "", "", BACKGROUND_FOLDER),
+        open=open_readable_recordings,
     ),
-    "captions": Layout("images with captions", "captions", recognise_captions, caption_splits),
+    "captions": Layout(
+        "images with captions",
+        "captions",
+        recognise_captions,
+        caption_splits,
+        open=open_readable_captions,
+    ),
     "texts": Layout(
         "texts with classes", "texts", recognise_texts, text_splits, open=open_readable_texts
     ),

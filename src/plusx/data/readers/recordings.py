@@ -23,7 +23,7 @@ from jaxtyping import Int64
 
 from plusx.data.dataset import Dataset, Items, as_split, paths_digest, stored_sample
 from plusx.data.image_file import read_regular
-from plusx.data.modality import Modality
+from plusx.data.modality import AudioModality, Modality
 from plusx.data.modality.audio.sound_file import ENDINGS, has_sound, sound_files
 from plusx.data.readers.listing import class_name, refuse_similar_names
 from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries
@@ -43,6 +43,7 @@ BACKGROUND_FOLDER = "_background_noise_"  # in Speech Commands
 # of the pieces of background noise, where the data defines splits
 _HELD_OUT_PIECES = {"validation": (0.8, 0.9), "test": (0.9, 1.0)}
 _LISTS = {"testing_list.txt": "test", "validation_list.txt": "validation"}
+_NO_CLASS_FOLDER = "in no class folder ([data] label finds a class in the name)"
 _MAX_LIST = 64 * 2**20  # bytes
 
 
@@ -53,12 +54,14 @@ class RecordingItems(Items):
     samples: the length of each at the network's rate
     starts: the first sample of a piece; -1 is the whole file
     contents: digests of the files
+    speakers: "" where they are unknown
     """
 
     paths: list[str]
     samples: list[int]
     starts: list[int]
     contents: list[str]
+    speakers: list[str]
     patches: int = 1
 
     def __len__(self) -> int:
@@ -78,6 +81,15 @@ class RecordingItems(Items):
     def name(self, index: int) -> str:
         return printable(os.path.basename(self.paths[index]))
 
+    def digests(self) -> list[str]:
+        return [
+            content if start < 0 else f"{content} from {start}"
+            for content, start in zip(self.contents, self.starts, strict=True)
+        ]
+
+    def groups(self) -> list[str]:
+        return self.speakers if any(self.speakers) else []
+
     def subset(self, indices: Sequence[int]) -> "RecordingItems":
         return replace(
             self,
@@ -85,6 +97,7 @@ class RecordingItems(Items):
             samples=[self.samples[index] for index in indices],
             starts=[self.starts[index] for index in indices],
             contents=[self.contents[index] for index in indices],
+            speakers=[self.speakers[index] for index in indices],
         )
 
     def digest(self, root: str | None) -> bytes:
@@ -175,6 +188,15 @@ def open_recordings(
     return hold_out(dataset, used, validation, seed, shown) if is_cut else dataset
 
 
+def open_readable_recordings(path: str, split: str) -> Dataset:
+    """Open a split of recordings with classes without the unusable ones, as the recipe `commands`
+    does."""
+    modality = AudioModality()
+    return open_recordings(
+        path, modality, split=split, piece=modality.samples, on_unreadable="skip"
+    )
+
+
 def recognise_recordings(path: str) -> str:
     """Return why open_recordings can read a path, or ""."""
     return "a folder of sound files" if os.path.isdir(path) and has_sound(path) else ""
@@ -217,6 +239,7 @@ def recording_items(entries: Sequence[Entry]) -> RecordingItems:
         samples=[verdict.width for verdict in verdicts],
         starts=[-1 if entry.row is None else entry.row for entry in entries],
         contents=[verdict.content for verdict in verdicts],
+        speakers=[entry.group for entry in entries],
     )
 
 
@@ -238,7 +261,7 @@ def listed_recordings(
         split = split_of(folders[0]) if folders and by_label is None else ""
         if by_label is None:
             where = folders[1:] if split else folders
-            text, problem = (where[0], "") if where else ("", "in no class folder")
+            text, problem = (where[0], "") if where else ("", _NO_CLASS_FOLDER)
         else:
             match = by_label.search(name)
             text = match.group(1) or "" if match else ""

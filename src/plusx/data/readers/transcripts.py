@@ -21,7 +21,7 @@ import torch
 from plusx.data.annotations import Texts
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.image_file import read_regular
-from plusx.data.modality import Modality
+from plusx.data.modality import AudioModality, Modality
 from plusx.data.modality.audio.sound_file import has_sound
 from plusx.data.readers.csv_file import Row, columns_of_table, read_rows
 from plusx.data.readers.listing import file_problem
@@ -142,6 +142,13 @@ def open_transcripts(
     if len({entry.group for entry in used}) == 1:  # one speaker, who trains and validates
         used = [entry._replace(group="") for entry in used]
     return hold_out(dataset, used, validation, seed, shown)
+
+
+def open_readable_transcripts(path: str, split: str) -> Dataset:
+    """Open a split of recordings with transcripts without the unusable ones, as the recipe `speech`
+    does."""
+    modality = AudioModality(seconds=20.0, fixed=False, mels=64)
+    return open_transcripts(path, modality, rules=TextRules(), split=split, on_unreadable="skip")
 
 
 def recognise_transcripts(path: str) -> str:

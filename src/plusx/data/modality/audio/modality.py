@@ -29,7 +29,7 @@ from plusx.data.transforms.sound import SoundSetting
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform
 from plusx.data.transforms.words import NORMALISED, SOUND, Word, parse_augment
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
 
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MAX_SECONDS = 600.0
 MEASURED = 2_000  # recordings from which mean and deviation are measured
-_RULES = 1  # raised whenever the rules of reading change, so that old verdicts count no more
+_RULES = 2  # raised whenever the rules of reading change, so that old verdicts count no more
 # the place of a recording is set before words that act on silence too
 _AFTER_LENGTH = frozenset({"shift", "noise"})
 
@@ -101,6 +101,7 @@ class AudioModality(Modality):
     kind: ClassVar[str] = "audio"
     noun: ClassVar[str] = "recording"
     words: ClassVar[frozenset[str]] = SOUND | {"noise"}
+    length_unit: ClassVar[str] = "s"
 
     def __post_init__(self) -> None:
         if not 1_000 <= self.rate <= 192_000:
@@ -129,6 +130,10 @@ class AudioModality(Modality):
     @property
     def sequence(self) -> bool:
         return not self.fixed
+
+    @property
+    def per_length_unit(self) -> int:
+        return self.rate
 
     @property
     def spectrogram(self) -> Spectrogram:
@@ -207,7 +212,7 @@ class AudioModality(Modality):
             len(sound.waveform),
             content=content_digest(data),
             format=sound.format,
-            mode=f"{sound.stored_rate} Hz, {sound.channels} channels",
+            mode=f"{sound.stored_rate:,} Hz, {counted(sound.channels, 'channel')}",
         )
 
     def transform(
