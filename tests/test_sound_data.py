@@ -524,7 +524,7 @@ def test_info_describes_recordings(tmp_path: Path) -> None:
     assert any("0.wav" in text for text in values["left_out"])
     assert any("as the same file" in text for text in values["warnings"])
     assert " s together" in inspection_text(values)
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("data:image/jpeg") == 12
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("data:image/jpeg") == 10
 
 
 def test_info_names_speakers_that_train_and_test(tmp_path: Path) -> None:
