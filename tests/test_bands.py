@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from plusx.data.dataset import images_of
-from plusx.data.image_file import UnreadableImage, open_image
+from plusx.data.image_file import UnreadableInput, open_image
 from plusx.data.loader import Loader
 from plusx.data.modality import BandsModality, ImageModality, modality_from_dict
 from plusx.data.readers.open import open_data
@@ -70,18 +70,18 @@ def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(
 ) -> None:
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.zeros((4, 6, 3), np.uint16), planarconfig="contig")
-    with pytest.raises(UnreadableImage, match="3 channels, 5 are expected"):
+    with pytest.raises(UnreadableInput, match="3 channels, 5 are expected"):
         read_bands(str(path), 5)
-    with pytest.raises(UnreadableImage, match="3 channels, and no band 4"):
+    with pytest.raises(UnreadableInput, match="3 channels, and no band 4"):
         read_bands(str(path), 1, (4,))
-    with pytest.raises(UnreadableImage, match="too many"):
+    with pytest.raises(UnreadableInput, match="too many"):
         read_bands(str(path), 3, limit=10)
-    with pytest.raises(UnreadableImage, match="cannot be decoded"):
+    with pytest.raises(UnreadableInput, match="cannot be decoded"):
         read_bands(path.read_bytes()[:150], 3)
-    with pytest.raises(UnreadableImage, match="neither a TIFF nor a PNG"):
+    with pytest.raises(UnreadableInput, match="neither a TIFF nor a PNG"):
         read_bands(b"\xff\xd8\xff\xe0 a photograph", 3)
     monkeypatch.setattr("plusx.data.readers.tiff._VALUES", 60)
-    with pytest.raises(UnreadableImage, match="6 x 4 pixels of 3 channels: too many"):
+    with pytest.raises(UnreadableInput, match="6 x 4 pixels of 3 channels: too many"):
         read_bands(str(path), 3)
 
 
@@ -111,7 +111,7 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
 def test_a_picture_is_expected_of_a_tiff_of_bands_unless_they_are_said(tmp_path: Path) -> None:
     pixels = np.zeros((8, 9, 5), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
-    with pytest.raises(UnreadableImage, match=r"set \[data\] channels"):
+    with pytest.raises(UnreadableInput, match=r"set \[data\] channels"):
         open_image(tmp_path / "a.tif")
 
 
@@ -122,11 +122,11 @@ def test_what_a_reader_finds_odd_is_in_the_reason_alone(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     script = """
 import sys
-from plusx.data.image_file import UnreadableImage
+from plusx.data.image_file import UnreadableInput
 from plusx.data.readers.tiff import read_bands
 try:
     read_bands(sys.argv[1], 3)
-except UnreadableImage as error:
+except UnreadableInput as error:
     print(error)
 """
     told = subprocess.run(

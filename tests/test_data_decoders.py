@@ -11,7 +11,7 @@ from PIL import Image
 
 import hostile
 from plusx.data import image_file as room
-from plusx.data.image_file import ImageFile, UnreadableImage, check_decoder
+from plusx.data.image_file import ImageFile, UnreadableInput, check_decoder
 from plusx.data.loader import Loader, batches
 from plusx.data.readers.open import open_data
 
@@ -115,11 +115,11 @@ def test_the_rules_hold_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg")
     data = jpeg(photo(64, 48))
     for decoder in ("pillow", "simplejpeg"):
-        with pytest.raises(UnreadableImage, match="64 x 48 pixels, at most 1,000"):
+        with pytest.raises(UnreadableInput, match="64 x 48 pixels, at most 1,000"):
             ImageFile(data, 1000, decoder=decoder).decoded()
-        with pytest.raises(UnreadableImage):
+        with pytest.raises(UnreadableInput):
             ImageFile(data[: len(data) // 2], decoder=decoder).decoded()
-        with pytest.raises(UnreadableImage, match="not one of"):
+        with pytest.raises(UnreadableInput, match="not one of"):
             ImageFile(b"GARBAGE" + data, decoder=decoder).decoded()
         picture = ImageFile(hostile.saved(hostile.PICTURE, "PNG"), decoder=decoder)
         assert np.array_equal(np.asarray(picture.decoded()), hostile.PICTURE)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import hostile
-from plusx.data.image_file import UnreadableImage, decode, examine, open_image, printable
+from plusx.data.image_file import UnreadableInput, decode, examine, open_image, printable
 
 
 CORPUS = hostile.corpus()
@@ -35,7 +35,7 @@ def test_a_damaged_file_is_refused_with_the_reason(case: hostile.Case, tmp_path:
     path = tmp_path / case.name
     path.write_bytes(case.data)
     began = time.process_time()
-    with pytest.raises(UnreadableImage) as caught:
+    with pytest.raises(UnreadableInput) as caught:
         decode(path)
     assert time.process_time() - began < 1
     assert case.reason in str(caught.value)
@@ -89,7 +89,7 @@ def test_the_same_bytes_decode_from_memory_and_as_grey() -> None:
 def test_the_limit_counts_pixels_of_the_header() -> None:
     data = hostile.saved(hostile.PICTURE, "PNG")
     assert decode(data, 32 * 48).shape == (32, 48, 3)
-    with pytest.raises(UnreadableImage, match="48 x 32 pixels, at most 1,535"):
+    with pytest.raises(UnreadableInput, match="48 x 32 pixels, at most 1,535"):
         decode(data, 32 * 48 - 1)
 
 
@@ -123,7 +123,7 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         began = time.process_time()
-        with pytest.raises(UnreadableImage, match="not a regular file"):
+        with pytest.raises(UnreadableInput, match="not a regular file"):
             decode(path)
         assert time.process_time() - began < 1
     with pytest.raises(FileNotFoundError):
@@ -181,7 +181,7 @@ def test_mutated_files_raise_nothing_else(kind: str, count: int) -> None:
         if random.random() < 0.3:
             del mutated[random.integers(len(mutated)) :]
         began = time.process_time()
-        with contextlib.suppress(UnreadableImage):
+        with contextlib.suppress(UnreadableInput):
             assert decode(bytes(mutated)).ndim == 3
         assert time.process_time() - began < 2
 
@@ -216,7 +216,7 @@ def test_a_jpeg_cut_anywhere_is_refused(options: dict[str, object]) -> None:
     data = hostile.saved(pixels, "JPEG", quality=90, **options)
     begin = data.index(b"\xff\xda")
     for place in range(begin + 20, len(data) - 20, 41):
-        with pytest.raises(UnreadableImage):
+        with pytest.raises(UnreadableInput):
             decode(data[:place] + b"\xff\xd9")
 
 
@@ -234,7 +234,7 @@ def test_interlaced_pngs_are_counted(tmp_path: Path) -> None:
     assert decode(data)[:, :, 0].tolist() == pixels
     short = hostile.png(3, 2, 8, 0, rows[:-2])
     short = short[:8] + hostile.chunk(b"IHDR", header) + short[33:]
-    with pytest.raises(UnreadableImage, match="missing"):
+    with pytest.raises(UnreadableInput, match="missing"):
         decode(short)
 
 

@@ -10,7 +10,7 @@ import torch
 
 import plusx
 from plusx.data.annotations import Texts
-from plusx.data.image_file import UnreadableImage
+from plusx.data.image_file import UnreadableInput
 from plusx.data.loader import Loader
 from plusx.data.modality import AudioModality, modality_from_dict
 from plusx.errors import UserError
@@ -427,9 +427,9 @@ def test_characters_outside_the_alphabet(tmp_path: Path) -> None:
         ("m.csv", "path,text\nb.wav,x\n", r"row 2 \(b.wav\): missing"),
         ("m.csv", "path,text,split\na.wav,x,tst\n", "row 2: split 'tst'"),
         ("m.csv", "path,text\n", "no transcripts"),
-        ("m.jsonl", '{"path": "a.wav"}\n', "row 1: no text"),
-        ("m.jsonl", "{path}\n", "row 1: no JSON"),
-        ("m.jsonl", '["a.wav", "x"]\n', "row 1: not an object"),
+        ("m.jsonl", '{"path": "a.wav"}\n', "has no column text"),
+        ("m.jsonl", "{path}\n", "line 1 is no JSON"),
+        ("m.jsonl", '["a.wav", "x"]\n', "line 1: an object is needed"),
     ],
 )
 def test_manifests_that_cannot_be_read(
@@ -448,7 +448,7 @@ def test_too_long_and_too_short_for_a_transcript(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,text\nlong.wav,a\nshort.wav,b\n")
     with pytest.raises(UserError, match=r"the limit is 3 s.*one window of 0.025 s"):
         open_transcripts(tmp_path / "m.csv", FREE, rules=TextRules(), split="all")
-    with pytest.raises(UnreadableImage, match=r"4\.0 s"):
+    with pytest.raises(UnreadableInput, match=r"4\.0 s"):
         FREE.decode(str(tmp_path / "long.wav"))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import plusx
-from plusx.data.image_file import UnreadableImage
+from plusx.data.image_file import UnreadableInput
 from plusx.data.modality.audio.log_mel import num_frames
 from plusx.errors import UserError
 
@@ -87,7 +87,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
 
 
 def problem(path: Path | bytes) -> str:
-    with pytest.raises(UnreadableImage) as caught:
+    with pytest.raises(UnreadableInput) as caught:
         read_sound(path if isinstance(path, bytes) else str(path), RATE)
     return str(caught.value)
 

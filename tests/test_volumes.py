@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plusx.data.dataset import Dataset
-from plusx.data.image_file import UnreadableImage
+from plusx.data.image_file import UnreadableInput
 from plusx.data.loader import Loader
 from plusx.data.modality import VolumeModality, modality_from_dict
 from plusx.data.modality.space import (
@@ -196,7 +196,7 @@ def test_scans_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     write_nifti(pairs, np.zeros((4, 4, 4), np.complex128))
     pairs.write_bytes(pairs.read_bytes()[:400])
     for said, path in cases.items():
-        with pytest.raises(UnreadableImage, match=said):
+        with pytest.raises(UnreadableInput, match=said):
             read_scan(path)
     with pytest.raises(FileNotFoundError):
         read_scan(tmp_path / "none.nii")
@@ -214,7 +214,7 @@ def test_series_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     first = next(iter(sorted(twice.iterdir())))
     (twice / "abrightness.dcm").write_bytes(first.read_bytes())
     for folder, said in ((missing, "missing"), (two, "2 series"), (twice, "one place")):
-        with pytest.raises(UnreadableImage, match=said):
+        with pytest.raises(UnreadableInput, match=said):
             read_scan(folder)
 
 
@@ -247,7 +247,7 @@ def test_headers_of_slices_in_ruins_are_named(change: Any, number: int, tmp_path
     made = pydicom.dcmread(path)
     change(made)
     made.save_as(path)
-    with pytest.raises(UnreadableImage):
+    with pytest.raises(UnreadableInput):
         read_scan(folder)
 
 
@@ -556,7 +556,7 @@ def test_s7_a_series_that_differs_within_itself_is_refused(
     change: Callable[[Any], None], key: str, tmp_path: Path
 ) -> None:
     path = _changed_slice(tmp_path / "series", change)
-    with pytest.raises(UnreadableImage, match=rf"{path.name} differs .* in {key}"):
+    with pytest.raises(UnreadableInput, match=rf"{path.name} differs .* in {key}"):
         read_scan(tmp_path / "series")
 
 
@@ -566,7 +566,7 @@ def test_slices_without_a_scale_are_refused(slope: float | str, tmp_path: Path) 
     path = _changed_slice(
         tmp_path / "series", lambda header: setattr(header, "RescaleSlope", slope)
     )
-    with pytest.raises(UnreadableImage, match=rf"{path.name} has RescaleSlope"):
+    with pytest.raises(UnreadableInput, match=rf"{path.name} has RescaleSlope"):
         read_scan(tmp_path / "series")
 
 
@@ -588,7 +588,7 @@ def test_damaged_headers_of_colours_are_named(value: Any, tmp_path: Path) -> Non
     path = _changed_slice(
         tmp_path / "series", lambda header: setattr(header, "SamplesPerPixel", value)
     )
-    with pytest.raises(UnreadableImage, match=rf"{path.name} has a header that cannot be used"):
+    with pytest.raises(UnreadableInput, match=rf"{path.name} has a header that cannot be used"):
         read_scan(tmp_path / "series")
 
 
@@ -608,7 +608,7 @@ def test_numbers_of_a_nifti_header_that_are_not_finite_are_refused(
     data = bytearray(path.read_bytes())
     struct.pack_into("<f", data, offset, value)
     path.write_bytes(data)
-    with pytest.raises(UnreadableImage, match=reason):
+    with pytest.raises(UnreadableInput, match=reason):
         read_scan(path)
 
 
@@ -625,7 +625,7 @@ def test_s7_slices_without_a_preamble_are_read(ending: str, tmp_path: Path) -> N
         path.rename(path.with_suffix(ending))
     assert (read_scan(series).values == usual.values).all()
     (series / "notes.dcm").write_bytes(b"no slice")
-    with pytest.raises(UnreadableImage, match=r"notes\.dcm"):
+    with pytest.raises(UnreadableInput, match=r"notes\.dcm"):
         read_scan(series)
 
 
@@ -733,5 +733,5 @@ def test_a_compressed_volume_whose_checksum_is_wrong_is_refused(
     at = min(int(position * len(content)), len(content) - 6)
     content[at] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UnreadableImage, match="corrupt"):
+    with pytest.raises(UnreadableInput, match="corrupt"):
         read_scan(path)

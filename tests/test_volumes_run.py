@@ -13,7 +13,7 @@ import torch
 
 from plusx import cli
 from plusx.data.batch import Batch
-from plusx.data.image_file import UnreadableImage
+from plusx.data.image_file import UnreadableInput
 from plusx.data.modality.space import affine_of, reoriented_spacing
 from plusx.data.prediction import PositionProbabilities
 from plusx.data.readers.scans import read_scan
@@ -369,5 +369,5 @@ def test_s11_channels_in_several_files_are_predicted_as_one(trained: Path, tmp_p
     assert len(scans_in([tmp_path])) == 3
     assert read_channels([str(tmp_path / "case_0000.nii.gz"), *paths]).values.shape[0] == 3
     write_nifti(tmp_path / "case_0002.nii.gz", np.zeros((3, 3, 2), np.float32))
-    with pytest.raises(UnreadableImage, match=r"case_0002\.nii\.gz has another size"):
+    with pytest.raises(UnreadableInput, match=r"case_0002\.nii\.gz has another size"):
         read_channels([str(tmp_path / "case_0000.nii.gz"), *paths])

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from plusx.data.image_file import (
     ImageFile,
-    UnreadableImage,
+    UnreadableInput,
     read_regular,
 )
 from plusx.data.instance_mask import InstanceMask
@@ -192,11 +192,11 @@ class MaskEncoding:
         return ""
 
     def read(self, path: str | Path) -> Plane:
-        """Read the class of every pixel, or IGNORE_INDEX. Raises UnreadableImage, OSError."""
+        """Read the class of every pixel, or IGNORE_INDEX. Raises UnreadableInput, OSError."""
         stored = stored_mask(read_regular(path), self.colours)
         values, indices, counts = np.unique(stored, return_inverse=True, return_counts=True)
         if problem := self.problem(values.tolist(), counts.tolist()):
-            raise UnreadableImage(problem)
+            raise UnreadableInput(problem)
         table = np.array([self.classes[value] for value in values.tolist()], np.uint8)
         classes: np.ndarray = table[indices.reshape(stored.shape)]
         return classes
@@ -206,11 +206,11 @@ def stored_mask(data: bytes, colours: bool) -> Int64[np.ndarray, "h w"]:
     """Return the values in a mask: numbers, or with `colours` RGB in one number.
 
     A palette image gives its indices, or with `colours` the palette's colours. A grey image in
-    three equal channels gives the grey value. Raises UnreadableImage.
+    three equal channels gives the grey value. Raises UnreadableInput.
     """
     image_file = ImageFile(data)  # its header, size and kind are good
     if image_file.is_jpeg:
-        raise UnreadableImage("a JPEG, which changes the values of a mask: save it as PNG")
+        raise UnreadableInput("a JPEG, which changes the values of a mask: save it as PNG")
     image = image_file.raw()
     if not colours and (image.mode in ("1", "L", "P") or image.mode.startswith("I;16")):
         return np.array(image).astype(np.int64)
@@ -219,7 +219,7 @@ def stored_mask(data: bytes, colours: bool) -> Int64[np.ndarray, "h w"]:
         packed: np.ndarray = pixels @ np.array([1 << 16, 1 << 8, 1])
         return packed
     if (pixels != pixels[:, :, :1]).any():
-        raise UnreadableImage(
+        raise UnreadableInput(
             "a colour image where numbers are expected: say which colour is which class in "
             "classes.csv (name,red,green,blue)"
         )
@@ -251,10 +251,10 @@ class Masks(Annotations):
         return self.encoding.read(self.paths[index])
 
     def add_to(self, sample: Sample, index: int) -> Sample:
-        """Return the sample with its mask. Raises UnreadableImage if their sizes differ."""
+        """Return the sample with its mask. Raises UnreadableInput if their sizes differ."""
         mask = self.mask(index)
         if mask.shape != sample.size:
-            raise UnreadableImage(f"its mask has another size, {mask.shape[1]} x {mask.shape[0]}")
+            raise UnreadableInput(f"its mask has another size, {mask.shape[1]} x {mask.shape[0]}")
         return replace(sample, masks=torch.from_numpy(mask)[None], mask_fill=IGNORE_INDEX)
 
     def subset(self, indices: Sequence[int]) -> "Annotations":

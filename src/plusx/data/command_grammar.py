@@ -28,7 +28,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plusx.data.image_file import UnreadableImage, read_regular
+from plusx.data.image_file import UnreadableInput, read_regular
 from plusx.errors import UserError, counted, did_you_mean, printable
 
 
@@ -103,7 +103,7 @@ def grammar_text(source: str | Path) -> tuple[str, str]:
         return shown, read_regular(Path(source).expanduser(), _MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: not UTF-8 text (byte {error.start})") from None
-    except UnreadableImage as error:
+    except UnreadableInput as error:
         raise UserError(f"{shown}: {error}") from None
     except OSError as error:
         names = shipped_grammars()

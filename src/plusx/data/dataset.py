@@ -76,7 +76,7 @@ class Items(ABC):
 
     @abstractmethod
     def read(self, index: int, modality: Modality) -> Sample:
-        """Read one stored input. Raises UnreadableImage or OSError."""
+        """Read one stored input. Raises UnreadableInput or OSError."""
 
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> "Items":
@@ -262,7 +262,7 @@ class Dataset:
         return len(self.labels)
 
     def read(self, index: int) -> Sample:
-        """Read one stored sample. Raises UnreadableImage or OSError if its file is unusable."""
+        """Read one stored sample. Raises UnreadableInput or OSError if its file is unusable."""
         index = range(len(self))[index]
         sample = self.items.read(index, self.modality)
         if self.annotations is not None:

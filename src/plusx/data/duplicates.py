@@ -18,7 +18,7 @@ from itertools import product
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from plusx.data.image_file import THUMBNAIL, UnreadableImage, read_regular
+from plusx.data.image_file import THUMBNAIL, UnreadableInput, read_regular
 
 
 CORRELATION = 0.985  # of thumbnails from which on one image is taken for a copy of the other
@@ -67,7 +67,7 @@ def same_files(paths: Sequence[str], digests: Sequence[str]) -> list[list[int]]:
                 continue
             try:
                 content = hashlib.sha256(read_regular(paths[index])).digest()
-            except (UnreadableImage, OSError):
+            except (UnreadableInput, OSError):
                 continue
             whole.setdefault(content, []).append(index)
         same += [indices for indices in whole.values() if len(indices) > 1]

@@ -101,8 +101,8 @@ _TURNS = {
 _ORIENTATION = 0x0112
 
 
-class UnreadableImage(ValueError):
-    """A refused file; the message is the reason, without the path."""
+class UnreadableInput(ValueError):
+    """A refused file or text; the message is the reason, without the path."""
 
 
 class Verdict(NamedTuple):
@@ -174,7 +174,7 @@ def decode(
     """The pixels of an image file (or of its bytes) as RGB (channels 3) or grey (channels 1).
 
     thorough: also check that JPEGs and PNGs have all their pixels; not needed if done before.
-    UnreadableImage: the file is refused, with the reason. OSError: it cannot be read.
+    UnreadableInput: the file is refused, with the reason. OSError: it cannot be read.
     """
     pixels = np.asarray(open_image(source, limit, channels, thorough))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
@@ -193,7 +193,7 @@ def open_image(
 class ImageFile:
     """An image file with a valid header; pixels are decoded when they are needed.
 
-    UnreadableImage: the file is refused. OSError: it cannot be read.
+    UnreadableInput: the file is refused. OSError: it cannot be read.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class ImageFile:
     ) -> None:
         data = source if isinstance(source, bytes) else read_regular(source)
         if not data:
-            raise UnreadableImage("an empty file")
+            raise UnreadableInput("an empty file")
         _refuse(_format_problem(data[:32], source))
         _check_size(_webp_size(data), limit)
         self.channels = channels
@@ -220,7 +220,7 @@ class ImageFile:
         of_32_bits = image.mode == "I" and image.format != "PPM"
         if of_32_bits or image.mode == "F" or image.mode.startswith("F;"):
             kind = "floats" if image.mode.startswith("F") else "32-bit integers"
-            raise UnreadableImage(f"its pixels are {kind}, whose range the file does not declare")
+            raise UnreadableInput(f"its pixels are {kind}, whose range the file does not declare")
         self.is_jpeg = image.format == "JPEG"
         self.stored_as = (image.format or "", image.mode)
         # JPEGs with an embedded preview (MPO), as many cameras write them, are not animations
@@ -339,7 +339,7 @@ def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
         image_file = ImageFile(source, limit)
         width, height = image_file.size
         image = image_file.decoded(thorough=True)
-    except UnreadableImage as error:
+    except UnreadableInput as error:
         return Verdict(str(error))
     except OSError as error:
         return Verdict(f"cannot be read: {error.strerror or error}")
@@ -428,40 +428,40 @@ def _format_problem(head: bytes, source: str | Path | bytes) -> str | None:
 def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
     """The bytes of a regular file; a pipe, socket or device is refused before it is opened."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UnreadableImage("not a regular file")
+        raise UnreadableInput("not a regular file")
     # the file may have been replaced since: open without blocking, and check again
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImage("not a regular file")
+            raise UnreadableInput("not a regular file")
         if status.st_size > limit:
-            raise UnreadableImage(f"{status.st_size:,} bytes, at most {limit:,} are read")
+            raise UnreadableInput(f"{status.st_size:,} bytes, at most {limit:,} are read")
         return file.read(status.st_size)
 
 
 @contextmanager
 def _refusing(data: bytes = b"") -> Iterator[None]:
-    """Turns whatever a decoder raises into UnreadableImage, and silences its warnings."""
+    """Turns whatever a decoder raises into UnreadableInput, and silences its warnings."""
     with quiet:
         try:
             yield
-        except (UnreadableImage, KeyboardInterrupt):
+        except (UnreadableInput, KeyboardInterrupt):
             raise
         except UnidentifiedImageError as error:
             if data[:2] in (b"II", b"MM"):
-                raise UnreadableImage(
+                raise UnreadableInput(
                     "a corrupt TIFF, or one that is not an image in grey or RGB; for several bands "
                     "set [data] channels"
                 ) from error
-            raise UnreadableImage("its header is corrupt") from error
+            raise UnreadableInput("its header is corrupt") from error
         except Exception as error:
             # a hostile file makes a decoder raise anything, struct.error and KeyError among them
-            raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+            raise UnreadableInput(f"cannot be decoded: {error or type(error).__name__}") from error
 
 
 def _refuse(problem: str | None) -> None:
     if problem is not None:
-        raise UnreadableImage(problem)
+        raise UnreadableInput(problem)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -500,7 +500,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _check_size(size: tuple[int, int], limit: int) -> None:
     width, height = size
     if width * height > limit:
-        raise UnreadableImage(f"{width} x {height} pixels, at most {limit:,} are decoded")
+        raise UnreadableInput(f"{width} x {height} pixels, at most {limit:,} are decoded")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

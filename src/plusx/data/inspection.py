@@ -23,7 +23,7 @@ from plusx.data.checks import (
     leaks,
 )
 from plusx.data.dataset import Dataset
-from plusx.data.image_file import ImageFile, UnreadableImage, Verdict, printable, verdict_of
+from plusx.data.image_file import ImageFile, UnreadableInput, Verdict, printable, verdict_of
 from plusx.data.modality import BandsModality, Modality
 from plusx.data.readers.annotated import open_annotated
 from plusx.data.readers.layouts import LAYOUTS, kinds_of, unrecognised
@@ -156,7 +156,7 @@ def _inspected_volumes(
             if case.mask is not None:
                 mask = np.unique(read_scan(case.mask).values)
                 values |= {round(float(value)) for value in mask[:MOST_CLASSES].tolist()}
-        except (UnreadableImage, OSError) as error:
+        except (UnreadableInput, OSError) as error:
             left_out.append(f"{case.volume.name(path)}: {error}")
     volumes = Volumes(
         by_split,
@@ -227,7 +227,7 @@ def _inspected(
     def grey(number: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
         try:
             image = picture_of(*images[number])
-        except (UnreadableImage, OSError):  # changed meanwhile
+        except (UnreadableInput, OSError):  # changed meanwhile
             return np.zeros(size[::-1], np.uint8)
         return np.asarray(image.convert("L").resize(size, Image.Resampling.BOX))
 
@@ -268,10 +268,10 @@ def _bands_modality(path: str, kind: str) -> BandsModality | None:
         return None
     except OSError:
         return None
-    except UnreadableImage:
+    except UnreadableInput:
         try:
             bands = stored_bands(file)
-        except (UnreadableImage, OSError, RuntimeError):
+        except (UnreadableInput, OSError, RuntimeError):
             return None
     low, high = min(0.0, float(bands.min())), float(bands.max())
     high = next((limit for limit in _USUAL_LIMITS if high <= limit), high)

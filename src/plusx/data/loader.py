@@ -21,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from plusx.data.batch import Batch, Collated
 from plusx.data.buffer_pool import BufferPool
 from plusx.data.dataset import BatchRequest, Dataset, as_split
-from plusx.data.image_file import UnreadableImage, quiet
+from plusx.data.image_file import UnreadableInput, quiet
 from plusx.data.readers.open import as_dataset
 from plusx.data.rng import CounterRNG, SampleRNG
 from plusx.data.sample import Sample
@@ -411,7 +411,7 @@ class SampleMaker(TorchDataset[Sample]):
                 index = number % len(self.dataset)
                 try:
                     samples.append((self._make(epoch, number, index), ""))
-                except (UnreadableImage, OSError) as error:
+                except (UnreadableInput, OSError) as error:
                     reason = f"{self.dataset.describe(index)} cannot be used any more: {error}"
                     return [(Sample(torch.zeros(0)), reason)]
         if worker is not None:

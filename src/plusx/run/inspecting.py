@@ -16,7 +16,7 @@ from PIL import Image
 from plusx import store
 from plusx.data.annotations import Masks, Texts
 from plusx.data.dataset import Dataset
-from plusx.data.image_file import UnreadableImage
+from plusx.data.image_file import UnreadableInput
 from plusx.data.inspection import (
     READ_VOLUMES,
     Inspection,
@@ -150,7 +150,7 @@ def examples(inspection: Inspection) -> Iterator[tuple[str, bytes]]:
     for index in _spread(dataset):
         try:
             pixels = _drawn(dataset, index)
-        except (UnreadableImage, OSError):  # changed meanwhile
+        except (UnreadableInput, OSError):  # changed meanwhile
             continue
         label = _label(dataset, index)
         name = dataset.describe(index)
@@ -164,7 +164,7 @@ def _slices(volumes: Volumes) -> Iterator[tuple[str, bytes]]:
         try:
             values = read_scan(case.volume.path).values[0]
             mask = None if case.mask is None else read_scan(case.mask).values[0]
-        except (UnreadableImage, OSError):
+        except (UnreadableInput, OSError):
             continue
         middle = values.shape[2] // 2
         pixels = drawing.as_rgb(values[:, :, middle].T[:, :, None])

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from plusx.data.batch import Batch
-from plusx.data.image_file import UnreadableImage, printable
+from plusx.data.image_file import UnreadableInput, printable
 from plusx.data.modality import AudioModality
 from plusx.data.modality.audio.sound_file import read_sound
 from plusx.data.readers.recordings import BACKGROUND, UNKNOWN
@@ -77,7 +77,7 @@ class Listener:
         """Yield the rows of a file. Raises UserError if it cannot be read."""
         try:
             sound = read_sound(path, self.modality.rate, allow_silence=True)
-        except (UnreadableImage, OSError) as error:
+        except (UnreadableInput, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"{printable(path)}: {reason}") from None
         if sound.warning is not None:

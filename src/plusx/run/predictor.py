@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plusx.data.batch import Batch
 from plusx.data.dataset import stored_sample
-from plusx.data.image_file import UnreadableImage, Verdict, printable
+from plusx.data.image_file import UnreadableInput, Verdict, printable
 from plusx.data.modality import Modality
 from plusx.data.prediction import Prediction
 from plusx.data.rng import SampleRNG
@@ -194,7 +194,7 @@ class Predictor:
             name = name if names is None else names[number]
             try:
                 value = _decoded(source, modality)
-            except (UnreadableImage, OSError) as error:
+            except (UnreadableInput, OSError) as error:
                 failed.append({"path": printable(name), "reason": reason_of(error)})
                 continue
             verdicts.append(modality.verdict_of(value))

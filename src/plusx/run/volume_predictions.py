@@ -13,7 +13,7 @@ from torch import Tensor
 
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset
-from plusx.data.image_file import UnreadableImage, printable
+from plusx.data.image_file import UnreadableInput, printable
 from plusx.data.modality import Modality, VolumeModality
 from plusx.data.modality.space import (
     Space,
@@ -64,7 +64,7 @@ def stored_volumes(
         try:
             scan = read_channels([path, *further_channels(path, run.preprocessing.channels)])
             image = prepared(scan, Reading(_modality(run), run.classes))
-        except (UnreadableImage, OSError) as error:
+        except (UnreadableInput, OSError) as error:
             failed.append({"path": printable(path), "reason": reason_of(error)})
             continue
         yield StoredVolume(path, scan, image, _ground_truth(run, path, scan), _is_test(path))
@@ -173,7 +173,7 @@ def _ground_truth(run: Run, path: str, scan: Scan) -> Mask | None:
     ignored = getattr(data, "ignore", ())
     try:
         return stored_mask(mask_path, scan, Reading(_modality(run), run.classes, ignored))
-    except (UnreadableImage, OSError) as error:
+    except (UnreadableInput, OSError) as error:
         warnings.warn(f"{printable(path)} is not compared with its mask: {error}", stacklevel=2)
         return None
 

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 from plusx.data.image_file import (
     Decoder,
-    UnreadableImage,
+    UnreadableInput,
     Verdict,
     content_digest,
     read_regular,
@@ -58,19 +58,19 @@ class BandsModality(GridModality):
         return torch.from_numpy(read_bands(path, self.channels, self.bands))
 
     def read_checked(self, source: str | bytes) -> Float32[np.ndarray, "c h w"]:
-        """Read as stored. Raises UnreadableImage, also for invalid values; OSError."""
+        """Read as stored. Raises UnreadableInput, also for invalid values; OSError."""
         image = read_bands(source, self.channels, self.bands)
         if not image.size:
-            raise UnreadableImage("it has no pixels")
+            raise UnreadableInput("it has no pixels")
         bad = int((~np.isfinite(image)).sum())
         if bad:
-            raise UnreadableImage(f"{bad:,} of its values are not finite")
+            raise UnreadableInput(f"{bad:,} of its values are not finite")
         low, high = float(image.min()), float(image.max())
         if low < self.low or high > self.high:
             data = source if isinstance(source, bytes) else read_regular(source)
             nodata = declared_nodata(data)
             hint = f" ({nodata:g} stands for no data)" if nodata in (low, high) else ""
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"its values run from {low:g} to {high:g}{hint}, outside {self.low:g} to "
                 f"{self.high:g}"
             )
@@ -91,7 +91,7 @@ class BandsModality(GridModality):
         try:
             data = source if isinstance(source, bytes) else read_regular(source)
             image = self.read_checked(data)
-        except UnreadableImage as error:
+        except UnreadableInput as error:
             return Verdict(str(error))
         except OSError as error:
             return Verdict(f"cannot be read: {error.strerror or error}")

@@ -47,11 +47,11 @@ class Modality:
     most_at_a_time: ClassVar[int | None] = None
 
     def read_file(self, path: str, decoder: Decoder = "pillow") -> Input:
-        """Read a file. Raises UnreadableImage with the reason; OSError."""
+        """Read a file. Raises UnreadableInput with the reason; OSError."""
         raise NotImplementedError
 
     def decode(self, source: str | bytes) -> Input:
-        """Read and fully check a file. Raises UnreadableImage with the reason; OSError."""
+        """Read and fully check a file. Raises UnreadableInput with the reason; OSError."""
         raise UserError(f"{self.inputs} are read one by one, and not as bytes or arrays")
 
     def from_values(self, values: Image.Image | np.ndarray | Tensor) -> Input:

@@ -25,7 +25,7 @@ from plusx.data.image_file import (
     DEFAULT_LIMIT,
     ENDINGS,
     ImageFile,
-    UnreadableImage,
+    UnreadableInput,
     printable,
     read_regular,
 )
@@ -387,7 +387,7 @@ def _size_in_file(path: str) -> Size | None:
     try:
         width, height = ImageFile(path).size
         return height, width
-    except (UnreadableImage, OSError):
+    except (UnreadableInput, OSError):
         return None
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Int64
 from plusx.data.annotations import Boxes, MaskEncoding, Masks, stored_mask
 from plusx.data.image_file import (
     ENDINGS,
-    UnreadableImage,
+    UnreadableInput,
     content_digest,
     printable,
     read_regular,
@@ -296,7 +296,7 @@ def _summary(path: str, colours: bool) -> MaskSummary:
     try:
         data = read_regular(path)
         mask = stored_mask(data, colours)
-    except (UnreadableImage, OSError) as error:
+    except (UnreadableInput, OSError) as error:
         return MaskSummary(reason_of(error))
     height, width = mask.shape
     values, counts = np.unique(mask, return_counts=True)

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from plusx.data.dataset import BatchMaker, BatchRequest, Items, paths_digest, stored_sample
-from plusx.data.image_file import Decoder, UnreadableImage, printable, read_regular
+from plusx.data.image_file import Decoder, UnreadableInput, printable, read_regular
 from plusx.data.modality import Modality
 from plusx.data.readers.folder import NEW_FOLDER, scan
 from plusx.data.readers.listing import Listing
@@ -310,5 +310,5 @@ def _digest(path: str) -> str:
     """Return the digest of a regular file; one that matches nothing if it is unreadable."""
     try:
         return hashlib.sha256(read_regular(path)).hexdigest()
-    except (UnreadableImage, OSError):
+    except (UnreadableInput, OSError):
         return ""

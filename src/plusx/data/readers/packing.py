@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from plusx import __version__, store
-from plusx.data.image_file import ImageFile, UnreadableImage, printable, read_regular
+from plusx.data.image_file import ImageFile, UnreadableInput, printable, read_regular
 from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality
 from plusx.data.readers.folder import scan
 from plusx.data.readers.layouts import LAYOUTS, kinds_of
@@ -153,7 +153,7 @@ def _packed_in_order(entries: list[Entry], root: str, side: int, threads: int) -
                     waiting.append(pool.submit(_pack_one, another.path, side))
                 try:
                     yield waiting.pop(0).result()
-                except (UnreadableImage, OSError) as error:
+                except (UnreadableInput, OSError) as error:
                     raise RuntimeError(
                         f"{entry.name(root)} cannot be used any more: {error}"
                     ) from error
@@ -175,7 +175,7 @@ def _pack_one(path: str, side: int) -> _Packed:
 
     stamp = file_stamp(path)
     if stamp is None:
-        raise UnreadableImage("missing")
+        raise UnreadableInput("missing")
     data = read_regular(path)
     image = covering(ImageFile(data).decoded(), side, side)
     return _Packed(np.asarray(image), stamp[0], stamp[1], hashlib.sha256(data).hexdigest())

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Num, UInt8
 
-from plusx.data.image_file import UnreadableImage
+from plusx.data.image_file import UnreadableInput
 from plusx.data.modality.space import affine_problem
 
 
@@ -95,7 +95,7 @@ def files_of(path: str | Path) -> list[str]:
 
 
 def read_scan(path: str | Path) -> Scan:
-    """Read a volume. Raises UnreadableImage with the reason, or OSError.
+    """Read a volume. Raises UnreadableInput with the reason, or OSError.
 
     Raises RuntimeError if the extra for its format is not installed.
     """
@@ -103,11 +103,11 @@ def read_scan(path: str | Path) -> Scan:
     scan = _read_series(name) if os.path.isdir(name) else _read_nifti(name)
     problem = affine_problem(scan.affine)
     if problem is not None:
-        raise UnreadableImage(problem)
+        raise UnreadableInput(problem)
     if scan.values.dtype.kind == "f":
         count = int(scan.values.size - np.isfinite(scan.values).sum())
         if count:
-            raise UnreadableImage(f"{count:,} of its voxels are no finite numbers")
+            raise UnreadableInput(f"{count:,} of its voxels are no finite numbers")
     return scan
 
 
@@ -133,7 +133,7 @@ def _read_nifti(name: str) -> Scan:
         raise RuntimeError("NIfTI files need the extra: pip install 'plusx[medical]'") from None
     if not os.path.isfile(name):
         os.stat(name)  # FileNotFoundError, in the system's words
-        raise UnreadableImage("no regular file")
+        raise UnreadableInput("no regular file")
     _name_files_in_log()
     _reading.name = os.path.basename(name)
     try:
@@ -141,20 +141,20 @@ def _read_nifti(name: str) -> Scan:
             _check_gzip(name)  # nibabel does not read as far as the checksum
         image = nibabel.load(name)
         if not isinstance(image, nibabel.Nifti1Image):  # which NIfTI-2 is too
-            raise UnreadableImage("no NIfTI file")
+            raise UnreadableInput("no NIfTI file")
         shape = tuple(int(side) for side in image.shape)
         if min(shape, default=0) < 1 or np.prod(shape, dtype=np.float64) > MOST_VOXELS:
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"its shape is {_times(shape)}; at most {MOST_VOXELS:,} voxels are read"
             )
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         if len(shape) not in (3, 4):
-            raise UnreadableImage(f"its shape is {_times(shape)}: a volume has three dimensions")
+            raise UnreadableInput(f"its shape is {_times(shape)}: a volume has three dimensions")
         header = image.header
         codes = int(header["sform_code"]), int(header["qform_code"])
         if codes == (0, 0):
-            raise UnreadableImage(
+            raise UnreadableInput(
                 "it has no affine: neither its sform nor its qform is set, so that the size and "
                 "direction of its voxels are unknown"
             )
@@ -166,12 +166,12 @@ def _read_nifti(name: str) -> Scan:
         )
         stored = image.get_data_dtype()
         if stored.kind not in "iufb" or stored.itemsize > 8:
-            raise UnreadableImage(f"its values are {stored}, not one number a voxel")
+            raise UnreadableInput(f"its values are {stored}, not one number a voxel")
         values = np.asarray(image.dataobj)
-    except (UnreadableImage, FileNotFoundError, PermissionError):
+    except (UnreadableInput, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a damaged file makes nibabel raise anything
-        raise UnreadableImage(f"corrupt, or not a NIfTI file: {error}") from None
+        raise UnreadableInput(f"corrupt, or not a NIfTI file: {error}") from None
     values = values.reshape((*shape, 1) if len(shape) == 3 else shape)
     affine = np.array(image.affine, np.float64)
     affine[:3] *= _UNITS.get(unit, 1.0)
@@ -179,16 +179,16 @@ def _read_nifti(name: str) -> Scan:
 
 
 def _refuse_header(header: Any) -> None:
-    """Raise UnreadableImage if numbers that give voxels their size or values are not finite.
+    """Raise UnreadableInput if numbers that give voxels their size or values are not finite.
 
     A slope of 0 or NaN is the format's way to say that values are not scaled.
     """
     sides = [float(side) for side in header["pixdim"][1:4]]
     if not np.isfinite(sides).all():
-        raise UnreadableImage(f"its voxels (pixdim) have {_times(sides)} mm, not finite numbers")
+        raise UnreadableInput(f"its voxels (pixdim) have {_times(sides)} mm, not finite numbers")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isinf(slope) or (slope and np.isfinite(slope) and not np.isfinite(intercept)):
-        raise UnreadableImage(
+        raise UnreadableInput(
             f"its values are scaled by scl_slope {slope} and scl_inter {intercept}, which are not "
             "finite"
         )
@@ -234,40 +234,40 @@ def _read_series(folder: str) -> Scan:
                 )
             slices.append((entry.name, header))
         except Exception as error:
-            raise UnreadableImage(f"{entry.name} cannot be read: {error}") from None
+            raise UnreadableInput(f"{entry.name} cannot be read: {error}") from None
     if not slices:
-        raise UnreadableImage("no DICOM file is in the folder")
+        raise UnreadableInput("no DICOM file is in the folder")
     try:
         affine, slices = _in_order(slices)
         _refuse_differences(slices)
         sizes = {(int(header.Rows), int(header.Columns)) for _, header in slices}
-    except UnreadableImage:
+    except UnreadableInput:
         raise
     except Exception as error:  # whatever damaged headers lead to
-        raise UnreadableImage(f"headers of its slices cannot be used: {error}") from None
+        raise UnreadableInput(f"headers of its slices cannot be used: {error}") from None
     if len(sizes) > 1:  # before any of them is decoded
         one, other = sorted(sizes)[:2]
-        raise UnreadableImage(f"slices of {_times(one)} and of {_times(other)} pixels are in it")
+        raise UnreadableInput(f"slices of {_times(one)} and of {_times(other)} pixels are in it")
     ((rows, columns),) = sizes
     if rows * columns * len(slices) > MOST_VOXELS:
-        raise UnreadableImage(f"more than {MOST_VOXELS:,} voxels")
+        raise UnreadableInput(f"more than {MOST_VOXELS:,} voxels")
     values = np.empty((columns, rows, len(slices)), np.float32)
     for index, (name, header) in enumerate(slices):
         try:
             values[:, :, index] = _plane(name, header, (rows, columns)).T
-        except UnreadableImage:
+        except UnreadableInput:
             raise
         except (TypeError, ValueError, OverflowError) as error:  # of damaged headers
-            raise UnreadableImage(f"{name} has a header that cannot be used: {error}") from None
+            raise UnreadableInput(f"{name} has a header that cannot be used: {error}") from None
     return Scan(values[None], affine, Placement(affine, affine, (1, 1), "mm"))
 
 
 def _refuse_differences(slices: list[tuple[str, Any]]) -> None:
-    """Raise UnreadableImage if slices of a series differ in the meaning of their values."""
+    """Raise UnreadableInput if slices of a series differ in the meaning of their values."""
     for name, header in slices:
         slope, shift = _rescaling(header)
         if not np.isfinite([slope, shift]).all() or slope == 0:
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"{name} has RescaleSlope {slope:g} and RescaleIntercept {shift:g}: finite numbers "
                 "are expected, and a slope that is not 0"
             )
@@ -281,7 +281,7 @@ def _refuse_differences(slices: list[tuple[str, Any]]) -> None:
             odd = min(by_value.values(), key=len)
             count = f" and {len(odd) - 1:,} more slices" if len(odd) > 1 else ""
             verb = "differ" if count else "differs"
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"{odd[0]}{count} {verb} from the other slices in {key}, so that their values do "
                 "not mean the same"
             )
@@ -300,19 +300,19 @@ def _in_order(slices: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str
     series = {str(getattr(header, "SeriesInstanceUID", "")): name for name, header in slices}
     if len(series) > 1:
         one, other = sorted(series.values())[:2]
-        raise UnreadableImage(f"{len(series)} series are in one folder, those of {one} and {other}")
+        raise UnreadableInput(f"{len(series)} series are in one folder, those of {one} and {other}")
     for name, header in slices:
         for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
             if getattr(header, key, None) is None:
                 several = int(getattr(header, "NumberOfFrames", 1) or 1) > 1
                 reason = "several frames in one file, which is not read" if several else f"no {key}"
-                raise UnreadableImage(f"{name} has no affine: it has {reason}")
+                raise UnreadableInput(f"{name} has no affine: it has {reason}")
     first = slices[0][1]
     cosines = np.array(first.ImageOrientationPatient, np.float64).reshape(2, 3)
     for name, header in slices:
         others = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
         if np.abs(others - cosines).max() > 1e-3 or header.PixelSpacing != first.PixelSpacing:
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"{name} has another orientation or pixel spacing than the others"
             )
     normal = np.cross(cosines[0], cosines[1])
@@ -335,15 +335,15 @@ def _in_order(slices: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str
 
 
 def _refuse_gaps(along: np.ndarray, names: list[str]) -> None:
-    """Raise UnreadableImage if slices are not equally spaced."""
+    """Raise UnreadableInput if slices are not equally spaced."""
     gaps = np.diff(along)
     usual = float(np.median(gaps))
     for gap, name, next_name in zip(gaps.tolist(), names, names[1:]):
         pair = f"{name} and {next_name}"
         if gap < 1e-4:
-            raise UnreadableImage(f"two slices lie at one place: {pair}")
+            raise UnreadableInput(f"two slices lie at one place: {pair}")
         if abs(gap - usual) > _ROUNDING * usual:
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"{pair} lie {gap:.3g} mm apart and the other slices {usual:.3g} mm: a slice is "
                 "missing or too many"
             )
@@ -352,15 +352,15 @@ def _refuse_gaps(along: np.ndarray, names: list[str]) -> None:
 def _plane(name: str, header: Any, size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
     """Return the values of one slice in their unit, such as Hounsfield units for CT."""
     if int(getattr(header, "SamplesPerPixel", 1)) != 1:
-        raise UnreadableImage(f"{name} is in colours")
+        raise UnreadableInput(f"{name} is in colours")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stored = np.asarray(header.pixel_array)
     except Exception as error:
-        raise UnreadableImage(f"{name} has no pixels that can be read: {error}") from None
+        raise UnreadableInput(f"{name} has no pixels that can be read: {error}") from None
     if stored.shape != size:
-        raise UnreadableImage(f"{name} has {_times(stored.shape)} pixels, the first {_times(size)}")
+        raise UnreadableInput(f"{name} has {_times(stored.shape)} pixels, the first {_times(size)}")
     slope, shift = _rescaling(header)
     values = stored.astype(np.float32) * np.float32(slope) + np.float32(shift)
     inverted = getattr(header, _PHOTOMETRIC, None) == "MONOCHROME1"

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Num
 from PIL import Image
 
-from plusx.data.image_file import DEFAULT_LIMIT, UnreadableImage, quiet, read_regular
+from plusx.data.image_file import DEFAULT_LIMIT, UnreadableInput, quiet, read_regular
 
 
 EXTRA = "TIFFs of bands need an extra: pip install 'plusx[satellite]'"
@@ -31,16 +31,16 @@ def read_bands(
 ) -> Float32[np.ndarray, "c h w"]:
     """Return a file's channels as stored: all, or these bands, counted from 1.
 
-    Raises UnreadableImage with the reason; OSError if the file cannot be read; RuntimeError if
+    Raises UnreadableInput with the reason; OSError if the file cannot be read; RuntimeError if
     tifffile is not installed.
     """
     stored = stored_bands(source, limit)
     count = len(stored)
     if bands is None and count != channels:
-        raise UnreadableImage(f"{_channels(count)}, {channels} are expected")
+        raise UnreadableInput(f"{_channels(count)}, {channels} are expected")
     if bands is not None:
         if count < max(bands):
-            raise UnreadableImage(f"{_channels(count)}, and no band {max(bands)}")
+            raise UnreadableInput(f"{_channels(count)}, and no band {max(bands)}")
         stored = stored[[band - 1 for band in bands]]
     return np.ascontiguousarray(stored, np.float32)
 
@@ -52,7 +52,7 @@ def stored_bands(source: str | bytes, limit: int = DEFAULT_LIMIT) -> Num[np.ndar
         return _from_tiff(data, limit)
     if data.startswith(_PNG):
         return _from_png(data, limit)
-    raise UnreadableImage("neither a TIFF nor a PNG, which multi-band images have to be")
+    raise UnreadableInput("neither a TIFF nor a PNG, which multi-band images have to be")
 
 
 def declared_nodata(data: bytes) -> float | None:
@@ -82,28 +82,28 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
             axes, shape = series.axes, tuple(int(side) for side in series.shape)
             order = _order(axes, shape, limit)
             stored: Any = series.asarray()
-    except UnreadableImage:
+    except UnreadableInput:
         raise
     except Exception as error:
         if "imagecodecs" in str(error):  # a compression that it brings
             raise RuntimeError(EXTRA) from None
         # a hostile file makes a decoder raise anything, struct.error and KeyError among them
-        raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+        raise UnreadableInput(f"cannot be decoded: {error or type(error).__name__}") from error
     if stored.dtype.kind not in "uif" or stored.shape != shape:
-        raise UnreadableImage(f"its pixels are {stored.dtype}, not numbers")
+        raise UnreadableInput(f"its pixels are {stored.dtype}, not numbers")
     return np.moveaxis(stored, order, range(len(order))).reshape(-1, *_sides(axes, shape))
 
 
 def _order(axes: str, shape: Sequence[int], limit: int) -> list[int]:
-    """Return the axes in the order channels, height, width. Raises UnreadableImage."""
+    """Return the axes in the order channels, height, width. Raises UnreadableInput."""
     if axes.count("Y") != 1 or axes.count("X") != 1 or len(axes) > 3:
-        raise UnreadableImage(
+        raise UnreadableInput(
             f"its axes are {axes} of {shape}, not one of channels and two of space"
         )
     height, width = _sides(axes, shape)
     channels = math.prod(shape) // max(height * width, 1)
     if height * width > limit or channels > _MOST or math.prod(shape) > _VALUES:
-        raise UnreadableImage(f"{width} x {height} pixels of {channels} channels: too many")
+        raise UnreadableInput(f"{width} x {height} pixels of {channels} channels: too many")
     others = [number for number, axis in enumerate(axes) if axis not in "YX"]
     return [*others, axes.index("Y"), axes.index("X")]
 
@@ -116,14 +116,14 @@ def _from_png(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
     try:
         with quiet, Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if image.width * image.height > limit:
-                raise UnreadableImage(f"{image.width} x {image.height} pixels: too many")
+                raise UnreadableInput(f"{image.width} x {image.height} pixels: too many")
             if image.mode == "P":
-                raise UnreadableImage("its pixels are indices of a palette, not values")
+                raise UnreadableInput("its pixels are indices of a palette, not values")
             stored = np.asarray(image)
-    except UnreadableImage:
+    except UnreadableInput:
         raise
     except Exception as error:
-        raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+        raise UnreadableInput(f"cannot be decoded: {error or type(error).__name__}") from error
     return np.moveaxis(stored if stored.ndim == 3 else stored[:, :, None], 2, 0)
 
 

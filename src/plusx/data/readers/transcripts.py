@@ -8,7 +8,6 @@ Paths in a manifest are relative to its folder and stay inside it. Text is UTF-8
 LibriSpeech are splits by the first word of their names (train-clean-100, dev-other, test-clean).
 """
 
-import json
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -175,8 +174,6 @@ def _key(entry: Entry) -> tuple[str, int | None]:
 def _listed(path: str, root: str, shown: str) -> list[_Transcribed]:
     if os.path.isdir(path):
         return list(_librispeech(path, shown))
-    if path.lower().endswith((".jsonl", ".json")):
-        return [_of_row(row, root) for row in _json_rows(path, shown)]
     columns, rows = read_rows(path, shown)
     column = next((name for name in _PATHS if name in columns), None)
     text = next((name for name in _TEXTS if name in columns), None)
@@ -191,31 +188,6 @@ def _listed(path: str, root: str, shown: str) -> list[_Transcribed]:
         for row in rows
     ]
     return [_of_row(row, root) for row in named]
-
-
-def _json_rows(path: str, shown: str) -> Iterator[Row]:
-    """Yield the objects of a JSONL file as rows, counted from 1."""
-    try:
-        lines = read_regular(path, _LIMIT).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown} is not UTF-8: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{shown}, row {number}"
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: no JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{where}: not an object with path and text")
-        cells = {key: value for key, value in values.items() if isinstance(value, str)}
-        for name, names in (("path", _PATHS), ("text", _TEXTS)):
-            key = next((key for key in names if key in cells), None)
-            if key is None:
-                raise UserError(f"{where}: no {name}: an object has path and text, which are texts")
-            cells[name] = cells[key]
-        yield Row(number, where, cells)
 
 
 def _of_row(row: Row, root: str) -> _Transcribed:

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import TypeAdapter
 
 from plusx import store
-from plusx.data.image_file import UnreadableImage, Verdict, printable
+from plusx.data.image_file import UnreadableInput, Verdict, printable
 from plusx.data.modality import Modality
 from plusx.errors import UserError, counted
 
@@ -178,7 +178,7 @@ def in_threads(items: Sequence[Item], examine: Callable[[Item], Result]) -> Iter
         pool.shutdown(cancel_futures=True)
 
 
-def reason_of(error: UnreadableImage | OSError) -> str:
+def reason_of(error: UnreadableInput | OSError) -> str:
     """Return a short reason for an unusable file."""
     strerror = getattr(error, "strerror", None)
     return f"cannot be read: {strerror or error}" if isinstance(error, OSError) else str(error)

@@ -12,7 +12,7 @@ import re
 from itertools import product
 from xml.etree import ElementTree
 
-from plusx.data.image_file import ENDINGS, UnreadableImage, printable, read_regular
+from plusx.data.image_file import ENDINGS, UnreadableInput, printable, read_regular
 from plusx.data.readers.annotation_index import (
     AnnotatedImage,
     AnnotationIndex,
@@ -160,20 +160,20 @@ def _read(index: AnnotationIndex, image_path: str, path: str, split: str) -> Non
 def _entry(image_path: str, path: str, split: str, where: str) -> AnnotatedImage:
     text = _decoded(read_regular(path, _LIMIT))
     if "<!ENTITY" in text or "<!DOCTYPE" in text:
-        raise UnreadableImage("it declares entities, which an annotation has no use for")
+        raise UnreadableInput("it declares entities, which an annotation has no use for")
     tree = ElementTree.fromstring(text)
     boxes = []
     for element in tree.iter():  # other programs write a namespace, or other capitals
         element.tag = element.tag.rpartition("}")[2].casefold()
     objects = list(tree.iter("object"))
     if not objects and tree.tag != "annotation":
-        raise UnreadableImage(
+        raise UnreadableInput(
             f"its root is <{printable(tree.tag[:40])}> and it has no <object>: <annotation>, with "
             "an <object> for each box, is expected"
         )
     in_objects = sum(len(list(thing.iter("bndbox"))) for thing in objects)
     if len(list(tree.iter("bndbox"))) > in_objects:
-        raise UnreadableImage("it has a <bndbox> outside of any <object>")
+        raise UnreadableInput("it has a <bndbox> outside of any <object>")
     for number, thing in enumerate(objects, 1):
         box = thing.find("bndbox")
         corners = tuple(_number(None if box is None else box.findtext(name)) for name in _CORNERS)

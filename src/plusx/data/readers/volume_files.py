@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 
 from plusx import store
-from plusx.data.image_file import UnreadableImage, printable, read_regular
+from plusx.data.image_file import UnreadableInput, printable, read_regular
 from plusx.data.modality import VolumeModality
 from plusx.data.modality.space import (
     Space,
@@ -160,7 +160,7 @@ def _within(case: Case, root: str) -> Case:
 
 
 def read_volume(case: Case, reading: Reading) -> Volume:
-    """Read a volume and its mask, or load them from the cache. Raises UnreadableImage, OSError."""
+    """Read a volume and its mask, or load them from the cache. Raises UnreadableInput, OSError."""
     entry, mask_path, channels = case
     files = [file for path in (entry.path, *channels) for file in files_of(path)]
     files += [] if mask_path is None else [mask_path]
@@ -183,11 +183,11 @@ def read_volume(case: Case, reading: Reading) -> Volume:
 
 
 def read_channels(paths: Sequence[str]) -> Scan:
-    """Read a volume from one file or one per channel. Raises UnreadableImage, OSError."""
+    """Read a volume from one file or one per channel. Raises UnreadableInput, OSError."""
     scan, *others = map(read_scan, paths)
     for path, other in zip(paths[1:], others):
         if other.values.shape != scan.values.shape or not np.allclose(other.affine, scan.affine):
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"its channel {os.path.basename(path)} has another size or another affine"
             )
     values = np.concatenate([scan.values, *(other.values for other in others)])
@@ -232,32 +232,32 @@ def _channel_of(stem: str) -> tuple[str, int | None]:
 def prepared(scan: Scan, reading: Reading) -> Grid:
     """Return a volume on the grid of the modality, with values between low and high.
 
-    Raises UnreadableImage if its values are outside the stated range or hardly differ, or its
+    Raises UnreadableInput if its values are outside the stated range or hardly differ, or its
     spacing is not that of the grid and volumes are not resampled.
     """
     modality, space = reading.modality, reading.space
     if len(scan.values) != modality.channels:
-        raise UnreadableImage(
+        raise UnreadableInput(
             f"it has {len(scan.values)} channels, and {modality.channels} are expected"
         )
     spacing = reoriented_spacing(scan.affine, space.orientation)
     if not reading.resample and not np.allclose(spacing, space.spacing, rtol=0.01, atol=0):
-        raise UnreadableImage(
+        raise UnreadableInput(
             f"its voxels are {_mm(spacing)} and others' {_mm(space.spacing)}: say which spacing "
             "all are brought to"
         )
     if (problem := range_problem(scan.values, modality)) is not None:
-        raise UnreadableImage(problem)
+        raise UnreadableInput(problem)
     values = reoriented(scan.values.astype(np.float32), scan.affine, space.orientation)
     counts = map(count_at, values.shape[1:], spacing, space.spacing)
     voxels = math.prod(counts)
     if voxels > _MOST_VOXELS:
-        raise UnreadableImage(f"at a spacing of {_mm(space.spacing)} it has {voxels:,.0f} voxels")
+        raise UnreadableInput(f"at a spacing of {_mm(space.spacing)} it has {voxels:,.0f} voxels")
     if space.percentiles:
         for channel in values:
             low, high = np.percentile(_sample(channel), (0.5, 99.5))
             if not low < high:
-                raise UnreadableImage(f"nearly all of its values are {low:g}")
+                raise UnreadableInput(f"nearly all of its values are {low:g}")
             channel -= np.float32(low)
             channel /= np.float32(high - low)
     # what lies outside of the window is clipped first: its edges are the network's
@@ -285,22 +285,22 @@ def range_problem(values: Num[np.ndarray, "c x y z"], modality: VolumeModality) 
 def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x y z"]:
     """Return the classes of a scan's voxels as stored, 255 if ignored.
 
-    Raises UnreadableImage if the mask has another shape or space, or other values.
+    Raises UnreadableInput if the mask has another shape or space, or other values.
     """
     try:
         mask = read_scan(path)
-    except UnreadableImage as error:
-        raise UnreadableImage(f"its mask: {error}") from None
+    except UnreadableInput as error:
+        raise UnreadableInput(f"its mask: {error}") from None
     # it may be stored along other axes, or the other way round
     values, affine = with_axes_of(mask.values, mask.affine, scan.affine)
     size = scan.values.shape[1:]
     if values.shape != (1, *size):
         sides, expected = (" x ".join(map(str, shape)) for shape in (values.shape[1:], size))
-        raise UnreadableImage(f"its mask has {sides} voxels and the volume {expected}")
+        raise UnreadableInput(f"its mask has {sides} voxels and the volume {expected}")
     corners = np.array([[*corner, 1] for corner in product(*((0, side) for side in size))])
     apart = np.linalg.norm((corners @ (affine - scan.affine).T)[:, :3], axis=1).max()
     if apart > float(np.linalg.norm(scan.affine[:3, :3], axis=0).min()):
-        raise UnreadableImage(
+        raise UnreadableInput(
             f"its mask lies elsewhere: up to {apart:.3g} mm away, by their affines"
         )
     num_classes = len(reading.classes)
@@ -310,7 +310,7 @@ def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x
     for value in np.unique(values).tolist():
         if value not in (*range(num_classes), *reading.ignore):
             count = int((values == value).sum())
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"its mask has the value {value:.6g} in {count:,} voxels; the classes are 0 to "
                 f"{num_classes - 1}"
                 + (f", and {list(reading.ignore)} ignored" if reading.ignore else "")
@@ -330,7 +330,7 @@ def mask_beside(path: str) -> str | None:
 
 
 def spacing_of(path: str, orientation: str) -> Spacing:
-    """The spacing of a volume as it is stored, rounded to 0.1 micrometres. UnreadableImage."""
+    """The spacing of a volume as it is stored, rounded to 0.1 micrometres. UnreadableInput."""
     slices, rows, columns = reoriented_spacing(read_scan(path).affine, orientation)
     return round(slices, 4), round(rows, 4), round(columns, 4)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from plusx.data.dataset import Dataset, as_split
-from plusx.data.image_file import UnreadableImage, printable
+from plusx.data.image_file import UnreadableInput, printable
 from plusx.data.modality import VolumeModality
 from plusx.data.modality.space import Space, Spacing, check_orientation
 from plusx.data.readers.scans import is_scan
@@ -185,7 +185,7 @@ def _first_spacing(entries: list[Entry], orientation: str) -> Spacing:
             continue
         try:
             return spacing_of(entry.path, orientation)
-        except (UnreadableImage, OSError) as error:
+        except (UnreadableInput, OSError) as error:
             reasons.append(f"{printable(entry.path)}: {error}")
     raise UserError(f"none of the volumes can be read; the first: {reasons[0]}")
 
@@ -197,6 +197,6 @@ def _read(case: Case, reading: Reading) -> tuple[Entry, Volume | None]:
         return entry, None
     try:
         return entry, read_volume(case, reading)
-    except (UnreadableImage, OSError) as error:
+    except (UnreadableInput, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return entry._replace(state="refused", reason=reason), None

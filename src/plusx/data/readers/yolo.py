@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from plusx.data.image_file import ENDINGS, UnreadableImage, printable, read_regular
+from plusx.data.image_file import ENDINGS, UnreadableInput, printable, read_regular
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.readers.annotation_index import (
     AnnotatedImage,
@@ -182,7 +182,7 @@ def _lines(path: str) -> list[str]:
     try:
         return decoded(read_regular(path, _LABEL_LIMIT)).splitlines()
     except UnicodeDecodeError as error:
-        raise UnreadableImage(f"no text: {error}") from None
+        raise UnreadableInput(f"no text: {error}") from None
 
 
 def _described(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:
@@ -296,7 +296,7 @@ def _read_labels(
                 continue
             try:
                 lines = _lines(path)
-            except (UnreadableImage, OSError) as error:
+            except (UnreadableInput, OSError) as error:
                 index.problems.append(Problem(where, f"cannot be read: {error}"))
                 continue
             for number, line in enumerate(lines, 1):

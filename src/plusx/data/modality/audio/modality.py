@@ -15,7 +15,7 @@ from plusx.data.batch import Collated, collate, collate_sequences
 from plusx.data.buffer_pool import BufferPool
 from plusx.data.image_file import (
     Decoder,
-    UnreadableImage,
+    UnreadableInput,
     Verdict,
     content_digest,
     read_regular,
@@ -172,21 +172,21 @@ class AudioModality(Modality):
             raise UserError("an input has values that are not finite")
         try:
             self._check_length(len(waveform))
-        except UnreadableImage as error:
+        except UnreadableInput as error:
             raise UserError(f"an input: {error}") from None
         return waveform.float()[None]
 
     def _check_length(self, samples: int) -> None:
-        """Raise UnreadableImage if a recording is too long, or too short for one window."""
+        """Raise UnreadableInput if a recording is too long, or too short for one window."""
         if self.fixed:
             return
         if samples < round(self.window * self.rate):
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"it has {samples / self.rate:.3f} s: the network needs one window of "
                 f"{self.window:g} s or more"
             )
         if samples > self.samples:
-            raise UnreadableImage(
+            raise UnreadableInput(
                 f"it has {samples / self.rate:.1f} s, and the limit is {self.seconds:g} s: cut it "
                 "into shorter files, or raise [data] seconds"
             )
@@ -201,7 +201,7 @@ class AudioModality(Modality):
             data = source if isinstance(source, bytes) else read_regular(source)
             sound = read_sound(source if isinstance(source, str) else data, self.rate)
             self._check_length(len(sound.waveform))
-        except UnreadableImage as error:
+        except UnreadableInput as error:
             return Verdict(str(error))
         except OSError as error:
             return Verdict(f"cannot be read: {error.strerror or error}")

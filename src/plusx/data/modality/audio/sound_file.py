@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from plusx.data.image_file import UnreadableImage, read_regular
+from plusx.data.image_file import UnreadableInput, read_regular
 from plusx.errors import UserError, counted
 
 
@@ -67,12 +67,12 @@ def read_sound(source: str | bytes, rate: int, allow_silence: bool = False) -> S
     second.
 
     allow_silence: whether a recording of one value is returned, not refused
-    Raises UnreadableImage with the reason, OSError, and UserError if soundfile or soxr is missing.
+    Raises UnreadableInput with the reason, OSError, and UserError if soundfile or soxr is missing.
     """
     soundfile, soxr = require_audio()
     data = source if isinstance(source, bytes) else read_regular(source)
     if not data:
-        raise UnreadableImage("it is empty")
+        raise UnreadableInput("it is empty")
     try:
         # libsndfile reads a file five times as fast as it reads bytes by calls into Python
         stored = io.BytesIO(data) if isinstance(source, bytes) else os.fsencode(source)
@@ -80,32 +80,32 @@ def read_sound(source: str | bytes, rate: int, allow_silence: bool = False) -> S
             form = _checked_format(file, None if isinstance(source, bytes) else source)
             declared, stored_rate, channels = int(file.frames), file.samplerate, file.channels
             if not MIN_RATE <= stored_rate <= MAX_RATE:
-                raise UnreadableImage(
+                raise UnreadableInput(
                     f"its rate is {stored_rate:,} Hz; allowed are {MIN_RATE:,} to {MAX_RATE:,} Hz"
                 )
             if declared * channels > MAX_VALUES:
-                raise UnreadableImage(
+                raise UnreadableInput(
                     f"it has {declared * channels:,} values, at most {MAX_VALUES:,} are read: cut "
                     "it into shorter files"
                 )
             values = file.read(dtype="float32", always_2d=True)
             subtype = file.subtype
     except soundfile.LibsndfileError as error:
-        raise UnreadableImage(_decoding_problem(data, error)) from error
+        raise UnreadableInput(_decoding_problem(data, error)) from error
     except (RuntimeError, MemoryError, TypeError) as error:
-        raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+        raise UnreadableInput(f"cannot be decoded: {error or type(error).__name__}") from error
     missing = _truncated(data, form, len(values), declared)
     if missing is not None:
-        raise UnreadableImage(missing)
+        raise UnreadableInput(missing)
     if not len(values):
-        raise UnreadableImage("it has no samples")
+        raise UnreadableInput("it has no samples")
     if not (np.isfinite(values.min()) and np.isfinite(values.max())):  # NaN is the minimum, too
         bad = int((~np.isfinite(values)).sum())
-        raise UnreadableImage(f"{bad:,} of its values are not finite (NaN or infinite)")
+        raise UnreadableInput(f"{bad:,} of its values are not finite (NaN or infinite)")
     waveform = values[:, 0] if channels == 1 else values.mean(1, dtype=np.float32)
     if waveform.min() == waveform.max() and not allow_silence:
         mean = f", as the mean of its {channels} channels" if channels > 1 else ""
-        raise UnreadableImage(
+        raise UnreadableInput(
             f"it is silent{mean}: all {counted(len(waveform), 'sample')} have the value "
             f"{waveform[0]:g}"
         )
@@ -113,7 +113,7 @@ def read_sound(source: str | bytes, rate: int, allow_silence: bool = False) -> S
     if stored_rate != rate:
         waveform = np.ascontiguousarray(soxr.resample(waveform, stored_rate, rate), np.float32)
         if not len(waveform):
-            raise UnreadableImage(f"it has no samples at {rate:,} Hz")
+            raise UnreadableInput(f"it has no samples at {rate:,} Hz")
     seconds = len(values) / stored_rate
     return Sound(waveform, seconds, stored_rate, channels, f"{form} {subtype}", warning)
 
@@ -166,18 +166,18 @@ def require_audio() -> tuple[Any, Any]:
 
 
 def _checked_format(file: Any, path: str | None) -> str:
-    """Return the format. Raises UnreadableImage if it is not allowed or not that of the name."""
+    """Return the format. Raises UnreadableInput if it is not allowed or not that of the name."""
     form = str(file.format)
     allowed = ", ".join(dict.fromkeys(name for name, _ in FORMATS.values()))
     if form not in FORMATS:
-        raise UnreadableImage(f"its format is {form}, not one of {allowed}")
+        raise UnreadableInput(f"its format is {form}, not one of {allowed}")
     name, endings = FORMATS[form]
     if path is None or path.lower().endswith(endings):
         return form
     ending = next((ending for ending in ENDINGS if path.lower().endswith(ending)), None)
     if ending is None:
         return form
-    raise UnreadableImage(
+    raise UnreadableInput(
         f"its content is {name}, but its name ends in {ending}: rename it to end in {endings[0]}, "
         "or convert it"
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plusx.data.batch import Collated, collate_sequences
 from plusx.data.buffer_pool import BufferPool
-from plusx.data.image_file import UnreadableImage
+from plusx.data.image_file import UnreadableInput
 from plusx.data.modality.modality import Modality
 from plusx.data.sample import Input, Sample
 from plusx.data.tokenizer import PAD, UNKNOWN, Tokenizer
@@ -112,9 +112,9 @@ class TextModality(Modality):
         try:
             text = source.decode("utf-8-sig") if isinstance(source, bytes) else source
         except UnicodeDecodeError as error:
-            raise UnreadableImage(f"no UTF-8: {error}") from None
+            raise UnreadableInput(f"no UTF-8: {error}") from None
         if not text.strip():
-            raise UnreadableImage("an empty text")
+            raise UnreadableInput("an empty text")
         return self.encode(text)
 
     def transform(
