@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -45,12 +46,13 @@ from plusx.metrics.intents import equal_error_threshold
 from plusx.recipe import load_recipe, parse_recipe
 from plusx.run import evaluate, load_run, predict, train, write_predictions
 from plusx.run.listening import Listener
-from plusx.run.spoken_commands import PAUSE, within_grammar
+from plusx.run.spoken_commands import PAUSE, CommandStream, within_grammar
 from plusx.tasks.classify import Classify
 from plusx.tasks.ctc_decoding import least_positions
 from plusx.tasks.transcribe import Transcribe
 from plusx.tasks.within_grammar import PhraseTrie, WithinGrammar
 from test_sound_runs import transcribing
+from test_streaming import BODIES, recogniser, spec
 from tone_files import RATE, manifest, spoken
 
 
@@ -258,19 +260,32 @@ def logits_of(*texts: str, certainty: float = 8.0) -> Tensor:
     return rows
 
 
+def log_likelihood(logits: Tensor, text: str) -> float:
+    """The log-likelihood of a text by torch."""
+    values = logits.T[:, None].log_softmax(2)
+    letters = [token.replace("\u2581", " ") for token in VOCABULARY]
+    tokens = torch.tensor([[letters.index(letter) for letter in text]])
+    lengths = torch.tensor([len(values)]), torch.tensor([len(text)])
+    return -float(F.ctc_loss(values, tokens, *lengths, reduction="none")[0])
+
+
 def test_the_most_probable_phrase_is_the_command_or_is_rejected() -> None:
     task = WithinGrammar(
         Transcribe(Positions(), vocabulary=VOCABULARY), open_grammar(TONES), 0.5
     ).eval()
     logits = logits_of("ab c", "b a c", "cc cc")
     logits[1, :, 4] = 0.0  # the space of "b a" is uncertain
-    logits[1, 3, 3], logits[1, 0, 3] = 7.0, 7.5
+    logits[1, 1, 4], logits[1, 0, 4] = 7.5, 7.0
     prediction = task.predict(Batch(logits))
     rows = prediction.rows(VOCABULARY)
     assert rows[0]["command"] == "play tone word=1"
     assert (rows[0]["verb"], rows[0]["object"], rows[0]["values"]) == ("play", "tone", {"word": 1})
     assert rows[0]["phrase"] == rows[0]["transcript"] == "ab c"
     assert rows[0]["likelihood_ratio"] == pytest.approx(1, abs=1e-3)
+    phrase, transcript = rows[1]["phrase"], rows[1]["transcript"]
+    assert (phrase, transcript) == ("ba c", "b a c")
+    nats = log_likelihood(logits[1], phrase) - log_likelihood(logits[1], transcript)
+    assert rows[1]["likelihood_ratio"] == pytest.approx(math.exp(nats / len(phrase)), rel=1e-4)
     assert rows[2]["command"] == "rejected"
     assert (rows[2]["verb"], rows[2]["object"], rows[2]["values"]) == (None, None, {})
     assert rows[2]["likelihood_ratio"] < 0.1
@@ -401,6 +416,25 @@ def test_a_phrase_ends_at_a_pause(tmp_path: Path) -> None:
     assert list(row) == ["seconds", "label", "probability", "phrase", "verb", "object", "values"]
     assert row["verb"] == "play"
     assert 0 <= row["probability"] <= 1
+
+
+def test_phrases_of_a_stream_are_those_between_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = recogniser(spec(BODIES[0], "conv5s2 norm act", 1, 1, "conv1s norm", "batch"))
+    stream = CommandStream(within_grammar(run, TONES, 0.5))
+    pause = logits_of("")[0].repeat(1, stream.pause)
+    phrases = [logits_of(text)[0] for text in ("ab c", "c ba", "cc cc")]
+    whole = torch.cat([pause, phrases[0], pause, phrases[1], pause, phrases[2]], 1)
+    chunks = iter(whole.split(5, 1))
+    monkeypatch.setattr(stream.transcripts, "add", lambda samples, last: chunks)
+    events = list(stream.events(torch.zeros(0), last=True))
+    assert [event.label for event in events] == [
+        "play tone word=1",
+        "play tone word=2",
+        "rejected",
+    ]
+    ends = [event.seconds for event in events]
+    between = (pause.shape[1] + phrases[1].shape[1]) / (pause.shape[1] + phrases[2].shape[1])
+    assert (ends[1] - ends[0]) / (ends[2] - ends[1]) == pytest.approx(between, rel=0.1)
 
 
 def test_speakers_and_other_words_of_a_split_are_in_no_other() -> None:

@@ -59,7 +59,8 @@ def read_finished(folder: Path, trial: Trial) -> FinishedRun:
         parameters=result["parameters"],
         multiply_adds=result["multiply_adds"],
         data=result["data"],
-        metrics={key: metrics[key] for key in keys},
+        # one of no sample is undefined, such as false acceptances without phrases to reject
+        metrics={key: metrics[key] for key in keys if metrics[key] is not None},
         count=metrics["count"],
         noun=result.get("noun", "image"),
         averaging=metrics.get("averaging", ""),

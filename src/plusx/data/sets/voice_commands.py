@@ -14,6 +14,7 @@ plusx.data.readers.transcripts reads.
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -43,6 +44,7 @@ NOISE = (-75.0, -45.0)  # dB of full scale
 MAX_PHRASE_SECONDS = 30.0  # longer recordings are refused
 MANIFEST = "voice-commands.csv"
 _FORMAT = 1  # of the digest: changed with anything that changes the recordings
+_AT_A_TIME = 64  # recordings that are in memory
 _SECONDS = 60.0  # that the program may take for a phrase
 
 
@@ -218,11 +220,13 @@ def _write(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for split in SPLITS:
             store.make_folder(folder / split)
-            spoken = list(utterances(grammar, counts, split, rate, seed))
-            for number, (utterance, waveform) in enumerate(zip(spoken, pool.map(speak, spoken))):
-                path = f"{split}/{number:05}.wav"
-                store.write_bytes(folder / path, _wav(recorded(utterance, waveform), rate))
-                rows.append([path, utterance.text, split, utterance.voice])
+            spoken = utterances(grammar, counts, split, rate, seed)
+            numbers = itertools.count()
+            while some := list(itertools.islice(spoken, _AT_A_TIME)):
+                for utterance, waveform in zip(some, pool.map(speak, some)):
+                    path = f"{split}/{next(numbers):05}.wav"
+                    store.write_bytes(folder / path, _wav(recorded(utterance, waveform), rate))
+                    rows.append([path, utterance.text, split, utterance.voice])
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     store.write_text(folder / MANIFEST, text.getvalue())
