@@ -21,6 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "medical": ("volumes-segment", "volumes-slices"),
     "faces": ("faces-verify",),
+    "sound": ("voice-commands", "digits-transcribe"),
     "transfer": ("mosaic-labels", "bands-satellite", "bands-visible"),
 }
 GROUPS["all"] = tuple(name for group in GROUPS.values() for name in group)
