@@ -41,8 +41,8 @@ DOORS: dict[str, set[str]] = {
     "memory": {"grammar", "nn"},
     "report": {"statistics", "store"},
     "run": {
-        "data", "export", "grammar", "memory", "metrics", "models", "nn", "recipe", "report",
-        "store", "tasks", "train", "weights", "zoo",
+        "attack", "data", "export", "grammar", "memory", "metrics", "models", "nn", "recipe",
+        "report", "statistics", "store", "tasks", "train", "weights", "zoo",
     },
     "study": {
         "data", "grammar", "models", "nn", "recipe", "report", "run", "statistics", "store",

@@ -100,7 +100,7 @@ class TwoStage(nn.Module):
         boxes: Float[Tensor, "n m 6"],
         masks: UInt8[Tensor, "n m h w"] | None,
     ) -> dict[str, Tensor]:
-        """Return torchvision's losses by its names.
+        """Return torchvision's losses by its names, in training and in evaluation mode.
 
         Crowds are excluded, as in its reference training, and boxes without area, whose logarithms
         would be infinite. Raises UserError if a Mask R-CNN has no masks.
@@ -115,7 +115,15 @@ class TwoStage(nn.Module):
             if masks is not None:
                 target["masks"] = masks[i][used]
             targets.append(target)
-        _, losses = self.run(x, stages, targets)
+        modules = (self.rpn, self.roi_heads)
+        modes = [module.training for module in modules]
+        try:
+            for module in modules:
+                module.training = True  # of torchvision's losses, not of layers inside
+            _, losses = self.run(x, stages, targets)
+        finally:
+            for module, mode in zip(modules, modes):
+                module.training = mode
         return losses
 
     def run(

@@ -1,5 +1,7 @@
 """The types of a recipe's values, and the configuration that all tables share."""
 
+import math
+import re
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, ConfigDict, Field, Strict
@@ -7,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, Strict
 from plusx.errors import UserError, did_you_mean
 
 
+_FRACTION = re.compile(r"[0-9.]+(e-?[0-9]+)?(/[0-9.]+)?")
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -37,11 +40,30 @@ def _class_weights(value: object, rules: tuple[str, ...]) -> object:
     return value
 
 
+def parse_eps(value: object) -> float:
+    """Return the size of a perturbation, in units of pixels from 0 to 1, from a number or a
+    fraction such as "8/255". Raises UserError if it is not a number of 0 or above."""
+    number = math.nan
+    if isinstance(value, str) and _FRACTION.fullmatch(value.strip()):
+        above, _, below = value.strip().partition("/")
+        divisor = float(below or 1)
+        number = float(above) / divisor if divisor else math.nan
+    elif type(value) in (int, float):
+        number = float(value)  # type: ignore[arg-type]
+    if not 0 <= number < math.inf:
+        raise UserError(
+            f"eps = {value if isinstance(value, str) else repr(value)}: a number of 0 or above, "
+            'in units of pixels from 0 to 1, such as 0.03 or "8/255"'
+        )
+    return number
+
+
 # Strict: text is not accepted as a number, nor a number as a bool
 Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
 Seed: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
 Fraction: TypeAlias = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Eps: TypeAlias = Annotated[float, BeforeValidator(parse_eps)]
 NonNegative: TypeAlias = Annotated[float, Strict(), Field(ge=0)]
 Rate: TypeAlias = Annotated[float, Strict(), Field(gt=0)]
 Number: TypeAlias = Annotated[float, Strict()]

@@ -60,7 +60,7 @@ def evaluate(
     Raises UserError if the data is missing, its classes are not the network's, or the run's data
         has changed, so that its training set is unknown.
     """
-    dataset = _dataset(run, data, as_split(split), on_unreadable)
+    dataset = evaluated_dataset(run, data, as_split(split), on_unreadable)
     if dataset.split == "test" and (train := _own_training_set(run, data)) is not None:
         warnings = [*leaks(train, {"test": dataset}), *dataset.warnings]
         dataset = dataclasses.replace(dataset, warnings=warnings)
@@ -112,9 +112,10 @@ def tta_of(run: Run, tta: Tta | None) -> Tta:
     return tta or (run.recipe.evaluate.tta if run.recipe is not None else "none")
 
 
-def _dataset(
+def evaluated_dataset(
     run: Run, data: str | Path | None, split: Split, on_unreadable: OnUnreadable
 ) -> Dataset:
+    """Return the run's own data, or `data`, as `evaluate` does, with the run's classes."""
     home, recipe = home_of(run), run.recipe
     if recipe is None and home is not None and data is not None:
         recipe = read_recipe(home)

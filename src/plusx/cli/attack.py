@@ -1,0 +1,110 @@
+"""The command attack: accuracy under adversarial attacks."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from plusx.cli.shell import (
+    USE,
+    BatchSize,
+    Device,
+    Json,
+    OnUnreadable,
+    Trained,
+    WeightsOption,
+    Workers,
+    about,
+    app,
+    command,
+    open_trained,
+    output_folder,
+    print_json,
+    print_line,
+    print_warnings,
+    run_name,
+)
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx attack runs/digits-resnet20\n"
+    "  plusx attack runs/photos --attack pgd --eps 8/255 --steps 50\n"
+    "  plusx attack runs/photos --attack apgd-ce,apgd-t,square --eps 2/255,8/255\n"
+    "  plusx attack model.onnx --data photos --attack square --json",
+)
+def attack(
+    trained: Trained,
+    /,
+    *,
+    weights: WeightsOption = None,
+    data: Annotated[str | None, about("The data (default: that of the run).")] = None,
+    split: Annotated[str, about("validation, test, train or all; test is recorded.")] = (
+        "validation"
+    ),
+    attack: Annotated[
+        str | None,
+        about(
+            "fgsm, pgd, apgd-ce, apgd-t or square, or several with commas. Default: fgsm,pgd,"
+            "apgd-ce; of an ONNX file square."
+        ),
+    ] = None,
+    norm: Annotated[str, about("linf or l2.")] = "linf",
+    eps: Annotated[
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="Size of the perturbation, in units of pixels from 0 to 1; several with commas. "
+            "Default: 0,2/255,4/255,8/255; of l2 0,0.25,0.5,1.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, about("Iterations. Default: pgd 50, apgd 100, square 1000 queries.")
+    ] = None,
+    restarts: Annotated[int, about("Starts of each attack.")] = 1,
+    images: Annotated[int, about("Samples at most.")] = 1000,
+    checked: Annotated[int, about("Samples for the checks (0: none).")] = 100,
+    seed: Annotated[int, about("Seed of random starts.")] = 0,
+    out: Annotated[
+        Path | None, output_folder("The folder. Default: runs/attack- and the name.")
+    ] = None,
+    on_unreadable: OnUnreadable = "error",
+    batch_size: BatchSize = 100,
+    workers: Workers = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Attack a network: its accuracy for perturbed inputs, and checks of the attack."""
+    from plusx.recipe.values import parse_eps
+    from plusx.run.attacking import attack_run
+
+    sizes = [parse_eps(text) for text in eps.split(",")] if eps is not None else []
+    kinds = [kind.strip() for kind in attack.split(",")] if attack is not None else []
+    folder = out or Path("runs") / f"attack-{run_name(Path(trained).resolve().name, ())}"
+    result = attack_run(
+        open_trained(trained, weights),
+        data=data,
+        split=split,
+        kinds=kinds,
+        norm=norm,
+        eps=sizes,
+        steps=steps,
+        restarts=restarts,
+        images=images,
+        checked=checked,
+        seed=seed,
+        out=folder,
+        on_unreadable=on_unreadable,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        command=command(),
+        progress=print_line,
+    )
+    print_warnings(result)
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    from plusx.run.attacking import attack_text
+
+    print(f"{attack_text(result)}\n\n{folder / 'attack.html'}")
