@@ -227,7 +227,7 @@ def translated_as_a_file_or_a_text_with_any_beam(
     for arguments, message in {
         "missing.txt": "no such file",
         "other.csv": "texts are in a column called text",
-        "latin.txt": "is not UTF-8 (at byte 5)",
+        "latin.txt": "line 2 is not UTF-8",
     }.items():
         (tmp_path / "other.csv").write_text("fr,it\na,b\n")
         (tmp_path / "latin.txt").write_bytes("eins\nübel\n".encode("latin-1"))

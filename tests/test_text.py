@@ -21,6 +21,7 @@ from plusx.data.modality import TextModality
 from plusx.data.readers.texts import TextColumns, open_texts
 from plusx.data.sampler import epoch_order
 from plusx.data.tokenizer import BLANK, END, PAD, START, UNKNOWN, Tokenizer
+from plusx.run.sources import sources_of
 
 
 GOOD = ("fine", "lovely", "warm", "clever")
@@ -200,6 +201,8 @@ def test_own_splits_and_folds(tmp_path):
         (b"text,label\nfine\xe4,good\nok,bad\n", "row 2: the text .* is not UTF-8"),
         (b"text,label\n", "no rows below its header"),
         (b"text,label,split\na,x,train\nb,y,dev2\n", "row 3: split 'dev2', allowed are"),
+        (b"text,label\nfine,good\na\0b,bad\n", "row 3 has a NUL character"),
+        ("text,label\nfine,good\na,bad\n".encode("utf-32"), "row 1 has a NUL character"),
     ],
 )
 def test_bad_tables_are_named_with_their_row(tmp_path, content, message):
@@ -207,6 +210,64 @@ def test_bad_tables_are_named_with_their_row(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(plusx.UserError, match=message):
         opened(path, "all")
+
+
+def test_every_class_has_a_text_to_train_on(tmp_path):
+    rows = [("a film", "good", "train"), ("the end", "bad", "val")]
+    path = write_csv(tmp_path / "a.csv", rows, "text,label,split")
+    with pytest.raises(plusx.UserError, match=r"a\.csv: no text of the class 'bad' to train on"):
+        opened(path)
+    path = write_csv(tmp_path / "b.csv", [*sentences(20), ("so so", "neither")])
+    assert "the class neither has one sample" in " ".join(opened(path).warnings)
+    path = write_csv(tmp_path / "c.csv", sentences(2))
+    with pytest.raises(plusx.UserError, match=r"c\.csv: 2 samples are too few"):
+        opened(path, "validation")
+
+
+def test_texts_in_files_are_utf_8_or_utf_16(tmp_path):
+    for name, data in (("good/a", "ä b".encode("utf-16")), ("good/b", b"c"), ("bad/a", b"d")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.txt").write_bytes(data)
+    assert "ä b" in opened(tmp_path, "all").items.texts
+    for data, problem in ((b"x\nsch\xf6n", "line 2 is not UTF-8"), (b"text\0", "line 1 has a NUL")):
+        (tmp_path / "good" / "b.txt").write_bytes(data)
+        with pytest.raises(plusx.UserError, match=rf"good/b\.txt, {problem}"):
+            opened(tmp_path, "all")
+
+
+@pytest.mark.parametrize("line", ['{"text": "a", "label": NaN}', "[" * 100_000])
+def test_what_is_no_json_is_named_with_its_line(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "label": 1}\n' + line)
+    with pytest.raises(plusx.UserError, match=r"a\.jsonl, line 2 is no JSON"):
+        opened(path, "all")
+
+
+def test_byte_pairs_need_a_vocabulary_of_all_characters():
+    pytest.importorskip("tokenizers")
+    with pytest.raises(plusx.UserError, match=r"5 tokens: the texts have 4 different .* needs 6"):
+        Tokenizer.train(["abc"], "bpe", 5)
+
+
+def test_inputs_of_a_network_for_texts(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "lines.txt").write_bytes("eins\n\nzwei\n".encode("utf-16"))
+    write_csv(tmp_path / "rows.csv", [("a", "x"), ("", "y")])
+    write_csv(tmp_path / "none.csv", [])
+    (tmp_path / "nul.txt").write_bytes(b"a\nb\0c\n")
+    failed = []
+    listed = [str(tmp_path / "lines.txt"), str(tmp_path / "rows.csv"), "", "a text"]
+    assert sources_of(listed, modality(), failed) == ["eins", "zwei", "a", "a text"]
+    assert [row["path"].rpartition("/")[2] for row in failed] == [
+        "lines.txt, line 2", "rows.csv, row 3", "''",
+    ]  # fmt: skip
+    for name, problem in (
+        ("folder", "is a folder"),
+        ("none.csv", "no rows below its header"),
+        ("nul.txt", "line 2 has a NUL"),
+    ):
+        with pytest.raises(plusx.UserError, match=problem):
+            sources_of([str(tmp_path / name)], modality(), [])
 
 
 def test_info_describes_texts(tmp_path):
@@ -402,7 +463,7 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path):
     ("arguments", "message"),
     [
         (["predict", "runs/text", "missing.txt"], "missing.txt: no such file"),
-        (["predict", "runs/text", "latin.txt"], "latin.txt is not UTF-8"),
+        (["predict", "runs/text", "latin.txt"], "latin.txt, line 1 is not UTF-8"),
         (["predict", "runs/text", "labels.csv"], "texts are in a column called text"),
         (["train", "text", "data.path=reviews.csv", "data.label=mood"], "'mood' is not one of"),
         (["train", "text", "data.path=reviews.csv", "data.min_length=900"], "min_length = 900"),

@@ -191,4 +191,9 @@ def _merged(counts: Counter[str], size: int, specials: Sequence[str]) -> tuple[s
     pieces = ("\n".join([piece] * count) for piece, count in sorted(counts.items()))
     library.train_from_iterator(pieces, trainer)
     numbers = library.get_vocab()
+    if len(numbers) > size:  # every character is a token
+        raise UserError(
+            f"a vocabulary of {size:,} tokens: the texts have {len(numbers) - len(specials):,} "
+            f'different characters, so that tokenizer "bpe" needs {len(numbers):,} or more'
+        )
     return tuple(sorted(numbers, key=numbers.__getitem__))

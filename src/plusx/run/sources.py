@@ -14,6 +14,7 @@ from plusx.data.modality import Modality
 from plusx.data.modality.audio.sound_file import sound_files
 from plusx.data.readers.csv_file import TABLES, read_rows
 from plusx.data.readers.folder import scan_images
+from plusx.data.readers.text_file import lines_of, text_of
 from plusx.data.readers.volumes import scans_in
 from plusx.errors import UserError, did_you_mean
 
@@ -111,12 +112,22 @@ def _texts(paths: Sequence[str | Path], modality: Modality, failed: Failed) -> l
     texts: list[str] = []
     for path in paths:
         name = os.fspath(path)
-        if not (isinstance(path, Path) or (len(name) < 4096 and os.path.isfile(name))):
-            if name.lower().endswith((".txt", *TABLES)):
+        is_file = len(name) < 4096 and os.path.isfile(name)
+        if not is_file and len(name) < 4096 and os.path.lexists(name):
+            what = "a folder" if os.path.isdir(name) else "not a regular file"
+            raise UserError(
+                f"{printable(name)} is {what}: inputs are texts, .txt files and tables with a "
+                "column text"
+            )
+        if not is_file:
+            if isinstance(path, Path) or name.lower().endswith((".txt", *TABLES)):
                 raise UserError(f"{printable(name)}: no such file")
+            if not name.strip():
+                failed.append({"path": repr(name), "reason": "an empty text"})
+                continue
             texts.append(name)
         elif name.lower().endswith(TABLES):
-            texts += _column(name)
+            texts += _column(name, failed)
         else:
             texts += _lines(name, failed)
     return texts
@@ -124,29 +135,32 @@ def _texts(paths: Sequence[str | Path], modality: Modality, failed: Failed) -> l
 
 def _lines(path: str, failed: Failed) -> list[str]:
     shown = printable(path)
-    try:
-        text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown} is not UTF-8 (at byte {error.start:,}): save it so") from None
-    # as in a parallel corpus: other characters that Unicode counts as ends are part of a text
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    lines = lines_of(text_of(read_regular(path, _MAX_BYTES), path))
+    if not lines:
+        failed.append({"path": shown, "reason": "an empty file"})
     for number, line in enumerate(lines, 1):
         if not line.strip():
             failed.append({"path": f"{shown}, line {number}", "reason": "an empty line"})
     return [line for line in lines if line.strip()]
 
 
-def _column(path: str) -> list[str]:
+def _column(path: str, failed: Failed) -> list[str]:
     shown = printable(path)
     columns, rows = read_rows(path, shown)
     column = next((name for name in _TEXT_COLUMNS if name in columns), None)
     if column is None:
         near = did_you_mean("text", columns)
         raise UserError(
-            f"{shown} has the columns {', '.join(map(printable, columns))}, and texts are in a "
-            f"column called text{near}"
+            f"{shown} has the columns {', '.join(map(printable, columns)) or 'none'}, and texts "
+            f"are in a column called text{near}"
         )
-    return [row.text(column) for row in rows]
+    if columns.count(column) > 1:
+        raise UserError(f"{shown} has the column {column} more than once")
+    if not rows:
+        raise UserError(f"{shown} has no rows below its header")
+    texts = [(row.where, row.text(column)) for row in rows]
+    failed += [{"path": where, "reason": "an empty text"} for where, text in texts if not text]
+    return [text for _, text in texts if text]
 
 
 # modalities whose inputs can be given in words

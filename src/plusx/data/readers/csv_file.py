@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 from plusx.data.image_file import read_regular
 from plusx.data.readers.text_file import decoded
@@ -115,6 +115,12 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
         raise UserError(f"{shown} is no text: {error}") from None
     except csv.Error as error:
         raise UserError(f"{shown}, row {len(lines) + 1}: {error}") from None
+    if "\0" in text:
+        number = next(n for n, fields in enumerate(lines, 1) if "\0" in "".join(fields))
+        raise UserError(
+            f"{shown}, row {number} has a NUL character: no text, or text of an encoding that is "
+            "neither UTF-8 nor UTF-16"
+        )
     columns = [name.strip() for name in lines[0]] if lines else []
     rows = []
     for number, fields in enumerate(lines[1:], 2):
@@ -136,7 +142,11 @@ def rows_with(
     Raises UserError if a column is not there once, or there are no rows.
     """
     if not os.path.isfile(path):
-        raise UserError(f"{shown} is missing: there is no such file or folder")
+        is_there = os.path.lexists(path)
+        problem = (
+            "is not a regular file" if is_there else "is missing: there is no such file or folder"
+        )
+        raise UserError(f"{shown} {problem}")
     header, rows = read_rows(path, shown)
     for column in columns.values():
         if header.count(column) != 1:
@@ -163,8 +173,8 @@ def _read_json_lines(path: str | Path, shown: str) -> tuple[list[str], list[Row]
             continue
         where = f"{shown}, line {number}"
         try:
-            values = json.loads(line)
-        except ValueError as error:
+            values = json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is no JSON: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f'{where}: an object is needed, such as {{"text": "..."}}')
@@ -176,6 +186,10 @@ def _read_json_lines(path: str | Path, shown: str) -> tuple[list[str], list[Row]
             )
         rows.append(Row(number, where, {key: _cell(values[key], where) for key in columns}))
     return columns, rows
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _cell(value: object, where: str) -> str:

@@ -23,7 +23,7 @@ from plusx.data.dataset import Dataset, as_split
 from plusx.data.image_file import read_regular
 from plusx.data.modality import TextModality
 from plusx.data.readers.csv_file import rows_with
-from plusx.data.readers.text_file import encoding_of
+from plusx.data.readers.text_file import lines_of, text_of
 from plusx.data.readers.verdicts import OnUnreadable
 from plusx.data.sets.download import located
 from plusx.data.splits import entries_of_split, held_out_of, own_splits, split_of
@@ -117,7 +117,10 @@ def open_parallel(
     if not chosen:
         raise UserError(f"{shown} has no sentences in {part}")
     if is_cut:
-        indices = _held_out(len(chosen), part, validation, seed)
+        try:
+            indices = _held_out(len(chosen), part, validation, seed)
+        except UserError as error:
+            raise UserError(f"{shown}: {error}") from None
         chosen = [chosen[index] for index in indices]
     tokenizer = _target_tokenizer(pairs, modality, validation, seed)
     targets = [pair.target for pair in chosen]
@@ -180,7 +183,10 @@ def _read_folder(root: str, shown: str, names: PairNames) -> list[Pair]:
         other = f"{begin}.{names.target}"
         if other not in files:
             raise UserError(f"{shown} has {printable(file)}, but no {printable(other)}")
-        sources, targets = (read_lines(os.path.join(root, name), name) for name in (file, other))
+        sources, targets = (
+            lines_of(text_of(read_regular(os.path.join(root, name), _LIMIT), name))
+            for name in (file, other)
+        )
         if len(sources) != len(targets):
             longer, shorter = (file, other) if len(sources) > len(targets) else (other, file)
             least = min(len(sources), len(targets))
@@ -201,26 +207,6 @@ def _read_folder(root: str, shown: str, names: PairNames) -> list[Pair]:
             "with SPLIT train, val or the name in data.test"
         )
     return pairs
-
-
-def read_lines(path: str, shown: str) -> list[str]:
-    """Return the lines of a text file. Raises UserError, with the line, if it is no text."""
-    data = read_regular(path, _LIMIT)
-    try:
-        text = data.decode(encoding_of(data))
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{printable(shown)}, line {number:,} is not UTF-8 (byte 0x{data[error.start]:02x}): "
-            "save the file as UTF-8"
-        ) from None
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
-    for number, text in enumerate(lines, 1):
-        if "\0" in text:
-            raise UserError(f"{printable(shown)}, line {number:,} has a NUL character: no text")
-    return [text.removesuffix("\r") for text in lines]
 
 
 def _without_empty(

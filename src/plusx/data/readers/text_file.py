@@ -2,6 +2,8 @@
 
 import codecs
 
+from plusx.errors import UserError, printable
+
 
 def decoded(data: bytes) -> str:
     """Decode a file by its byte order mark; bytes that are not UTF-8 become surrogates, as in names
@@ -17,6 +19,31 @@ def encoding_of(data: bytes) -> str:
     if len(data) > 1 and (data[0] == 0) != (data[1] == 0):
         return "utf-16-be" if data[0] == 0 else "utf-16-le"
     return "utf-8-sig"
+
+
+def text_of(data: bytes, shown: str) -> str:
+    """Return the text of a file. Raises UserError, with the line, if it is no text."""
+    try:
+        text = data.decode(encoding_of(data))
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{printable(shown)}, line {number:,} is not UTF-8 (byte 0x{data[error.start]:02x}): "
+            "save the file as UTF-8"
+        ) from None
+    if "\0" in text:
+        number = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{printable(shown)}, line {number:,} has a NUL character: no text")
+    return text
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text, which end with LF or CR LF; other characters that Unicode counts
+    as ends of lines are part of a line."""
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
 
 
 def beginning(path: str, count: int) -> str:

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from plusx.data.dataset import Dataset, as_split
-from plusx.data.image_file import read_regular
+from plusx.data.image_file import UnreadableInput, read_regular
 from plusx.data.modality import TextModality
 from plusx.data.readers.csv_file import Row, columns_of_table, rows_with
 from plusx.data.readers.listing import class_name, refuse_similar_names
+from plusx.data.readers.text_file import text_of
 from plusx.data.readers.verdicts import OnUnreadable, Skipped
 from plusx.data.sets.download import located
-from plusx.data.splits import entries_of_split, held_out_of, own_splits, split_of
+from plusx.data.splits import entries_of_split, held_out_of, lone_classes, own_splits, split_of
 from plusx.data.text_items import TextItems
 from plusx.data.tokenizer import Tokenizer
 from plusx.errors import UserError, printable
@@ -132,9 +133,20 @@ def open_texts(
         items=TextItems([entry.text for entry in chosen], [entry.name for entry in chosen]),
         warnings=warnings + _repeated(chosen),
     )
+    if part == "train" and not classes:
+        counts = torch.bincount(dataset.labels, minlength=len(names))
+        if not counts.all():
+            raise UserError(
+                f"{shown}: no text of the class {names[int(counts.argmin())]!r} to train on"
+            )
     if not is_cut:
         return dataset
-    indices = held_out_of(dataset.labels, part, validation, seed)
+    try:
+        indices = held_out_of(dataset.labels, part, validation, seed)
+    except UserError as error:
+        raise UserError(f"{shown}: {error}") from None
+    if validation != 0:
+        dataset.warnings.extend(lone_classes(dataset.labels, names))
     return dataset.subset(np.asarray(indices).tolist())
 
 
@@ -190,9 +202,9 @@ def _read_folder(root: str, shown: str) -> list[TextEntry]:
         label = class_name(parts[1] if split else parts[0])
         name = printable(path, root)
         try:
-            text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise UserError(f"{shown}, {name} is not UTF-8: save it as UTF-8") from None
+            text = text_of(read_regular(path, _MAX_BYTES), f"{shown}, {name}")
+        except (UnreadableInput, OSError) as error:
+            raise UserError(f"{shown}, {name}: {error}") from None
         entries.append(TextEntry(text.strip(), label, split, name))
     if not entries:
         raise UserError(f"{shown} has no .txt file in a class folder: CLASS/NAME.txt")
