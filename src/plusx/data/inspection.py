@@ -389,7 +389,7 @@ def summary(inspection: Inspection) -> dict[str, Any]:
     }
 
 
-def _lengths(datasets: Mapping[str, Dataset]) -> dict[str, float] | None:
+def _lengths(datasets: Mapping[str, Dataset]) -> dict[str, int | float] | None:
     """The lengths of sequences: the smallest, the median, the largest, and their sum."""
     lengths = [
         d.items.lengths / d.modality.per_length_unit
