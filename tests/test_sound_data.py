@@ -16,6 +16,7 @@ from plusx.data.modality import AudioModality, modality_from_dict
 from plusx.errors import UserError
 from plusx.recipe import load_recipe
 from plusx.report.inspection import heading, inspection_text
+from plusx.run.evaluation import refuse_mirrored
 from plusx.run.inspecting import inspect
 
 
@@ -194,6 +195,18 @@ def test_words_of_images_are_not_for_sound() -> None:
         FIXED.transform("freqmask4 gain6", train=True)
     with pytest.raises(UserError, match="not available for images"):
         plusx.Loader("digits", augment="gain6")
+
+
+def test_predictions_for_clipped_recordings_have_a_warning(tmp_path: Path) -> None:
+    loud = np.clip(9 * tone("a", 0.3, np.random.default_rng(0)), -1, 1)
+    path = write(tmp_path / "loud.wav", loud)
+    with pytest.warns(UserWarning, match=r"loud\.wav: .* of its samples are clipped"):
+        FREE.decode(str(path))
+
+
+def test_recordings_are_not_mirrored() -> None:
+    with pytest.raises(UserError, match="recordings cannot be mirrored; allowed is none"):
+        refuse_mirrored(FIXED, "flip")
 
 
 def test_inputs_in_memory() -> None:
@@ -439,6 +452,8 @@ def test_manifests_that_cannot_be_read(
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         open_transcripts(tmp_path / name, FREE, rules=TextRules(), split="all")
+    with pytest.raises(UserError, match="other is missing: there is no such file or folder"):
+        open_transcripts(tmp_path / "other", FREE, rules=TextRules())
 
 
 def test_too_long_and_too_short_for_a_transcript(tmp_path: Path) -> None:

@@ -106,6 +106,10 @@ def test_refused_content(tmp_path: Path) -> None:
     assert problem(Path(write(tmp_path / "nan.wav", values, subtype="FLOAT"))).startswith(
         "2 of its values are not finite"
     )
+    values[[3, 70]] = 0, 1e30
+    assert problem(Path(write(tmp_path / "far.wav", values, subtype="FLOAT"))) == (
+        "its values reach 1e+30, where full scale is 1"
+    )
     (tmp_path / "empty.wav").touch()
     assert problem(tmp_path / "empty.wav") == "it is empty"
     (tmp_path / "text.wav").write_text("this is no sound")

@@ -193,6 +193,13 @@ ANOTHER = COMMAND.replace('"v"', '"w"')
         (f'[numbers]\nx = {{til = 10}}\n{COMMAND}phrases = ["a"]\n', "unknown key 'til'"),
         (f'[numbers]\na = {{to = 999}}\nb = {{to = 99}}\n{COMMAND}phrases = ["{{a}} {{b}}"]\n',
          f"100,000 phrases, at most {MAX_PHRASES:,}; "),
+        ("x = " + "1" * 5000, "not TOML: "),
+        ("x = " + "[" * 5000 + "]" * 5000, "not TOML: "),
+        (f'[values]\nx = {{a = nan}}\n{COMMAND}phrases = ["a"]\n', "'a' has a value that is no"),
+        (f'[values]\nx = {{"a b" = 1, "a  b" = 2}}\n{COMMAND}phrases = ["a"]\n',
+         "[values] x: spoken words that are there twice"),
+        (f'{COMMAND}phrases = ["a"]\nvalues.x = 1\n{COMMAND}phrases = ["a"]\nvalues.x = true\n',
+         "'a' is ambiguous"),
     ],
 )  # fmt: skip
 def test_a_wrong_grammar_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -207,6 +214,9 @@ def test_a_wrong_grammar_is_named(tmp_path: Path, text: str, message: str) -> No
 def test_a_missing_grammar_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"hom.toml: no such grammar .*; did you mean home\?"):
         open_grammar(tmp_path / "hom.toml")
+    file = tmp_path / "marked.toml"
+    file.write_text(f'{COMMAND}phrases = ["a"]', encoding="utf-8-sig")
+    assert open_grammar(file).texts == ("a",)
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
     with pytest.raises(UserError, match="not UTF-8 text"):
         open_grammar(tmp_path / "bytes.toml")

@@ -246,6 +246,10 @@ def test_streams_refuse_other_networks() -> None:
         KeywordStream(run)
     with pytest.raises(UserError, match="a multiple of the hop"):
         KeywordStream(spotter("sequence"), 0.015)
+    with pytest.raises(UserError, match="step = nan s: a multiple of the hop"):
+        KeywordStream(spotter("sequence"), float("nan"))
+    with pytest.raises(UserError, match="--step is for networks of keywords"):
+        Listener(run, step=0.2)
     with pytest.raises(UserError, match="--hops is for networks of keywords"):
         Listener(run, hops=True)
 

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import plusx
+from plusx.cli import run
 from plusx.data.loader import Loader
 from plusx.data.modality import TextModality
 from plusx.data.readers.texts import TextColumns, open_texts
@@ -467,6 +468,9 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path):
         (["predict", "runs/text", "labels.csv"], "texts are in a column called text"),
         (["train", "text", "data.path=reviews.csv", "data.label=mood"], "'mood' is not one of"),
         (["train", "text", "data.path=reviews.csv", "data.min_length=900"], "min_length = 900"),
+        (["predict", "runs/text", "x", "--tta", "flip"], "texts cannot be mirrored"),
+        (["explain", "runs/text", "x", "--stage", "layer1"], "a stage is for images"),
+        (["export", "runs/text", "--int8", "--out", "a.onnx"], "--int8 is for images"),
         (["train", "images", "data.path=reviews.csv"], "plusx train text data.path=reviews.csv"),
     ],
 )
@@ -474,6 +478,20 @@ def test_bad_input_is_named(trained, arguments, message):
     (trained / "latin.txt").write_bytes("sch\xf6n".encode("latin-1"))
     (trained / "labels.csv").write_text("label\ngood\n")
     assert message in plusx_command(*arguments, cwd=trained, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ("resnet18", "resnet18 takes arrays in 2 dimensions, and the texts of reviews.csv are"),
+        ("tc_resnet8", "takes arrays in 1 dimension, and the texts"),
+    ],
+)
+def test_networks_for_other_inputs_are_refused(tmp_path, capsys, net, message):
+    path = write_csv(tmp_path / "reviews.csv", sentences(20))
+    out = tmp_path / "run"
+    assert run(["train", "text", f"data.path={path}", f"net.base={net}", "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from itertools import product
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ from plusx.errors import UserError, counted, did_you_mean, printable
 MAX_PHRASES = 20_000  # of a grammar, all slots filled
 _MAX_BYTES = 2**20  # of a file
 _MAX_NUMBER = 999
+_MANY = 10**9
 _SLOT = re.compile(r"\{(\w+)\}")
 _KEYS = ("values", "numbers", "commands")
 _COMMAND_KEYS = ("verb", "object", "phrases", "values")
@@ -86,7 +87,7 @@ def open_grammar(source: str | Path) -> CommandGrammar:
     name, text = grammar_text(source)
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also an integer of many digits
         raise UserError(f"{name}: not TOML: {error}") from None
     return CommandGrammar(name, _phrases(tables, name))
 
@@ -100,7 +101,7 @@ def grammar_text(source: str | Path) -> tuple[str, str]:
         file = resources.files("plusx.data") / "grammars" / f"{source}.toml"
         return shown, file.read_text(encoding="utf-8")
     try:
-        return shown, read_regular(Path(source).expanduser(), _MAX_BYTES).decode("utf-8")
+        return shown, read_regular(Path(source).expanduser(), _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{shown}: not UTF-8 text (byte {error.start})") from None
     except UnreadableInput as error:
@@ -144,20 +145,25 @@ def _phrases(tables: Mapping[str, Any], name: str) -> dict[str, Command]:
     if count > MAX_PHRASES:
         largest = max(patterns, key=lambda p: prod(len(slots[slot]) for slot in p.slots))
         raise UserError(
-            f"{name}: {count:,} phrases, at most {MAX_PHRASES:,}; {largest.where} has the most: "
-            "use fewer values, or fewer slots in a phrase"
+            f"{name}: {_many(count)} phrases, at most {MAX_PHRASES:,}; {largest.where} has the "
+            "most: use fewer values, or fewer slots in a phrase"
         )
     phrases: dict[str, Command] = {}
     origins: dict[str, str] = {}
     for pattern in patterns:
         for phrase, command in pattern.filled(slots):
-            if phrases.setdefault(phrase, command) != command:
+            # 1 and true are equal, and not the same
+            if repr(phrases.setdefault(phrase, command)) != repr(command):
                 raise UserError(
                     f"{name}: {phrase!r} is ambiguous: it is {phrases[phrase]} in "
                     f"{origins[phrase]} and {command} in {pattern.where}"
                 )
             origins.setdefault(phrase, pattern.where)
     return phrases
+
+
+def _many(count: int) -> str:
+    return f"{count:,}" if count < _MANY else f"more than {_MANY:,}"
 
 
 @dataclass(frozen=True)
@@ -194,14 +200,17 @@ def _slots(tables: Mapping[str, Any], name: str) -> dict[str, dict[str, Value]]:
     slots: dict[str, dict[str, Value]] = {}
     for slot, value in _table(tables, "values", name).items():
         where = f"{name}, [values] {slot}"
+        count = len(value) if isinstance(value, list | dict) else 0
         if isinstance(value, list):
             value = dict(zip(map(str, value), value)) if _are_texts(value) else None
         if not isinstance(value, dict) or not value:
             raise UserError(f"{where}: a list of spoken words, or a table such as {{ on = true }}")
         for spoken, meaning in value.items():
-            if not isinstance(meaning, Value):
+            if not _is_value(meaning):
                 raise UserError(f"{where}: {spoken!r} has a value that is no text or number")
         slots[slot] = {_words(spoken, where): meaning for spoken, meaning in value.items()}
+        if len(slots[slot]) < count:
+            raise UserError(f"{where}: spoken words that are there twice")
     for slot, value in _table(tables, "numbers", name).items():
         where = f"{name}, [numbers] {slot}"
         if slot in slots:
@@ -249,7 +258,7 @@ def _patterns(
         raise UserError(f"{where}: phrases: a list of texts, at least one")
     constant = _table(table, "values", where)
     for slot, value in constant.items():
-        if not isinstance(value, Value):
+        if not _is_value(value):
             raise UserError(f"{where}: values.{slot}: a text or a number")
     for position, text in enumerate(phrases, 1):
         here = f"{where}, phrase {position}"
@@ -287,6 +296,10 @@ def _refuse_unknown(table: Mapping[str, Any], allowed: Sequence[str], where: str
                 f"{where}: unknown key {key!r}{did_you_mean(key, allowed)} (allowed are "
                 f"{', '.join(allowed)})"
             )
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, Value) and (not isinstance(value, float) or isfinite(value))
 
 
 def _are_texts(values: Sequence[Any]) -> bool:

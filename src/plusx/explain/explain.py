@@ -112,6 +112,8 @@ def explain(
     if run.preprocessing.tokens:
         from plusx.explain.texts import explain_texts
 
+        if stage is not None:
+            raise UserError("a stage is for images and recordings; texts have one")
         return explain_texts(
             run,
             paths,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from plusx.errors import shortened
 from plusx.nn.network import Network
 from plusx.report.figures import line, lines_figure
 from plusx.statistics import Number, mean_interval
@@ -446,7 +447,8 @@ def explanation_text(result: Mapping[str, Any]) -> str:
     """Return an explanation as tables for a terminal."""
     if "texts" in result:
         lines = [
-            f"{row['label']} {row['probability']:7.2%}  {row['text']}" for row in result["texts"]
+            f"{row['label']} {row['probability']:7.2%}  {shortened(row['text'], 100)}"
+            for row in result["texts"]
         ]
         return "\n".join([*lines, "", result["finding"]])
     rows = result["images" if "images" in result else "recordings"]

@@ -11,6 +11,7 @@ import torch
 from plusx.data.checks import leaks
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.loader import Loader
+from plusx.data.modality import Modality
 from plusx.data.readers.layouts import kind_of
 from plusx.data.readers.open import is_undivided, open_data, splits_of
 from plusx.data.sets import NAMED_SETS
@@ -108,8 +109,18 @@ def _own_training_set(run: Run, data: str | Path | None) -> Dataset | None:
 
 
 def tta_of(run: Run, tta: Tta | None) -> Tta:
-    """Return `tta`, or by default that of the recipe."""
-    return tta or (run.recipe.evaluate.tta if run.recipe is not None else "none")
+    """Return `tta`, or by default that of the recipe. Raises UserError if inputs of the network are
+    not mirrored."""
+    views = tta or (run.recipe.evaluate.tta if run.recipe is not None else "none")
+    if views != "none":
+        refuse_mirrored(run.preprocessing, views)
+    return views
+
+
+def refuse_mirrored(modality: Modality, views: Tta) -> None:
+    """Raise UserError for inputs whose mirror image is another input, such as texts."""
+    if "flip" not in modality.words:
+        raise UserError(f"tta = {views!r}: {modality.inputs} cannot be mirrored; allowed is none")
 
 
 def evaluated_dataset(

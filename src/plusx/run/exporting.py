@@ -62,6 +62,8 @@ def export_onnx(
         raise UserError("--int8 is only for networks whose inputs are images")
     if int8 and run is not None and not run.classifies:
         raise UserError(f"{printable(trained)}: --int8 is only for classifiers")
+    if int8 and run is not None and run.preprocessing.tokens:
+        raise UserError(f"{printable(trained)}: --int8 is for images and recordings, not for texts")
     metadata = _metadata(run, net, stored)
     sizes, tokens = input_of(net.spec) if run is None else _input_sizes(run, net)
     any_length = run is not None and run.preprocessing.sequence

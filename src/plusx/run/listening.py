@@ -58,6 +58,8 @@ class Listener:
             self.stream = KeywordStream(self.run, self.step)
         elif self.hops:
             raise UserError("--hops is for networks of keywords; this one has transcripts")
+        elif self.step != STEP:
+            raise UserError("--step is for networks of keywords; this one has transcripts")
         elif isinstance(self.run.task, WithinGrammar):
             self.stream = CommandStream(self.run)
         else:

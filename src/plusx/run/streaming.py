@@ -77,9 +77,10 @@ class KeywordStream:
             raise UserError(f"{run.path}: not a network of keywords in recordings of one length")
         self.modality, self.task, self.classes = modality, run.task, run.classes
         per_step = step / modality.hop
-        if not math.isclose(per_step, round(per_step), abs_tol=1e-6) or round(per_step) < 1:
+        self.frames_per_step = round(per_step) if math.isfinite(step) else 0
+        is_multiple = math.isclose(per_step, self.frames_per_step, abs_tol=1e-6)
+        if not is_multiple or self.frames_per_step < 1:
             raise UserError(f"step = {step:g} s: a multiple of the hop, {modality.hop:g} s")
-        self.frames_per_step = round(per_step)
         self.buffer = FrameBuffer(modality)
         self.time_dimension = 1  # of (mels, t), and of (1, t, mels)
         self.ring: Tensor | None = None

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 
 from plusx import store
+from plusx.data.modality import Modality
 from plusx.data.readers.verdicts import Skipped
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
+from plusx.grammar.model import External
+from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, differences, to_toml
 from plusx.run import build, memory
 from plusx.run import folder as files
 from plusx.run.distributed import DistributedContext, join_processes
 from plusx.run.environment import cached_precision
+from plusx.run.evaluation import refuse_mirrored
 from plusx.run.examples import draw_examples
 from plusx.run.optim import schedule_warnings
 from plusx.run.progress import Display
@@ -211,6 +215,15 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
             f"[device] {key}: not for {sets.train.modality.inputs} of different lengths, whose "
             "padding would change the result; leave it out"
         )
+    modality = sets.train.modality
+    if recipe.evaluate.tta != "none":
+        refuse_mirrored(modality, recipe.evaluate.tta)
+    spec = build.spec_of(recipe.net)
+    if (spec.ndim, spec.takes_tokens) != (modality.ndim, modality.tokens):
+        raise UserError(
+            f"[net] {recipe.net_name or 'the network'} takes {_shape(spec)}, and the "
+            f"{modality.inputs} of {sets.train.name} are {_shape(modality)}"
+        )
     channels = sets.train.modality.channels
     if recipe.net.in_channels not in (None, channels):
         raise UserError(
@@ -231,6 +244,12 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
             f"[net] num_classes = {expected}, but {sets.train.name} has "
             f"{len(sets.train.classes)} classes"
         )
+
+
+def _shape(inputs: Net | External | Modality) -> str:
+    """Return what kind of array inputs are, for a message."""
+    tokens = inputs.tokens if isinstance(inputs, Modality) else inputs.takes_tokens
+    return "sequences of tokens" if tokens else f"arrays in {counted(inputs.ndim, 'dimension')}"
 
 
 def refuse_other_recipe(out: Path, recipe: Recipe) -> None:

@@ -174,6 +174,8 @@ def _key(entry: Entry) -> tuple[str, int | None]:
 def _listed(path: str, root: str, shown: str) -> list[_Transcribed]:
     if os.path.isdir(path):
         return list(_librispeech(path, shown))
+    if not os.path.isfile(path):
+        raise UserError(f"{shown} is missing: there is no such file or folder")
     columns, rows = read_rows(path, shown)
     column = next((name for name in _PATHS if name in columns), None)
     text = next((name for name in _TEXTS if name in columns), None)

@@ -1,5 +1,6 @@
 """Recordings as log-mel spectrograms."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +22,7 @@ from plusx.data.image_file import (
     read_regular,
 )
 from plusx.data.modality.audio.log_mel import FLOOR, HOP, WINDOW, log_mel, num_frames
-from plusx.data.modality.audio.sound_file import read_sound
+from plusx.data.modality.audio.sound_file import Sound, read_sound
 from plusx.data.modality.modality import Modality
 from plusx.data.rng import SampleRNG
 from plusx.data.sample import Input, Sample
@@ -29,7 +30,7 @@ from plusx.data.transforms.sound import SoundSetting
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform
 from plusx.data.transforms.words import NORMALISED, SOUND, Word, parse_augment
-from plusx.errors import UserError, counted
+from plusx.errors import UserError, counted, printable
 
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 MAX_SECONDS = 600.0
 MEASURED = 2_000  # recordings from which mean and deviation are measured
-_RULES = 2  # raised whenever the rules of reading change, so that old verdicts count no more
+_RULES = 3  # raised whenever the rules of reading change, so that old verdicts count no more
 # the place of a recording is set before words that act on silence too
 _AFTER_LENGTH = frozenset({"shift", "noise"})
 
@@ -150,12 +151,19 @@ class AudioModality(Modality):
         )
 
     def decode(self, source: str | bytes) -> Input:
-        sound = read_sound(source, self.rate)
-        self._check_length(len(sound.waveform))
+        sound = self._read(source)
+        if sound.warning is not None:
+            name = "a recording" if isinstance(source, bytes) else printable(source)
+            warnings.warn(f"{name}: {sound.warning}", stacklevel=2)
         return torch.from_numpy(sound.waveform)[None]
 
     def read_file(self, path: str, decoder: Decoder = "pillow") -> Input:
-        return self.decode(path)
+        return torch.from_numpy(self._read(path).waveform)[None]
+
+    def _read(self, source: str | bytes) -> Sound:
+        sound = read_sound(source, self.rate)
+        self._check_length(len(sound.waveform))
+        return sound
 
     def from_values(self, values: Image.Image | np.ndarray | Tensor) -> Input:
         if isinstance(values, Image.Image):
@@ -199,8 +207,7 @@ class AudioModality(Modality):
         """Read a file; the verdict's width is the number of samples at the network's rate."""
         try:
             data = source if isinstance(source, bytes) else read_regular(source)
-            sound = read_sound(source if isinstance(source, str) else data, self.rate)
-            self._check_length(len(sound.waveform))
+            sound = self._read(source if isinstance(source, str) else data)
         except UnreadableInput as error:
             return Verdict(str(error))
         except OSError as error:

@@ -6,8 +6,9 @@ The rules, the same for training, evaluation and prediction:
   content; a file whose ending names another format is refused.
 - Any sample format: 8, 16, 24 and 32 bits, floats, A-law and mu-law. Integers are scaled to -1..1.
 - Any rate and number of channels: the mean of the channels, resampled once by soxr (HQ).
-- Files without samples, with values that are not finite, with fewer samples than their header
-  declares, or with one value only (silence) are refused. Clipped files are used, with a warning.
+- Files without samples, with values that are not finite or beyond 2**31, with fewer samples than
+  their header declares, or with one value only (silence) are refused. Clipped files are used, with
+  a warning.
 """
 
 import io
@@ -38,6 +39,7 @@ MIN_RATE, MAX_RATE = 1_000, 768_000  # samples per second of a file
 MAX_VALUES = 2**28
 # a sample counts as clipped in a run of so many at the largest value of the file
 _CLIPPED_RUN = 3
+_HIGHEST = 2.0**31  # of integers that were stored as floats
 _FULL_SCALE = 0.98
 _CLIPPED_FRACTION = 1e-3  # of the samples, from which on there is a warning
 _MOST_ENTRIES, _MOST_FOLDERS = 500, 4
@@ -102,6 +104,9 @@ def read_sound(source: str | bytes, rate: int, allow_silence: bool = False) -> S
     if not (np.isfinite(values.min()) and np.isfinite(values.max())):  # NaN is the minimum, too
         bad = int((~np.isfinite(values)).sum())
         raise UnreadableInput(f"{bad:,} of its values are not finite (NaN or infinite)")
+    highest = float(max(values.max(), -values.min()))
+    if highest > _HIGHEST:
+        raise UnreadableInput(f"its values reach {highest:g}, where full scale is 1")
     waveform = values[:, 0] if channels == 1 else values.mean(1, dtype=np.float32)
     if waveform.min() == waveform.max() and not allow_silence:
         mean = f", as the mean of its {channels} channels" if channels > 1 else ""

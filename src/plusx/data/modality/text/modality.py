@@ -111,7 +111,8 @@ class TextModality(Modality):
         """Return the token numbers of a text, or of its bytes in UTF-8."""
         try:
             text = source.decode("utf-8-sig") if isinstance(source, bytes) else source
-        except UnicodeDecodeError as error:
+            text.encode()  # an argument of the command line can have bytes that are no text
+        except UnicodeError as error:
             raise UnreadableInput(f"no UTF-8: {error}") from None
         if not text.strip():
             raise UnreadableInput("an empty text")
