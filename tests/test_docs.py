@@ -194,6 +194,11 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[data] with kind parallel": (recipe_sets.ParallelData,),
     "[task] with kind transcribe": (recipe_tables.Transcribe,),
     "[task] with kind spoken-command": (recipe_tables.SpokenCommand,),
+    "[adversarial]": (
+        recipe_tables.PgdTraining,
+        recipe_tables.FastTraining,
+        recipe_tables.TradesTraining,
+    ),
     "[head]": (),  # docs/seeing.md has the fields of each kind
     "[data] with boxes or masks": (recipe_sets.AnnotatedData,),
     "[data] with kind cells": (recipe_sets.CellData,),

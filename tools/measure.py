@@ -4,10 +4,11 @@
 
 RECIPE is the name of a recipe that comes with plusx. A recipe with a table [compare] or [study] is
 run by `compare` or `study`. Each seed is a run under DIR (default: runs/measured), which resumes
-from its last checkpoint; a finished run is not repeated. With `--split test`, or if the recipe has
-no validation images, each run is evaluated on the test set once. `python tools/measure.py --header
-RECIPE` rewrites the header from results/. Environment variables in overrides
-('data.path=$PLUSX_DATA/faces') are expanded for the runs, but written unexpanded.
+from its last checkpoint; a finished run is not repeated. The value of adversarial training is the
+accuracy under PGD. With `--split test`, or if the recipe has no validation images, each run is
+evaluated on the test set once. `python tools/measure.py --header RECIPE` rewrites the header from
+results/. Environment variables in overrides ('data.path=$PLUSX_DATA/faces') are expanded for the
+runs, but written unexpanded.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from plusx.errors import counted
 from plusx.recipe import Recipe, load_recipe, to_toml
 from plusx.report.metrics import METRICS, OF_CLASSES
 from plusx.run import evaluate, load_run, train
+from plusx.run.attacking import attack_run
 from plusx.run.folder import now
 
 
@@ -34,6 +36,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 RECIPES = ROOT / "src" / "plusx" / "recipes"
 BEGIN, END = "# measured (tools/measure.py):", "# end of what was measured"
+# the metric of adversarial training, by PGD with more steps than in training
+ROBUST, PGD_STEPS = "robust_accuracy", 50
 VERSIONS = ("plusx", "python", "torch", "torchvision", "numpy", "pillow")
 MACHINE = ("processor", "processor_flags", "instructions", "cores", "threads", "platform")
 
@@ -47,13 +51,23 @@ def measure(
         return _several(name, recipe, overrides, split, work)
     split = "test" if recipe.data.validation == 0 else split
     runs = [_run(replace(recipe, seed=seed), work / f"{name}-seed{seed}", split) for seed in seeds]
-    key = runs[0]["result"]["metrics"][0]
+    metrics = list(runs[0]["result"]["metrics"])
+    under_attack: dict[str, Any] = {}
+    if recipe.adversarial is not None:
+        metrics = [ROBUST, *(name for name in metrics if name != ROBUST)]
+        clean = [run["metrics"]["accuracy"] for run in runs]
+        under_attack = {
+            "clean": {"mean": mean(clean), "std": stdev(clean) if len(clean) > 1 else None},
+            "attack": {"kind": "pgd", "steps": PGD_STEPS, "eps": recipe.adversarial.eps},
+        }
+    key = metrics[0]
     values = [run["metrics"][key] for run in runs]
     environment = runs[0]["environment"]
     return {
         "name": name,
         "metric": f"{split} {METRICS[key].title}",
-        "metrics": runs[0]["result"]["metrics"],
+        "metrics": metrics,
+        **under_attack,
         "noun": runs[0]["result"]["noun"],
         "value": mean(values),
         "spread": stdev(values) if len(values) > 1 else None,
@@ -92,6 +106,11 @@ def header(result: dict[str, Any]) -> list[str]:
     else:
         value = metric.text(result["value"], result["spread"], decimals=2)
         lines = [f"{result['metric']} {value}"]
+    if "clean" in result:
+        clean, attack = result["clean"], result["attack"]
+        text = METRICS["accuracy"].text(clean["mean"], clean["std"], decimals=2)
+        lines[0] += f" (PGD of {attack['steps']} steps, eps {attack['eps']:.3g})"
+        lines.append(f"clean accuracy {text}")
     noun = result.get("noun", "image")
     per_run = "in all" if isinstance(result["value"], dict) else "a run"
     seconds = "" if result["seconds"] is None else f", {result['seconds']:.0f} s {per_run}"
@@ -148,12 +167,33 @@ def _run(recipe: Recipe, folder: Path, split: str) -> dict[str, Any]:
         if not test_metrics.is_file():
             store.write_json(test_metrics, evaluate(load_run(folder), split="test"))
         metrics = store.read_json(test_metrics)
+    if recipe.adversarial is not None:
+        attacked = folder / "attacked.json"
+        if not attacked.is_file():
+            store.write_json(attacked, _attacked(recipe, folder, split))
+        metrics = {**metrics, ROBUST: store.read_json(attacked)["rows"][0]["accuracy"]}
     return {
         "result": result,
         "metrics": metrics,
         "seconds": store.read_json(timing)["seconds"],
         "environment": store.read_json(folder / "environment.json"),
     }
+
+
+def _attacked(recipe: Recipe, folder: Path, split: str) -> dict[str, Any]:
+    """Return all samples of the split under PGD of many steps, with the threat of the recipe."""
+    table = recipe.adversarial
+    assert table is not None
+    return attack_run(
+        load_run(folder),
+        split=split,
+        kinds=["pgd"],
+        norm=table.norm,
+        eps=[table.eps],
+        steps=PGD_STEPS,
+        images=10**9,
+        checked=0,
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

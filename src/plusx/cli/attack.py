@@ -24,6 +24,7 @@ from plusx.cli.shell import (
     print_warnings,
     run_name,
 )
+from plusx.errors import UserError
 
 
 @app.command(
@@ -75,10 +76,9 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack a network: its accuracy for perturbed inputs, and checks of the attack."""
-    from plusx.recipe.values import parse_eps
     from plusx.run.attacking import attack_run
 
-    sizes = [parse_eps(text) for text in eps.split(",")] if eps is not None else []
+    sizes = _sizes(eps) if eps is not None else []
     kinds = [kind.strip() for kind in attack.split(",")] if attack is not None else []
     folder = out or Path("runs") / f"attack-{run_name(Path(trained).resolve().name, ())}"
     result = attack_run(
@@ -108,3 +108,13 @@ def attack(
     from plusx.run.attacking import attack_text
 
     print(f"{attack_text(result)}\n\n{folder / 'attack.html'}")
+
+
+def _sizes(text: str) -> list[float]:
+    """Return the numbers of --eps."""
+    from plusx.recipe.values import parse_eps
+
+    try:
+        return [parse_eps(number) for number in text.split(",")]
+    except UserError as error:
+        raise UserError(f"--eps {text}: {error}") from None

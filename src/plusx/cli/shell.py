@@ -144,8 +144,14 @@ def metrics_text(metrics: dict[str, Any], keys: Sequence[str] = (), noun: str = 
         return f"{line}, {counted(metrics['count'], noun)}"
     multilabel = keys[:1] == ["auroc"] and metrics.get("auroc") is not None
     auroc = f"AUROC {_auroc_text(metrics)}, " if multilabel else ""
+    under_attack = "".join(
+        f"{METRICS[key].title} {METRICS[key].text(metrics[key], decimals=2)}, "
+        for key in ("robust_accuracy", "fgsm_accuracy")
+        if key in metrics
+    )
     return (
         f"{auroc}accuracy {METRICS['accuracy'].text(metrics['accuracy'], decimals=2)}, "
+        f"{under_attack}"
         f"precision {metrics['precision']:.3f}, "
         f"recall {metrics['recall']:.3f}, F1 {metrics['f1']:.3f} ({metrics['averaging']}), "
         f"loss {metrics['loss']:.4f}, {counted(metrics['count'], noun)}"

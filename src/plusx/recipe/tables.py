@@ -15,6 +15,7 @@ from plusx.recipe.values import (
     ClassWeights,
     Count,
     CountOrFraction,
+    Eps,
     Fraction,
     NonNegative,
     Path,
@@ -157,6 +158,42 @@ TaskTable = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class PgdTraining:
+    """Training on inputs that PGD perturbs (Madry et al. 2018)."""
+
+    kind: Literal["pgd"] = "pgd"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Eps  # of pixels from 0 to 1
+    steps: Positive = 10
+    step_size: Rate | None = None  # None: 2.5 eps / steps
+    evaluate_steps: Count = 10  # of PGD on the validation images; 0: none
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class FastTraining:
+    """Training on inputs perturbed by one step from a random start (Wong et al. 2020)."""
+
+    kind: Literal["fast"] = "fast"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Eps
+    step_size: Rate | None = None  # None: 1.25 eps
+    evaluate_steps: Count = 10
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class TradesTraining:
+    """Clean loss, and divergence of the predictions for perturbed inputs (Zhang et al. 2019)."""
+
+    kind: Literal["trades"] = "trades"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Eps
+    steps: Positive = 10
+    step_size: Rate | None = None  # None: 2.5 eps / steps
+    beta: Rate = 6.0  # weight of the divergence
+    evaluate_steps: Count = 10
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Sgd:
     kind: Literal["sgd"] = "sgd"
     lr: Rate
@@ -295,6 +332,10 @@ class Recipe:
     # None: the head of the network
     head: Annotated[Head, Discriminator("kind"), BeforeValidator(_typed_head)] | None = None
     data: Annotated[Data, Discriminator("kind")]
+    # None: no adversarial training
+    adversarial: (
+        Annotated[PgdTraining | FastTraining | TradesTraining, Discriminator("kind")] | None
+    ) = None
     optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
     schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()
     device: Device = Device()

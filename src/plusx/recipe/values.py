@@ -52,8 +52,8 @@ def parse_eps(value: object) -> float:
         number = float(value)  # type: ignore[arg-type]
     if not 0 <= number < math.inf:
         raise UserError(
-            f"eps = {value if isinstance(value, str) else repr(value)}: a number of 0 or above, "
-            'in units of pixels from 0 to 1, such as 0.03 or "8/255"'
+            "must be a number of 0 or above, in units of pixels from 0 to 1, such as 0.03 or "
+            '"8/255"'
         )
     return number
 

@@ -63,6 +63,8 @@ class Metric(NamedTuple):
 # by their keys in JSON: every metric that a task reports
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("accuracy", of_samples=True),
+    "robust_accuracy": Metric("accuracy under PGD", of_samples=True),
+    "fgsm_accuracy": Metric("accuracy under FGSM", of_samples=True),
     "label_accuracy": Metric("accuracy of labels"),
     "top5": Metric("top-5 accuracy", of_samples=True),
     "precision": Metric("precision"),

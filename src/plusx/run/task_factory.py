@@ -17,6 +17,7 @@ from plusx.metrics.detection import require_coco_eval
 from plusx.metrics.text import require_sacrebleu
 from plusx.recipe import Recipe
 from plusx.recipe.tables import TaskTable
+from plusx.run.adversarial import adversarial
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
 
@@ -46,13 +47,14 @@ class TaskKind:
 
 
 def make_training_task(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
-    """Return the recipe's task for training, with label smoothing and class weights.
+    """Return the recipe's task for training, with label smoothing, class weights and adversarial
+    training.
 
     Raises UserError if the data does not fit the task, or the monitored metric is not one of the
     task's; RuntimeError if its metrics need an extra that is not installed.
     """
     kind = recipe.task.kind
-    task = TASKS[kind].train(recipe, net, dataset)
+    task = adversarial(recipe, TASKS[kind].train(recipe, net, dataset), dataset.modality)
     if recipe.evaluate.tta not in task.tta:
         raise UserError(
             f'[evaluate] tta = "{recipe.evaluate.tta}": predictions of [task] kind = "{kind}" can '

@@ -107,6 +107,7 @@ class Trainer:
         self.keep_best = recipe.evaluate.keep == "best" or (
             recipe.evaluate.keep is None and recipe.evaluate.patience > 0
         )
+        self.monitor = recipe.evaluate.monitor or task.metrics[0]
         self.patience = Patience(recipe.evaluate.patience or 1)
         self.best: dict[str, Tensor] = {}
         self.best_epoch: int | None = None
@@ -270,17 +271,17 @@ class Trainer:
             self._observe(metrics, number)
             self.latest = (self.state.step, metrics)
             self._time("evaluate", {"epoch": number, "seconds": time.perf_counter() - begin})
-            words.append(f"validation {metrics_line(metrics, self.state.task.metrics[:1])}")
+            shown = dict.fromkeys([self.state.task.metrics[0], self.monitor])
+            words.append(f"validation {metrics_line(metrics, list(shown))}")
         if self.log is not None:
             self.log.append(record)
         display.line("  ".join(words))
         self.epoch, self.batch, self.sums = number, 0, EpochSums()
 
     def _observe(self, metrics: Mapping[str, Any], epoch: int) -> None:
-        monitor = self.recipe.evaluate.monitor or self.state.task.metrics[0]
-        if metrics.get(monitor) is None:
+        if metrics.get(self.monitor) is None:
             return  # undefined, such as Dice of images without the class
-        value = better(monitor, metrics[monitor])
+        value = better(self.monitor, metrics[self.monitor])
         best = self.patience.best
         out_of_patience = self.patience.observe(value)
         self.stopped_early = bool(self.recipe.evaluate.patience) and out_of_patience
