@@ -1,4 +1,4 @@
-"""The tables of exported files in docs/benchmarks.md."""
+"""The tables of exported files and of sound in docs/benchmarks.md."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -60,6 +60,21 @@ def eight_bits(result: Mapping[str, Any]) -> str:
         f"{_met(agreement_met)}."
     )
     return "\n".join([*lines, "", verdict, "", where(result)])
+
+
+def sound(result: Mapping[str, Any]) -> str:
+    """Spectrograms, loading and a keyword network, the peer's time over ours."""
+    lines = ["| what | peer | ours | ratio | 95 % interval | at least |"]
+    lines.append("|---|---:|---:|---:|---|---:|")
+    for row in result["rows"]:
+        seconds, ratio = row["seconds"], row["ratio"]
+        met = "" if ratio["value"] >= row["target"] else ", missed"
+        lines.append(
+            f"| {row['name']} | {1000 * seconds['peer']:.0f} ms | {1000 * seconds['ours']:.0f} ms "
+            f"| {ratio['value']:.3f} | {ratio['low']:.3f} to {ratio['high']:.3f} "
+            f"| {row['target']}{met} |"
+        )
+    return "\n".join([*lines, "", where(result)])
 
 
 def _met(reached: bool) -> str:

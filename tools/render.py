@@ -290,6 +290,7 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         detecting.detectors,
     ),
     "int8": ("benchmark_int8.json", "python benchmarks/int8.py", exporting.eight_bits),
+    "sound": ("benchmark_sound.json", "python benchmarks/sound.py", exporting.sound),
     "fast": ("benchmark_fast.json", "python benchmarks/fast.py", fast),
     "fast-full": (
         "benchmark_fast_full.json",
