@@ -19,7 +19,10 @@ from plusx.export.quantise import (
     outputs_for,
     weighted_nodes,
 )
+from plusx.grammar.heads import Ctc
+from plusx.grammar.model import WithHead
 from plusx.grammar.spec import Net
+from plusx.nn.build import build
 from test_export import stirred
 from zoo_shrunken import shrunken
 
@@ -136,9 +139,27 @@ def test_integers_compute_what_rounded_numbers_say(name: str) -> None:
     assert distance(outputs, torch.from_numpy(expected))[0] < 0.02
 
 
+def test_sequences_of_different_lengths() -> None:
+    stage = plusx.Stage(block=plusx.find("plain14_speech").stages[0].block, depth=1, width=8)
+    backbone = plusx.Net(
+        stem="conv5s2 norm act", stem_width=8, stages=(stage,), ndim=1, in_channels=8, size=40
+    )
+    torch.manual_seed(0)
+    net = stirred(build(WithHead(backbone=backbone, head=Ctc(), num_classes=6)))
+    lengths = [33 + 5 * (number % 7) for number in range(MIN_IMAGES + 8)]
+    sequences = [torch.randn(8, length) for length in lengths]
+    content = to_onnx(net, torch.randn(1, 8, 64), any_size=True)
+    found = quantise(content, sequences[:-8], sequences[-8:], True, lambda line: None)
+    outputs, expected = (outputs_for(each, sequences[-8:]) for each in (found.content, content))
+    assert outputs.shape == (sum(net(each[None]).shape[2] for each in sequences[-8:]), 6)
+    assert distance(outputs, expected) == (found.chosen.error, found.chosen.agreement)
+    assert found.chosen.error < 0.02
+    assert int8_weights(found.content)
+
+
 def test_too_few_images_are_refused() -> None:
     few = torch.zeros(MIN_IMAGES - 1, 3, 8, 8)
-    message = f"{MIN_IMAGES - 1} images for calibration: at least {MIN_IMAGES}"
+    message = f"{MIN_IMAGES - 1} inputs for calibration: at least {MIN_IMAGES}"
     with pytest.raises(ValueError, match=message):
         quantise(b"", few, few, True, lambda line: None)
 

@@ -115,8 +115,8 @@ def test_eight_bits_from_a_run_and_what_they_cost(
     assert 0 < np.abs(exact - rounded).max() < 0.5
     assert command(["export", str(trained), "--int8", "--out", str(onnx)]) == 0
     shown = capsys.readouterr().out
-    assert f"{found['images']} training images" in shown
-    assert "keep their class" in shown
+    assert f"{found['images']} images for training" in shown
+    assert "have the same class" in shown
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_too_few_images_to_calibrate_with_are_said(
     save_network(net, weights, preprocessing=preprocessing, classes=["a", "b"])
     photos = plant(tmp_path / "photos", range(16))
     arguments = ["export", weights, "--int8", "--data", photos, "--out", tmp_path / "net.onnx"]
-    assert "13 images for calibration: at least 16" in said(capsys, *arguments, code=2)
+    assert "13 inputs for calibration: at least 16" in said(capsys, *arguments, code=2)
     assert not (tmp_path / "net.onnx").exists()
     plant(photos, range(16, 40))
     made = said(capsys, *arguments)
@@ -207,7 +207,7 @@ def test_networks_that_take_no_images_are_exported_but_predict_none(
     assert made["input"] == [1024]
     assert "does not state its preprocessing" in said(capsys, "predict", onnx, images, code=2)
     error = said(capsys, "export", weights, "--int8", "--out", onnx, code=2)
-    assert "only for networks whose inputs are images" in error
+    assert "only for networks with preprocessing" in error
 
 
 @pytest.mark.slow

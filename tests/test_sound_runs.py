@@ -186,6 +186,11 @@ def test_onnx_files_predict_alike(tmp_path: Path) -> None:
         key = "transcript" if name == "words" else "label"
         assert [row[key] for row in rows] == [row[key] for row in same]
         assert len({row[key] for row in rows}) > 1
+        made = export_onnx(tmp_path / name, tmp_path / f"{name}-int8.onnx", int8=True)["int8"]
+        assert made["metric"] == {"words": "wer", "spot": "accuracy"}[name]
+        assert made["agreement"] > 0.9
+        rounded = plusx.load(tmp_path / f"{name}-int8.onnx")(files)
+        assert sum(a[key] == b[key] for a, b in zip(rows, rounded)) > 0.8 * len(rows)
 
 
 def test_a_text_that_cannot_be_aligned_is_named_before_training(tmp_path: Path) -> None:

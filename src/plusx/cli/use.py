@@ -316,10 +316,10 @@ def export(
     out: Annotated[Path, output_file("The .onnx file.")],
     weights: WeightsOption = None,
     int8: Annotated[
-        bool, Parameter(negative="", help="Quantise to int8, calibrated on training images.")
+        bool, Parameter(negative="", help="Quantise to int8, calibrated on training data.")
     ] = False,
     data: Annotated[
-        str | None, about("Images for --int8: a set's name, a folder or a CSV. Default: the run's.")
+        str | None, about("Data for --int8: a set's name, a folder or a CSV. Default: the run's.")
     ] = None,
     on_unreadable: OnUnreadable = "error",
     as_json: Json = False,
@@ -351,6 +351,8 @@ def export(
 
 
 def _print_int8(int8: dict[str, Any]) -> None:
+    from plusx.report.metrics import METRICS
+
     float_layers = ", ".join(int8["float_layers"]) or "none"
     ranges = {
         "minmax": "from the smallest to the largest value",
@@ -358,18 +360,20 @@ def _print_int8(int8: dict[str, Any]) -> None:
     }
     print(f"  int8          {int8['weights']}; activations {int8['activations']}")
     reach = ranges[int8["calibration"]]
-    print(f"  ranges        {reach} on {counted(int8['images'], 'training image')}")
+    print(f"  ranges        {reach} on {counted(int8['images'], int8['noun'])} for training")
     print(f"  in float32    {float_layers}")
     threads = counted(int8["threads"], "thread")
     print(f"  {'':13} {'float32':>12} {'int8':>12}")
     print(f"  {'bytes':13} {int8['bytes_float32']:12,} {int8['bytes']:12,}")
-    count = counted(int8["count"], "image")
+    key, count = int8["metric"], counted(int8["count"], int8["noun"])
+    form = METRICS[key]
+    before, after = (form.text(int8[each], decimals=2) for each in (f"{key}_float32", key))
     print(
-        f"  {'accuracy':13} {int8['accuracy_float32']:12.2%} {int8['accuracy']:12.2%}  "
-        f"on {count}, of which {int8['agreement']:.2%} keep their class"
+        f"  {form.title:13} {before:>12} {after:>12}  on {count}; "
+        f"{int8['agreement']:.2%} of the outputs have the same class"
     )
     times = f"{int8['speed']:.2f} x"
-    print(f"  {'speed':13} {'1.00 x':>12} {times:>12}  one image at a time, {threads}")
+    print(f"  {'speed':13} {'1.00 x':>12} {times:>12}  one {int8['noun']} at a time, {threads}")
 
 
 @app.command(

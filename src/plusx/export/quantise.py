@@ -7,7 +7,7 @@ processor without VNNI or a similar instruction, the sum of two products of full
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
@@ -30,6 +30,7 @@ MIN_AGREEMENT = 0.99  # below it, the first and last layer in float32 are tried 
 CALIBRATIONS = ("minmax", "percentile")  # entropy chose the same ranges as minmax
 
 Progress = Callable[[str], None]
+Inputs = Tensor | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,25 +69,26 @@ class Quantised:
 
 
 def quantise(
-    content: bytes, images: Tensor, held: Tensor, full_range: bool, progress: Progress
+    content: bytes, images: Inputs, held: Inputs, full_range: bool, progress: Progress
 ) -> Quantised:
     """Quantise a float32 model from `to_onnx`.
 
     `images` (m, ...) are for calibration. `held` (h, ...) are other images, on which the method of
     CALIBRATIONS with the smallest error of the logits is chosen. If it changes the best class of
     more than 1 - MIN_AGREEMENT of them, the first and the last layer in float32 are tried too.
+    Inputs of different lengths are sequences of tensors (c, t).
     Raises UserError if there are fewer than MIN_IMAGES images.
     """
     if len(images) < MIN_IMAGES:
         raise UserError(
-            f"{len(images)} images for calibration: at least {MIN_IMAGES} are needed, "
+            f"{len(images)} inputs for calibration: at least {MIN_IMAGES} are needed, "
             f"{ENOUGH_IMAGES} or more are better"
         )
     expected = outputs_for(content, held)
     quantised: dict[Trial, bytes] = {}
 
     def attempt(calibration: str, float_layers: tuple[str, ...]) -> Trial:
-        progress(f"calibration by {calibration}, {len(images)} images")
+        progress(f"calibration by {calibration}, {len(images)} inputs")
         model = in_eight_bits(content, images, calibration, full_range, float_layers)
         trial = Trial(calibration, float_layers, *distance(outputs_for(model, held), expected))
         quantised[trial] = model
@@ -105,7 +107,7 @@ def quantise(
 
 def in_eight_bits(
     content: bytes,
-    images: Tensor,
+    images: Inputs,
     calibration: str,
     full_range: bool,
     float_layers: tuple[str, ...] = (),
@@ -152,10 +154,12 @@ def weighted_nodes(content: bytes) -> list[str]:
     return [node.name for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
 
 
-def outputs_for(content: bytes, images: Tensor, batch_size: int = 32) -> Tensor:
-    """Return the logits (n, k) of a file for images (n, ...)."""
+def outputs_for(content: bytes, images: Inputs, batch_size: int = 32) -> Tensor:
+    """Return the logits (n, k) of a file for images (n, ...). A position of a sequence of logits
+    (n, k, t) is a row."""
     file = OnnxNetwork(content)
-    return torch.cat([file(batch) for batch in images.split(batch_size)])
+    outputs = [file(batch) for batch in _batches(images, batch_size)]
+    return torch.cat([output.movedim(1, -1).flatten(0, -2) for output in outputs])
 
 
 def distance(logits: Tensor, expected: Tensor) -> tuple[float, float]:
@@ -168,8 +172,8 @@ def distance(logits: Tensor, expected: Tensor) -> tuple[float, float]:
 class _Reader:
     """A CalibrationDataReader of onnxruntime over batches of images."""
 
-    def __init__(self, images: Tensor, batch_size: int = 16) -> None:
-        self.all_batches = images.split(batch_size)
+    def __init__(self, images: Inputs, batch_size: int = 16) -> None:
+        self.all_batches = _batches(images, batch_size)
         self.set_range(0, len(self.all_batches))
 
     def __len__(self) -> int:
@@ -181,6 +185,13 @@ class _Reader:
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self.batches, None)
         return None if batch is None else {INPUT: batch.numpy()}
+
+
+def _batches(inputs: Inputs, batch_size: int) -> Sequence[Tensor]:
+    """Return batches of inputs of one size, or a batch for each of different lengths."""
+    if isinstance(inputs, Tensor):
+        return inputs.split(batch_size)
+    return [each[None] for each in inputs]
 
 
 def _op_types(content: bytes) -> set[str]:

@@ -17,6 +17,8 @@ from plusx.models import create_model
 from plusx.nn.network import Backbone, Network
 from plusx.run.folder import UNFINISHED, Run, load_run, load_weights_as
 from plusx.run.quantising import quantised
+from plusx.tasks.classify import Classify
+from plusx.tasks.transcribe import Transcribe
 from plusx.weights.fetch import find_weights
 from plusx.weights.files import Weights, describe, open_network, read_weights
 from plusx.zoo import find
@@ -40,8 +42,8 @@ def export_onnx(
     """Export a run, a weight file, or a zoo network with `weights` to an ONNX file.
 
     The outputs are compared with torch's before the file is written (`plusx.export.compare`). With
-    `int8` it is quantised on training images of the run's own data, or of `data`; the calibration
-    is chosen on validation images. The test set is not used. `progress` is called with lines.
+    `int8` it is quantised on training samples of the run's own data, or of `data`; the calibration
+    is chosen on validation samples. The test set is not used. `progress` is called with lines.
 
     Returns the largest difference and the allowed one, and with `int8` its accuracy and speed on
     other validation images. Raises UserError if the network cannot be exported or there are too few
@@ -51,7 +53,7 @@ def export_onnx(
     if to.suffix != ".onnx":
         raise UserError(f"{printable(to)}: the name of the file must end with .onnx")
     if data is not None and not int8:
-        raise UserError("--data gives the images for calibration; give it only with --int8")
+        raise UserError("--data is for calibration; give it only with --int8")
     run, net, stored = _opened(trained, weights)
     if net.head_spec is not None and net.head_spec.kind in DECODERS:
         raise UserError(
@@ -59,9 +61,9 @@ def export_onnx(
             f"{net.head_spec.kind!r}: one ONNX graph cannot do that; use its weight file"
         )
     if int8 and run is None:
-        raise UserError("--int8 is only for networks whose inputs are images")
-    if int8 and run is not None and not run.classifies:
-        raise UserError(f"{printable(trained)}: --int8 is only for classifiers")
+        raise UserError("--int8 is only for networks with preprocessing, to read data by")
+    if int8 and run is not None and not isinstance(run.task, (Classify, Transcribe)):
+        raise UserError(f"{printable(trained)}: --int8 is only for classes and transcripts")
     if int8 and run is not None and run.preprocessing.tokens:
         raise UserError(f"{printable(trained)}: --int8 is for images and recordings, not for texts")
     metadata = _metadata(run, net, stored)

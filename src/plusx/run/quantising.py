@@ -1,10 +1,12 @@
 """Int8 quantisation of a run's network, and its accuracy and speed."""
 
+import copy
 import statistics
 import time
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,11 +14,12 @@ from plusx import export
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
 from plusx.data.splits import stratified_order
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
 from plusx.export.quantise import ENOUGH_IMAGES, Progress, distance, outputs_for
 from plusx.run.environment import has_exact_int8
 from plusx.run.evaluation import is_own, other_data, own_split, with_run_classes
 from plusx.run.folder import Run
+from plusx.train.loop import evaluate
 
 
 # numbers of images, at most
@@ -40,46 +43,48 @@ def quantised(
     """
     train = _split(run, data, "train", on_unreadable)
     assert train is not None
-    first = stratified_order(train.labels, 0).tolist()
-    images, _ = _inputs(run, train.subset(first[:NUM_CALIBRATION]))
+    noun = run.preprocessing.noun
+    first = _order(train)
+    images = _inputs(train.subset(first[:NUM_CALIBRATION]))
     warnings = []
     if len(images) < ENOUGH_IMAGES:
         warnings.append(
-            f"only {len(images)} images for calibration: {ENOUGH_IMAGES} and more give better "
-            "ranges"
+            f"only {counted(len(images), noun)} for calibration: {ENOUGH_IMAGES} and more give "
+            "better ranges"
         )
     validation = _split(run, data, "validation", on_unreadable)
-    order = (
-        stratified_order(validation.labels, 0).tolist()
-        if validation is not None
-        else first[NUM_CALIBRATION:]
-    )
+    order = _order(validation) if validation is not None else first[NUM_CALIBRATION:]
     source = validation if validation is not None else train
     if len(order) < 2:
-        raise UserError(f"{source.name} has no images left to measure the effect of int8")
+        raise UserError(f"{source.name} has no {noun} left to measure the effect of int8")
     if validation is None:
         warnings.append(
-            "no validation images were held out: training images are used for evaluation"
+            f"no validation {noun}s were held out: those for training are used for evaluation"
         )
     count = min(NUM_SELECTION, len(order) // 2)
-    selection, _ = _inputs(run, source.subset(order[:count]))
+    selection = _inputs(source.subset(order[:count]))
     model = export.quantise(content, images, selection, has_exact_int8(), progress)
-    evaluation, labels = _inputs(run, source.subset(order[count : count + NUM_EVALUATION]))
-    progress("evaluation on validation images")
-    before, after = outputs_for(content, evaluation), outputs_for(model.content, evaluation)
-    error, agreement = distance(after, before)
+    held_out = source.subset(order[count : count + NUM_EVALUATION])
+    evaluation = _inputs(held_out)
+    progress(f"evaluation on {counted(len(held_out), f'validation {noun}')}")
+    error, agreement = distance(
+        outputs_for(model.content, evaluation), outputs_for(content, evaluation)
+    )
     if agreement < MIN_UNCHANGED:
-        warnings.append(f"int8 changes the class of {1 - agreement:.1%} of the images")
+        warnings.append(f"int8 changes the class of {1 - agreement:.1%} of the outputs")
+    key = run.task.metrics[0]
     return model.content, {
         **model.to_dict(),
-        "count": len(evaluation),
+        "count": len(held_out),
+        "noun": noun,
         "error": error,
         "agreement": agreement,
-        "accuracy": _accuracy(run, after, labels),
-        "accuracy_float32": _accuracy(run, before, labels),
+        "metric": key,
+        key: _metric(run, model.content, held_out, key),
+        f"{key}_float32": _metric(run, content, held_out, key),
         "bytes": len(model.content),
         "bytes_float32": len(content),
-        "speed": _speed(content, model.content, evaluation[:1]),
+        "speed": _speed(content, model.content, evaluation[0][None]),
         "threads": torch.get_num_threads(),
         "warnings": warnings,
     }
@@ -104,21 +109,32 @@ def _split(
     return with_run_classes(run, dataset).with_modality(run.preprocessing)
 
 
-def _inputs(run: Run, source: Dataset) -> tuple[Tensor, Tensor]:
-    """Return all preprocessed images (n, c, h, w) and their labels."""
+def _order(source: Dataset) -> list[int]:
+    """Return the indices of a data set in a random order, of all classes alike if it has some."""
+    if source.annotations is None:
+        return stratified_order(source.labels, 0).tolist()
+    return np.random.default_rng(0).permutation(len(source)).tolist()
+
+
+def _inputs(source: Dataset) -> Tensor | list[Tensor]:
+    """Return all preprocessed images (n, c, h, w), or sequences (c, t) of their lengths."""
     with Loader(source, split="all", batch_size=64) as loader:
         batches = list(loader.epoch(0))
-    return (
-        torch.cat([batch.inputs for batch in batches]).contiguous(),
-        torch.cat([batch.known_targets for batch in batches]),
-    )
+    if not source.modality.sequence:
+        return torch.cat([batch.inputs for batch in batches]).contiguous()
+    sequences = []
+    for batch in batches:
+        assert batch.lengths is not None
+        sequences += [row[..., :n] for row, n in zip(batch.inputs, batch.lengths.tolist())]
+    return sequences
 
 
-def _accuracy(run: Run, logits: Tensor, labels: Tensor) -> float:
-    """Return the accuracy, of several labels per image over all labels."""
-    if run.multilabel:
-        return float(((logits > 0) == (labels > 0.5)).float().mean())
-    return float((logits.argmax(1) == labels).float().mean())
+def _metric(run: Run, content: bytes, source: Dataset, key: str) -> float:
+    """Return the main metric of the run's task with the network of a file."""
+    task = copy.deepcopy(run.task)
+    task.net = export.OnnxNetwork(content)
+    with Loader(source, split="all", batch_size=64) as loader:
+        return float(evaluate(task, loader.epoch(0))[key])
 
 
 def _speed(before: bytes, after: bytes, image: Tensor) -> float:
