@@ -367,7 +367,7 @@ def _print_int8(int8: dict[str, Any]) -> None:
     print(f"  {'bytes':13} {int8['bytes_float32']:12,} {int8['bytes']:12,}")
     key, count = int8["metric"], counted(int8["count"], int8["noun"])
     form = METRICS[key]
-    before, after = (form.text(int8[each], decimals=2) for each in (f"{key}_float32", key))
+    before, after = (form.text(int8[name], decimals=2) for name in (f"{key}_float32", key))
     print(
         f"  {form.title:13} {before:>12} {after:>12}  on {count}; "
         f"{int8['agreement']:.2%} of the outputs have the same class"

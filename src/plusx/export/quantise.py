@@ -191,7 +191,7 @@ def _batches(inputs: Inputs, batch_size: int) -> Sequence[Tensor]:
     """Return batches of inputs of one size, or a batch for each of different lengths."""
     if isinstance(inputs, Tensor):
         return inputs.split(batch_size)
-    return [each[None] for each in inputs]
+    return [sequence[None] for sequence in inputs]
 
 
 def _op_types(content: bytes) -> set[str]:
