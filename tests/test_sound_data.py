@@ -16,8 +16,10 @@ from plusx.data.modality import AudioModality, modality_from_dict
 from plusx.errors import UserError
 from plusx.recipe import load_recipe
 from plusx.report.inspection import heading, inspection_text
+from plusx.run import evaluate, load_run
 from plusx.run.evaluation import refuse_mirrored
 from plusx.run.inspecting import inspect
+from plusx.weights import save_network
 
 
 soundfile = pytest.importorskip("soundfile")
@@ -553,3 +555,32 @@ def test_info_names_speakers_that_train_and_test(tmp_path: Path) -> None:
     (finding,) = [f for f in values["findings"] if f["check"] == "groups_across_splits"]
     assert finding["message"] == "1 speaker is in train and in test: x"
     assert heading(values) == "6 recordings"
+
+
+def test_info_describes_recordings_in_no_class_folder(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    for number in range(6):
+        write(tmp_path / "flat" / f"{number % 2}_ann_{number}.wav", tone("a", 0.3, rng))
+    values = inspect(str(tmp_path / "flat"))
+    assert (values["splits"], values["command"]) == ({"all": 6}, "")
+    assert values["lengths"]["total"] == pytest.approx(1.8, abs=0.1)
+    assert "data.label=REGEX finds a class in the name" in values["problems"][0]
+    assert "`plusx train digits-spot data.path=" in values["problems"][0]
+
+
+def test_transcripts_have_no_classes_to_validate(tmp_path: Path) -> None:
+    write(tmp_path / "0.wav", tone("a", 0.3, np.random.default_rng(5)))
+    (tmp_path / "one.csv").write_text("path,text\n0.wav,ab\nmissing.wav,b\n")
+    values = inspect(str(tmp_path / "one.csv"))
+    assert not any("one sample" in text for text in [*values["warnings"], *values["problems"]])
+
+
+def test_a_weight_file_is_evaluated_on_recordings_without_its_run(tmp_path: Path) -> None:
+    root = class_folder(tmp_path / "tones", letters="abc", count=2)
+    write(root / "_background_noise_/hum.wav", np.random.default_rng(0).normal(0, 0.1, RATE * 3))
+    net = plusx.create_model("tc_resnet8", num_classes=4, in_channels=12, seed=0)
+    classes = ["b", "a", "unknown", "background"]
+    path = tmp_path / "net.safetensors"
+    save_network(net, path, preprocessing=FIXED.to_dict(), classes=classes)
+    result = evaluate(load_run(path), data=root)
+    assert (result["count"], result["noun"], result["split"]) == (12, "recording", "all")

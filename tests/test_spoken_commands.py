@@ -519,3 +519,8 @@ def test_help_has_an_example() -> None:
         text = subprocess.run(run, capture_output=True, text=True, timeout=60).stdout
         assert "--grammar" in text
         assert "home.toml" in text
+
+
+def test_a_number_of_validation_recordings_names_its_key() -> None:
+    with pytest.raises(UserError, match=r"must be 0; their number is data\.validation_phrases"):
+        load_recipe("voice-commands", ["data.validation=50"])

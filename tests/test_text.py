@@ -22,7 +22,9 @@ from plusx.data.modality import TextModality
 from plusx.data.readers.texts import TextColumns, open_texts
 from plusx.data.sampler import epoch_order
 from plusx.data.tokenizer import BLANK, END, PAD, START, UNKNOWN, Tokenizer
+from plusx.run import evaluate, load_run
 from plusx.run.sources import sources_of
+from plusx.weights import save_network
 
 
 GOOD = ("fine", "lovely", "warm", "clever")
@@ -301,6 +303,47 @@ def test_info_describes_texts(tmp_path):
     (tmp_path / "set" / "images" / "a.jpg").write_bytes(b"no image")
     done = plusx_command("info", "set", cwd=tmp_path, code=2)
     assert "texts" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "pairs.csv"], "train translate data.path=pairs.csv data.source=COLUMN"),
+        (["info", "stars.csv"], "train text data.path=stars.csv data.text=COLUMN"),
+        (["info", "notes.txt"], "recordings, texts or pairs of sentences"),
+        (["train", "text", "data.path=corpus"], "data.path=corpus data.source=de data.target=en`"),
+        (
+            ["train", "translate", "data.path=a.csv", "data.source=x", "data.target=y"],
+            "'x' and 'y' are not among them",
+        ),
+    ],
+)
+def test_columns_and_commands_are_named(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "a.csv", sentences(8))
+    write_csv(tmp_path / "pairs.csv", sentences(8), "de,en")
+    write_csv(tmp_path / "stars.csv", sentences(8), "review,sentiment")
+    (tmp_path / "notes.txt").write_text("no data")
+    (tmp_path / "corpus").mkdir()
+    for language in ("de", "en"):
+        (tmp_path / "corpus" / f"train.{language}").write_text("ein Satz\nzwei Worte\n")
+    assert run(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_weight_file_is_evaluated_on_texts_without_its_run(tmp_path):
+    path = write_csv(tmp_path / "reviews.csv", sentences(20))
+    fitted = opened(path, "all").fitted().modality
+    net = plusx.create_model("resnet5_text", num_classes=2, in_channels=fitted.channels, seed=0)
+    save_network(
+        net, tmp_path / "a.safetensors", preprocessing=fitted.to_dict(), classes=["bad", "good"]
+    )
+    result = evaluate(load_run(tmp_path / "a.safetensors"), data=path)
+    assert (result["count"], result["noun"], result["split"]) == (20, "text", "all")
+    assert "may include" in result["warnings"][0]
+    write_csv(tmp_path / "other.csv", [("a film", "dull")])
+    with pytest.raises(plusx.UserError, match="'dull' is none of the classes bad, good"):
+        evaluate(load_run(tmp_path / "a.safetensors"), data=tmp_path / "other.csv")
 
 
 def test_empty_texts_can_be_skipped(tmp_path):

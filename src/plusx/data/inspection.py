@@ -4,6 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from plusx.data.dataset import Dataset
 from plusx.data.image_file import ImageFile, UnreadableInput, Verdict, printable, verdict_of
 from plusx.data.modality import BandsModality, Modality
 from plusx.data.readers.annotated import open_annotated
+from plusx.data.readers.csv_file import columns_of_table
 from plusx.data.readers.layouts import LAYOUTS, kinds_of, unrecognised
 from plusx.data.readers.open import is_named_set, open_data
 from plusx.data.readers.people import open_people
@@ -121,6 +123,8 @@ def inspect_data(data: str | Path, kind: str | None = None) -> Inspection:
     path = os.fspath(located(data))
     kinds = kinds_of(path)
     if kind is None and not kinds:
+        if columns_of_table(path):
+            raise unrecognised(path)
         open_data(path)  # its error says what is missing
         raise unrecognised(path)
     kind = kind or next(iter(kinds))
@@ -204,6 +208,9 @@ def _inspected(
             datasets[split] = _open(path, kind, split, modality)
         except UserError as error:
             problems[str(error)] = None
+    if not datasets and kind == "recordings":  # durations and rates, also without classes
+        with suppress(UserError):
+            datasets["all"] = _open(path, kind, "all", modality)
     if not datasets:
         raise UserError(next(iter(problems)))
     messages = dict.fromkeys(text for dataset in datasets.values() for text in dataset.warnings)

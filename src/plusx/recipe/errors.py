@@ -83,6 +83,9 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         options = re.findall("'(.*?)'|\\b(\\d+)\\b", context["expected"])
         options = [text or number for text, number in options]
+        if options == ["0"]:  # of a set whose samples are counted by other keys
+            counts = _keys_like(path, raw)
+            return f"{setting}: must be 0{f'; their number is {counts}' if counts else ''}"
         return f"{setting}: {_allowed(error['input'], options)}"
     requirement = {
         "int_type": "must be a whole number",
@@ -110,6 +113,17 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     )
     return (
         f"{setting}: {requirement}{', without quotes' if quoted and kind.endswith('_type') else ''}"
+    )
+
+
+def _keys_like(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
+    """Return the keys beside a key whose names begin with it, such as validation_phrases."""
+    table: Any = raw
+    for key in path[:-1]:
+        table = table.get(key, {})
+    names = [field.name for field in tables_at(path[:-1], table) or ()]
+    return _listed(
+        [".".join([*path[:-1], name]) for name in names if name.startswith(f"{path[-1]}_")]
     )
 
 

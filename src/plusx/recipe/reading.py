@@ -39,6 +39,12 @@ _RECIPES_OF_KINDS = {
     **dict.fromkeys(("folder", "csv", "packed", "shards"), "images"),
     **dict.fromkeys(("voc", "coco", "yolo"), "boxes"),
 }
+# the keys of [data] that name the columns of a table
+_COLUMNS = {
+    "texts": ("text", "label"),
+    "parallel": ("source", "target"),
+    "captions": ("caption",),
+}
 RESET = "default"  # the value of an override that resets a field to its default
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
@@ -185,6 +191,8 @@ def _choose_kind(raw: dict[str, Any], overridden: Mapping[tuple[str, ...], str])
     # a synthetic set that is made of files: the files do not say so
     if stated not in LAYOUTS and "path" in [f.name for f in tables_at(("data",), data) or ()]:
         return
+    if any(("data", key) in overridden for key in _COLUMNS.get(str(stated), ())):
+        return  # the reader says which of the columns are missing
     task_kind = task.get("kind", Classify().kind) if isinstance(task, dict) else Classify().kind
     usable = _ANNOTATIONS.get(task_kind, [layout.annotation for layout in LAYOUTS.values()])
     if stated in LAYOUTS and LAYOUTS[stated].annotation not in usable:

@@ -62,7 +62,7 @@ def splits_text(summary: Summary) -> str:
     """Return the splits with their numbers of images and their origin."""
     counts = ", ".join(f"{split} {count:,}" for split, count in summary["splits"].items())
     own_splits = summary["own_splits"]
-    if summary["is_named"]:
+    if summary["is_named"] or "all" in summary["splits"]:
         return counts
     if not own_splits:
         return f"{counts}; drawn by the seed, as the data has no splits of its own"

@@ -27,7 +27,13 @@ from plusx.data.readers.layouts import LAYOUTS, kind_of, kinds_of
 from plusx.data.readers.open import open_data
 from plusx.data.readers.parallel import PairNames, open_parallel, parallel_splits
 from plusx.data.readers.people import open_people
-from plusx.data.readers.recordings import open_recordings, recording_splits
+from plusx.data.readers.recordings import (
+    BACKGROUND,
+    BACKGROUND_FOLDER,
+    UNKNOWN,
+    open_recordings,
+    recording_splits,
+)
 from plusx.data.readers.texts import TextColumns, open_texts
 from plusx.data.readers.transcripts import TextRules, open_transcripts, transcript_splits
 from plusx.data.readers.volume_files import list_cases
@@ -44,7 +50,7 @@ from plusx.data.sets.voice_commands import (
     synthesised,
 )
 from plusx.data.splits import own_splits
-from plusx.data.tokenizer import Tokenizer
+from plusx.data.tokenizer import BLANK, SPACE, Tokenizer
 from plusx.errors import UserError
 from plusx.recipe import KnownData, OwnData, Recipe
 from plusx.recipe.sets import (
@@ -136,6 +142,39 @@ def at_another_path(
 
 def _splits_at(kind: str, path: str) -> tuple[str, ...]:
     return LAYOUTS[kind].splits(os.fspath(located(path)))
+
+
+def open_for_network(
+    kind: str, path: str | Path, split: str, modality: Modality, classes: tuple[str, ...]
+) -> Dataset:
+    """Open texts, recordings or transcripts for a network without its recipe, with its classes.
+
+    What only a recipe states is as usual: the names of columns, class folders. Raises UserError.
+    """
+    located_path, seed = located(path), 0
+    if kind == "texts":
+        assert isinstance(modality, TextModality)
+        return open_texts(
+            located_path, modality, split=split, seed=seed, validation=None, classes=classes
+        )
+    assert isinstance(modality, AudioModality)
+    if kind == "recordings":
+        others = (UNKNOWN, BACKGROUND)
+        keywords = tuple(name for name in classes if name not in others)
+        return open_recordings(
+            located_path,
+            modality,
+            split=split,
+            seed=seed,
+            keywords=keywords if UNKNOWN in classes else (),
+            background=BACKGROUND_FOLDER,
+            piece=modality.samples if BACKGROUND in classes else 0,
+            classes=classes,
+        )
+    alphabet = "".join(classes).replace(BLANK, "").replace(SPACE, " ")
+    rules = TextRules(alphabet, lower=alphabet == alphabet.lower())
+    dataset = open_transcripts(located_path, modality, rules=rules, split=split, seed=seed)
+    return dataset.like(modality, classes)
 
 
 def replace_path(data: Any, path: str, on_unreadable: str) -> Any:

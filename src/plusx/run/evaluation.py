@@ -12,14 +12,15 @@ from plusx.data.checks import leaks
 from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.loader import Loader
 from plusx.data.modality import Modality
-from plusx.data.readers.layouts import kind_of
+from plusx.data.readers.layouts import LAYOUTS, Annotation, choose_kind, kind_of
 from plusx.data.readers.open import is_undivided, open_data, splits_of
 from plusx.data.sets import NAMED_SETS
+from plusx.data.sets.download import located
 from plusx.errors import UserError
 from plusx.recipe import Recipe
 from plusx.run import build
 from plusx.run.datasets import DATA as DATA_KINDS
-from plusx.run.datasets import at_another_path, replace_path
+from plusx.run.datasets import at_another_path, open_for_network, replace_path
 from plusx.run.folder import (
     DATA,
     RECIPE,
@@ -132,6 +133,8 @@ def evaluated_dataset(
         recipe = read_recipe(home)
     if recipe is not None and not DATA_KINDS[recipe.data.kind].by_class:
         return _annotated_dataset(run, recipe, home, data, split)
+    if recipe is None and run.preprocessing.kind in ("text", "audio"):
+        return _texts_or_recordings(run, _require_data(run, data), split)
     undivided = data is not None and is_undivided(data)
     if recipe is not None and (data is None or is_own(recipe, data)):
         assert home is not None
@@ -249,6 +252,30 @@ def _annotated_dataset(
     if not run.finished:
         dataset = _with_warning(dataset, f"{run.path}: {UNFINISHED}")
     return dataset
+
+
+def _texts_or_recordings(run: Run, data: str | Path, split: Split) -> Dataset:
+    """Return texts or recordings for a weight file or an ONNX file without its run's folder."""
+    annotation = _ANNOTATIONS.get((run.preprocessing.kind, run.classifies))
+    if annotation is None:
+        raise UserError(
+            f"{run.path} does not state the languages of its corpus: evaluate the run's folder"
+        )
+    advice = f"; {run.path} needs {annotation}"
+    kind = choose_kind(os.fspath(data), None, [annotation], advice)
+    if split == "validation" and not LAYOUTS[kind].splits(os.fspath(located(data))):
+        split = "all"
+    dataset = open_for_network(kind, data, split, run.preprocessing, run.classes)
+    text = _unknown_training(run, data, dataset)
+    return _with_warning(dataset, text) if text else dataset
+
+
+# by the kind of inputs, and whether the network classifies
+_ANNOTATIONS: dict[tuple[str, bool], Annotation] = {
+    ("text", True): "texts",
+    ("audio", True): "sounds",
+    ("audio", False): "transcripts",
+}
 
 
 def other_data(

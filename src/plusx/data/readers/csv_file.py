@@ -148,14 +148,16 @@ def rows_with(
         )
         raise UserError(f"{shown} {problem}")
     header, rows = read_rows(path, shown)
-    for column in columns.values():
-        if header.count(column) != 1:
-            keys = " and ".join(f"data.{key}=COLUMN" for key in columns)
-            raise UserError(
-                f"{shown} has the columns {', '.join(map(printable, header)) or 'none'}, and "
-                f"{column!r} is not one of them{did_you_mean(column, header)}: say which column is "
-                f"which with {keys}"
-            )
+    missing = [column for column in columns.values() if header.count(column) != 1]
+    if missing:
+        keys = " and ".join(f"data.{key}=COLUMN" for key in columns)
+        which = f"{missing[0]!r} is not one of them{did_you_mean(missing[0], header)}"
+        if len(missing) > 1:
+            which = f"{' and '.join(map(repr, missing))} are not among them"
+        raise UserError(
+            f"{shown} has the columns {', '.join(map(printable, header)) or 'none'}, and "
+            f"{which}: say which column is which with {keys}"
+        )
     if not rows:
         raise UserError(f"{shown} has no rows below its header")
     return header, rows

@@ -13,6 +13,7 @@ from plusx.data.readers.annotation_index import AnnotationIndex
 from plusx.data.readers.box_table import read_box_table, recognise_box_table
 from plusx.data.readers.captions import caption_splits, open_readable_captions, recognise_captions
 from plusx.data.readers.coco import read_coco, recognise_coco
+from plusx.data.readers.csv_file import columns_of_table
 from plusx.data.readers.folder import (
     begins_as_image,
     recognise_folder,
@@ -273,10 +274,12 @@ def choose_kind(path: str, stated: str | None, among: Collection[Annotation], ad
     if usable:
         raise UserError(f"{shown} can be read as {readings}: say which with data.kind=KIND")
     if kinds:
-        recipe = recipe_for(next(iter(kinds)))
+        kind = next(iter(kinds))
+        fields = LAYOUTS[kind].fields(os.fspath(located(path)))
+        overrides = "".join(f" data.{name}={value}" for name, value in fields.items())
         raise UserError(
-            f"{shown} can be read as {readings}{advice}: `plusx train {recipe} data.path={shown}` "
-            "trains on it"
+            f"{shown} can be read as {readings}{advice}: `plusx train {recipe_for(kind)} "
+            f"data.path={shown}{overrides}` trains on it"
         )
     raise unrecognised(path)
 
@@ -315,7 +318,18 @@ def unrecognised(path: str | Path) -> UserError:
             f"{shown} is one image, no data set: `plusx predict RUN {shown}` predicts for it; data "
             "sets are folders, or CSVs that name their images"
         )
+    if columns := columns_of_table(file):
+        names, train = ", ".join(map(printable, columns)), "`plusx train"
+        return UserError(
+            f"{shown} has the columns {names}; plusx knows tables with path and label (images), "
+            "path and caption (captions), path and text (recordings), and text and label (texts). "
+            f"Other columns are named in training: {train} text data.path={shown} "
+            f"data.text=COLUMN data.label=COLUMN`, {train} translate data.path={shown} "
+            f"data.source=COLUMN data.target=COLUMN`, {train} captions data.path={shown} "
+            "data.caption=COLUMN`"
+        )
     return UserError(
-        f"{shown} is no data that plusx can read: a folder, a CSV with a column path, a JSON of "
+        f"{shown} is no data that plusx can read: a folder (of images, recordings, texts or pairs "
+        "of sentences), a CSV, TSV or JSONL (of images, captions, recordings or texts), a JSON of "
         "COCO, tar files or a packed file"
     )

@@ -43,7 +43,8 @@ BACKGROUND_FOLDER = "_background_noise_"  # in Speech Commands
 # of the pieces of background noise, where the data defines splits
 _HELD_OUT_PIECES = {"validation": (0.8, 0.9), "test": (0.9, 1.0)}
 _LISTS = {"testing_list.txt": "test", "validation_list.txt": "validation"}
-_NO_CLASS_FOLDER = "in no class folder ([data] label finds a class in the name)"
+_NO_CLASS_FOLDER = "in no class folder (data.label=REGEX finds a class in the name"
+_DIGIT_NAME = re.compile(r"\d_")  # as the recipe digits-spot reads them
 _MAX_LIST = 64 * 2**20  # bytes
 
 
@@ -148,6 +149,10 @@ def open_recordings(
     if not os.path.isdir(root):
         raise UserError(f"{shown} is no folder of recordings")
     entries = listed_recordings(root, shown, label=label, group=group, test=test, skip=background)
+    if entries and all(entry.state == "ignored" for entry in entries):
+        raise UserError(
+            f"{shown}: none of {len(entries):,} recordings is used: {entries[0].reason}"
+        )
     entries = _merged_classes(entries, keywords, shown)
     pieces = _background(root, background, shown) if background and piece else []
     if not entries and not pieces:
@@ -190,11 +195,45 @@ def open_recordings(
 
 def open_readable_recordings(path: str, split: str) -> Dataset:
     """Open a split of recordings with classes without the unusable ones, as the recipe `commands`
-    does."""
+    does. Of recordings in no class folder, "all" are opened, without classes."""
     modality = AudioModality()
+    if split == "all" and not recording_classes(path):
+        return _without_classes(path, modality)
     return open_recordings(
         path, modality, split=split, piece=modality.samples, on_unreadable="skip"
     )
+
+
+def recording_classes(path: str) -> list[str]:
+    """Return the class folders of recordings."""
+    listed = listed_recordings(
+        os.path.realpath(path), printable(path), label="", group="", test="", skip=BACKGROUND_FOLDER
+    )
+    return sorted({entry.label for entry in listed if entry.state == "used"})
+
+
+def _without_classes(path: str, modality: Modality) -> Dataset:
+    root = os.path.realpath(path)
+    entries = [Entry(file, "") for file in sound_files(root)]
+    used, warnings = check_entries(entries, root, "skip", modality)
+    return Dataset(
+        name=printable(os.path.basename(root)),
+        split="all",
+        classes=(),
+        labels=torch.full((len(used),), -1),
+        modality=modality,
+        items=recording_items(used),
+        warnings=warnings,
+        root=root,
+    )
+
+
+def _no_class_folder(name: str, shown: str) -> str:
+    """Return why a recording has no class, and what finds one in its name."""
+    fits = (
+        f", as `plusx train digits-spot data.path={shown}` does" if _DIGIT_NAME.match(name) else ""
+    )
+    return f"{_NO_CLASS_FOLDER}{fits})"
 
 
 def recognise_recordings(path: str) -> str:
@@ -224,7 +263,7 @@ def hold_out(
         indices = held_out_of(dataset.labels, dataset.split, validation, seed, groups).tolist()
     except UserError as error:
         raise UserError(f"{shown}: {error}") from None
-    if validation != 0 and not any(groups):
+    if validation != 0 and not any(groups) and not dataset.has_texts:
         warnings = lone_classes(dataset.labels, dataset.classes)
         dataset = replace(dataset, warnings=[*dataset.warnings, *warnings])
     return dataset.subset(indices)
@@ -261,7 +300,7 @@ def listed_recordings(
         split = split_of(folders[0]) if folders and by_label is None else ""
         if by_label is None:
             where = folders[1:] if split else folders
-            text, problem = (where[0], "") if where else ("", _NO_CLASS_FOLDER)
+            text, problem = (where[0], "") if where else ("", _no_class_folder(name, shown))
         else:
             match = by_label.search(name)
             text = match.group(1) or "" if match else ""
@@ -281,10 +320,6 @@ def listed_recordings(
             split = "test" if tests.search(name) else split or "train"
         entries.append(Entry(path, class_name(text), split=split, group=speaker))
     used = [entry for entry in entries if entry.state == "used"]
-    if entries and not used:
-        raise UserError(
-            f"{shown}: none of {len(entries):,} recordings is used: {entries[0].reason}"
-        )
     if used and tests is not None and not any(entry.split == "test" for entry in used):
         raise UserError(f"{shown}: no recording matches test = {test!r}")
     return entries
