@@ -241,6 +241,20 @@ def test_apgd_adapts_its_step_at_the_iterations_of_the_paper():
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
+def test_apgd_halves_its_steps_until_they_are_short_enough():
+    """The wrong prediction is in a small ball inside the allowed one, which 2 eps steps over."""
+    clean = torch.full((6, 1, 2, 2), 0.5)
+    centre = torch.tensor([[[0.53, 0.46], [0.51, 0.52]]])
+
+    def logits_of(pixels: Tensor) -> Tensor:
+        inside = 0.004 - (pixels - centre).flatten(1).norm(dim=1)
+        return torch.stack([torch.zeros_like(inside), inside], 1)
+
+    labels = torch.zeros(6, dtype=torch.int64)
+    perturbed = attack("apgd-ce", eps=0.1, steps=100)(logits_of, clean, labels, rng())
+    assert (logits_of(perturbed).argmax(1) == 1).all()
+
+
 def test_windows_of_square_shrink_as_in_the_paper():
     fractions = [window_fraction(step, 10_000) for step in (0, 10, 11, 51, 201, 8001)]
     assert fractions == [0.8, 0.8, 0.4, 0.2, 0.1, 0.8 / 512]

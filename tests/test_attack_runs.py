@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import small_run
+from page_reader import Page
 from plusx import cli
 from plusx.attack import ATTACKS
 from plusx.attack.ascent import Ascent, content
@@ -77,8 +78,9 @@ def test_rows_checks_and_page(run, capsys, tmp_path):
     assert {check["name"] for check in result["checks"]} == CHECKS
     assert all(check["passed"] for check in result["checks"]), result["checks"]
     assert json.loads((out / "attack.json").read_text())["rows"] == result["rows"]
-    page = (out / "attack.html").read_text()
-    assert "the perturbation, scaled to the full range" in page
+    text = (out / "attack.html").read_text()
+    assert len(Page(text).attributes("src")) % 3 == 0  # input, perturbation, perturbed input
+    assert "the perturbation, scaled to the full range" in text
     again = attack(
         run, "--attack", "pgd", "--eps", "0.1", "--steps", 8, "--images", 100, "--checked", 0,
         "--out", out, capsys=capsys,
