@@ -190,6 +190,22 @@ def fast(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"Computed in {precision}. {_where(result)}"])
 
 
+def attacks(result: Mapping[str, Any]) -> str:
+    """Accuracies under attack and times, ours and pyautoattack's."""
+    titles = ("network, attack, eps", "clean", "ours", "pyautoattack", "same samples", "seconds",
+              "pyautoattack", "ratio")  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
+    lines += [
+        f"| {row['name']} | {_percent(row['clean'])} | {_percent(row['accuracy'])} "
+        f"| {_percent(row['accuracy_pyautoattack'])} | {_percent(row['agreement'])} "
+        f"| {row['seconds']:.1f} | {row['seconds_pyautoattack']:.1f} "
+        f"| {row['seconds_pyautoattack'] / row['seconds']:.1f} |"
+        for row in result["rows"]
+    ]
+    count = result["rows"][0]["count"]
+    return "\n".join([*lines, "", f"{count:,} test images of CIFAR-10. {_where(result)}"])
+
+
 def startup(result: Mapping[str, Any]) -> str:
     """Start-up times of commands and imports."""
     lines = ["| command | median seconds | 95 % interval | limit |", "|---|---:|---|---:|"]
@@ -289,6 +305,7 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         "python benchmarks/detectors.py",
         detecting.detectors,
     ),
+    "attacks": ("benchmark_attacks.json", "python benchmarks/attacks.py", attacks),
     "int8": ("benchmark_int8.json", "python benchmarks/int8.py", exporting.eight_bits),
     "sound": ("benchmark_sound.json", "python benchmarks/sound.py", exporting.sound),
     "fast": ("benchmark_fast.json", "python benchmarks/fast.py", fast),
