@@ -523,7 +523,7 @@ def test_a_label_out_of_range_is_named_by_its_row(pictures: Path, label: str, me
         ("", "has the columns none; it needs path and label"),
         ("path,label\n", "no rows below its header"),
         ("file,class\na,b\n", "has the columns file,class; it needs path and label"),
-        ("path,label,label\na,b,c\n", "once each"),
+        ("path,label,label\na,b,c\n", "the column 'label' more than once"),
         ("path,label\ncat/00.png\n", "row 2: 1 field under 2 columns"),
         ("path,label\n\ncat/00.png,cat,x\n", "row 3: 3 fields under 2 columns"),
         ("path,label\n,cat\n", "row 2: no path"),

@@ -438,6 +438,8 @@ def test_characters_outside_the_alphabet(tmp_path: Path) -> None:
         ("m.csv", "path,label\na.wav,b\n", "has no column text"),
         ("m.csv", "file,text\na.wav,b\n", "has no column path"),
         ("m.csv", "path,text\na.wav\n", "row 2: 1 field under 2 columns"),
+        ("m.csv", "path,text,text\na.wav,x,y\n", "has the column 'text' more than once"),
+        ("m.csv", "path,text\na.wav, \n", r"row 2 \(a.wav\) .on_unreadable = .skip. leaves"),
         ("m.csv", "path,text\n../b.wav,x\n", "row 2: the path '../b.wav' leaves"),
         ("m.csv", "path,text\nb.wav,x\n", r"row 2 \(b.wav\): missing"),
         ("m.csv", "path,text,split\na.wav,x,tst\n", "row 2: split 'tst'"),
@@ -456,6 +458,28 @@ def test_manifests_that_cannot_be_read(
         open_transcripts(tmp_path / name, FREE, rules=TextRules(), split="all")
     with pytest.raises(UserError, match="other is missing: there is no such file or folder"):
         open_transcripts(tmp_path / "other", FREE, rules=TextRules())
+
+
+def test_texts_of_the_validation_set_have_the_characters_of_the_training_set(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        write(tmp_path / f"{name}.wav", tone(name, 0.3, rng))
+    table = tmp_path / "m.csv"
+    table.write_text("path,text,split\na.wav,ab,train\nb.wav,bc,val\nc.wav,,val\n")
+    train = open_transcripts(table, FREE, rules=TextRules())
+    other = open_transcripts(
+        table, FREE, rules=TextRules(), split="validation", on_unreadable="skip"
+    )
+    assert "skipped row 4 (c.wav): no text" in other.warnings
+    table.write_text(table.read_text() + "a.wav,ba,train\n")
+    assert any(
+        "1 row with the recording of another row" in text
+        for text in open_transcripts(table, FREE, rules=TextRules()).warnings
+    )
+    with pytest.raises(UserError, match=r"m.csv validation: .* no 'c', in 'bc' of b.wav: its"):
+        other.like(train.modality, train.classes)
 
 
 def test_too_long_and_too_short_for_a_transcript(tmp_path: Path) -> None:

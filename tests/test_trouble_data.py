@@ -86,7 +86,7 @@ def test_training_on_one_class_is_refused_and_lost_classes_are_named(tmp_path: P
             open_split(recipe, "train")
     recipe = load_recipe("images", [f"data.path={root}", "data.train=2"])
     (warning,) = open_split(recipe, "train").warnings
-    assert "leaves 1 class without an image to train on (" in warning
+    assert "leaves 1 class without a sample to train on (" in warning
     recipe = load_recipe("images", [f"data.path={root}", "data.train=3"])
     assert open_split(recipe, "train").warnings == []
 

@@ -65,9 +65,7 @@ def listen(
     elif grammar is not None:
         raise UserError(f"{trained}: a grammar is for networks that transcribe speech")
     listener = Listener(run, hops, THRESHOLD if limit is None else limit, step)
-    stream = sys.stdin.buffer
-    assert isinstance(stream, BufferedIOBase)
-    rows = listener.pcm_rows(stream) if source == "-" else listener.file_rows(source)
+    rows = listener.pcm_rows(_standard_input()) if source == "-" else listener.file_rows(source)
     for row in rows:
         print(json.dumps(row, ensure_ascii=True, allow_nan=False), flush=True)
     for warning in listener.warnings:
@@ -76,3 +74,11 @@ def listen(
         f"{listener.seconds:.2f} s of sound in {listener.busy:.2f} s (real-time factor "
         f"{listener.real_time_factor:.3f}), latency {listener.latency:.3f} s",
     )
+
+
+def _standard_input() -> BufferedIOBase:
+    if sys.stdin is None:
+        raise UserError("standard input is closed: give a file, or a stream of sound")
+    stream = sys.stdin.buffer
+    assert isinstance(stream, BufferedIOBase)
+    return stream

@@ -7,7 +7,7 @@ right and bottom edges exclusive.
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from plusx.data.image_file import (
 )
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.sample import IGNORE_INDEX, NO_BOXES, Sample
-from plusx.data.tokenizer import END, Tokenizer
+from plusx.data.tokenizer import END, UNKNOWN, Tokenizer
 
 
 Rows = Float32[np.ndarray, "_ 6"]  # left, top, right, bottom, class, crowd (1 or 0)
@@ -306,6 +306,15 @@ class Texts(Annotations):
     def with_classes(self, classes: tuple[str, ...]) -> "Annotations":
         """Return the texts in the vocabulary of a trained network."""
         return replace(self, tokenizer=replace(self.tokenizer, vocabulary=classes))
+
+    def outside(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the index of each text with tokens that are not in the vocabulary, and these."""
+        if self.tokenizer.kind == "bytes" or UNKNOWN in self.tokenizer.vocabulary:
+            return
+        known = frozenset(self.tokenizer.vocabulary)
+        for index, text in enumerate(self.texts):
+            if outside := sorted(set(self.tokenizer.pieces(text)) - known):
+                yield index, outside
 
     def digest(self, root: str | None) -> bytes:
         """Return a digest of the texts."""

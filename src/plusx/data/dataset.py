@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32, Int64, Num
 from torch import Tensor
 
-from plusx.data.annotations import Annotations
+from plusx.data.annotations import Annotations, Texts
 from plusx.data.batch import collate_targets
 from plusx.data.image_file import Decoder, content_digest, printable, read_regular
 from plusx.data.modality import Modality
@@ -23,7 +23,7 @@ from plusx.data.splits import split_of
 from plusx.data.transforms.steps import resample
 from plusx.data.transforms.transform import Transform
 from plusx.data.transforms.windows import WINDOW_STEPS, Windows, gather
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
 
 
 Split = Literal["train", "validation", "test", "all"]
@@ -350,7 +350,16 @@ class Dataset:
         annotations = self.annotations
         if annotations is None or annotations.spatial or not classes:
             return dataset
-        return replace(dataset, classes=classes, annotations=annotations.with_classes(classes))
+        annotations = annotations.with_classes(classes)
+        if isinstance(annotations, Texts) and (outside := list(annotations.outside())):
+            index, tokens = outside[0]
+            more = f" and in {counted(len(outside) - 1, 'more text')}" if outside[1:] else ""
+            raise UserError(
+                f"{self.name} {self.split}: the network has no {', '.join(map(repr, tokens))}, in "
+                f"{annotations.texts[index]!r} of {self.describe(index)}{more}: its characters "
+                "are those of the training set, or [data] alphabet"
+            )
+        return replace(dataset, classes=classes, annotations=annotations)
 
     def _checked(self) -> "Dataset":
         """Return the data set with warnings about what its modality changes."""

@@ -122,6 +122,9 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
             "neither UTF-8 nor UTF-16"
         )
     columns = [name.strip() for name in lines[0]] if lines else []
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{shown} has the column {printable(twice)!r} more than once")
     rows = []
     for number, fields in enumerate(lines[1:], 2):
         if any(field.strip() for field in fields):

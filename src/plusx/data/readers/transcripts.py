@@ -25,7 +25,7 @@ from plusx.data.modality.audio.sound_file import has_sound
 from plusx.data.readers.csv_file import Row, columns_of_table, read_rows
 from plusx.data.readers.listing import file_problem
 from plusx.data.readers.recordings import hold_out, recording_items
-from plusx.data.readers.verdicts import Entry, OnUnreadable, check_entries, listed
+from plusx.data.readers.verdicts import Entry, OnUnreadable, Skipped, check_entries, listed
 from plusx.data.splits import entries_of_split, own_splits, split_of
 from plusx.data.tokenizer import BLANK, SPACE, Tokenizer
 from plusx.errors import UserError, counted, printable
@@ -119,12 +119,14 @@ def open_transcripts(
     entries, is_cut = entries_of_split(
         [item.entry for item in listed_texts], split, validation, shown
     )
-    entries, warnings = _checked(entries, texts, rules, root, shown)
+    entries, warnings = _checked(entries, texts, rules, root, shown, on_unreadable)
     used, more = check_entries(entries, root, on_unreadable, modality)
     if not used:
         raise UserError(f"{shown} has no recording in {split} that can be used")
     transcripts = [texts[_key(entry)] for entry in used]
     tokenizer = rules.tokenizer(transcripts)
+    if repeated := len(used) - len({entry.path for entry in used}):
+        warnings.append(f"{shown}: {counted(repeated, 'row')} with the recording of another row")
     dataset = Dataset(
         name=printable(os.path.basename(target)),
         split=split,
@@ -241,6 +243,7 @@ def _checked(
     rules: TextRules,
     root: str,
     shown: str,
+    on_unreadable: OnUnreadable,
 ) -> tuple[list[Entry], list[str]]:
     """Clean the texts in place; return the entries that are used, and warnings.
 
@@ -257,22 +260,26 @@ def _checked(
             text = rules.without_outsiders(text)
         if not text:
             empty.append(name)
+            if on_unreadable == "skip":
+                continue
         texts[_key(entry)] = text
         used.append(entry)
-    if empty and not (outside and rules.outside == "error"):
+    if empty and on_unreadable == "error" and not (outside and rules.outside == "error"):
         raise UserError(
-            f"{shown}: {counted(len(empty), 'text')} without characters: {listed(empty)}"
+            f"{shown}: {counted(len(empty), 'text')} without characters: {listed(empty)} "
+            '(on_unreadable = "skip" leaves them out)'
         )
+    warnings: list[str] = [Skipped(f"skipped {name}: no text") for name in empty]
     if outside and rules.outside == "error":
         raise UserError(
             f"{shown}: characters outside the alphabet {rules.alphabet!r}: {listed(outside)}; "
             '[data] replace maps them, outside = "drop" leaves them out, "skip" their recordings'
         )
     if not outside:
-        return used, []
+        return used, warnings
     left_out = "characters" if rules.outside == "drop" else "recordings"
     warning = (
         f"{counted(len(outside), 'text')} with characters outside the alphabet; the {left_out} are "
         f"left out: {listed(outside)}"
     )
-    return used, [warning]
+    return used, [*warnings, warning]
