@@ -311,9 +311,9 @@ class Texts(Annotations):
         """Yield the index of each text with tokens that are not in the vocabulary, and these."""
         if self.tokenizer.kind == "bytes" or UNKNOWN in self.tokenizer.vocabulary:
             return
-        known = frozenset(self.tokenizer.vocabulary)
+        vocabulary = frozenset(self.tokenizer.vocabulary)
         for index, text in enumerate(self.texts):
-            if outside := sorted(set(self.tokenizer.pieces(text)) - known):
+            if outside := sorted(set(self.tokenizer.pieces(text)) - vocabulary):
                 yield index, outside
 
     def digest(self, root: str | None) -> bytes:
