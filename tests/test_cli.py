@@ -297,3 +297,10 @@ def test_they_answer_at_once(arguments: list[str]) -> None:
         seconds.append(used + after.children_system - before.children_system)
     # the least: caches and a core shared with other tests only ever add to it
     assert min(seconds) < 0.3, seconds
+
+
+def test_the_folder_of_a_run_is_named_by_what_is_trained_not_by_where_data_is() -> None:
+    from plusx.cli.shell import run_name
+
+    assert run_name("text", ("data.path=reviews.csv", "epochs=3")) == "text,epochs=3"
+    assert run_name("recipes/mine.toml", ("data.path=a/b",)) == "mine"

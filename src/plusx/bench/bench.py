@@ -50,7 +50,7 @@ CALLS = 3  # forward passes of one image per round; their median counts
 LR = 1e-3  # of the measured training steps
 RESULT, PAGE = "bench.json", "bench.html"
 NOTE = (
-    "One image and images per second are of predictions, without reading and preparing images. A "
+    "One input and inputs per second are of predictions, without reading and preparing inputs. A "
     "training step is forward, loss, backward and an update by SGD. Accuracies are not measured "
     "here: published ones are those of papers, measured ones are from a folder of results. Fewer "
     "than six rounds have no 95 % interval: the lowest and the highest time are given."
@@ -329,11 +329,11 @@ def columns(rows: Sequence[Row], batch: int) -> list[dict[str, str]]:
         ("multiply_adds", "MACs", "", "count"),
         ("published", "Accuracy", "published", "share"),
         ("measured", "Accuracy", "measured", "share"),
-        ("latency", "One image", "ms", "number"),
+        ("latency", "One input", "ms", "number"),
         ("latency_interval", _ends(rows).capitalize(), "ms", "text"),
-        ("images_per_second", "Images", "a second", "number"),
+        ("images_per_second", "Inputs", "a second", "number"),
         ("step", "Training step", "ms", "number"),
-        ("saved", "Saved for backward", f"MB, {batch} images", "number"),
+        ("saved", "Saved for backward", f"MB, {batch} inputs", "number"),
     )
     return [{"key": key, "title": title, "unit": unit, "kind": kind}
             for key, title, unit, kind in entries]  # fmt: skip
@@ -382,12 +382,12 @@ def _milliseconds(row: Row) -> tuple[float, float, float]:
 def _figures(rows: Sequence[Row], batch: int) -> list[dict[str, Any]]:
     """Return the figures: time over work, memory over work, accuracy over time; each network is a
     point."""
-    work = {"title": "multiply-adds (MACs) of one image", "scale": "log"}
-    latency = {"title": "ms for one image", "scale": "log"}
+    work = {"title": "multiply-adds (MACs) of one input", "scale": "log"}
+    latency = {"title": "ms for one input", "scale": "log"}
     times = {row["name"]: _milliseconds(row) for row in rows}
     figures = [
         lines_figure(
-            "Time for one image",
+            "Time for one input",
             f"The median of the rounds, with its {_ends(rows)}.",
             [
                 line(name, [row["multiply_adds"]], [median], low=[low], high=[high])
@@ -410,7 +410,7 @@ def _figures(rows: Sequence[Row], batch: int) -> list[dict[str, Any]]:
             figures.append(
                 lines_figure(
                     f"{key.capitalize()} accuracy on {data}",
-                    "Over the time for one image on this machine.",
+                    "Over the time for one input on this machine.",
                     [
                         line(row["name"], [times[row["name"]][0]], [row[key]["accuracy"]])
                         for row in rows_with_accuracy
@@ -430,8 +430,8 @@ def _finding(rows: Sequence[dict[str, Any]]) -> str:
     )
     if fastest is slowest:
         rate = values.number(fastest["images_per_second"]["median"])
-        return f"{fastest['name']} takes {low} ms for one image, in batches {rate} a second."
-    text = f"{fastest['name']} takes {low} ms for one image, {slowest['name']} {high} ms"
+        return f"{fastest['name']} takes {low} ms for one input, in batches {rate} a second."
+    text = f"{fastest['name']} takes {low} ms for one input, {slowest['name']} {high} ms"
     if fastest["latency_seconds"]["high"] >= slowest["latency_seconds"]["low"]:
         return f"{text}; their intervals overlap, so the order may be chance."
     return f"{text}."

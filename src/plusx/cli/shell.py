@@ -166,11 +166,15 @@ def _auroc_text(metrics: dict[str, Any]) -> str:
 
 
 def run_name(recipe: str, overrides: tuple[str, ...]) -> str:
-    """Return a folder name that the same command reproduces, so that it resumes its run."""
+    """Return a folder name that the same command reproduces, so that it resumes its run.
+
+    `data.path`, which says where the data is, has no part in it.
+    """
     import re
 
     stem = Path(recipe).name.removesuffix(".toml")
-    name = ",".join([stem, *overrides])
+    changes = [override for override in overrides if not override.startswith("data.path=")]
+    name = ",".join([stem, *changes])
     name = re.sub(r"[^\w.=,+-]+", "_", name).lstrip(".-") or "run"
     if len(name.encode()) > 120:
         from hashlib import sha256

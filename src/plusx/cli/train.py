@@ -94,10 +94,10 @@ def train(
     error, auroc = result["train_error"], result.get("train", {}).get("auroc")
     title, trained = "trained", ""
     if error is not None:
-        title, trained = "train error", METRICS["train_error"].text(error, decimals=2) + " "
+        title, trained = "train error", METRICS["train_error"].text(error, decimals=2) + ", "
     if auroc is not None:  # several labels: nearly every image has a wrong one
-        title, trained = "train AUROC", f"{auroc:.3f} "
-    print(f"  {title:14} {trained}({result['steps']:,} steps)")
+        title, trained = "train AUROC", f"{auroc:.3f}, "
+    print(f"  {title:14} {trained}{counted(result['steps'], 'step')}")
     if result["validation"] is not None:
         line = metrics_text(
             result["validation"], result.get("metrics", ()), result.get("noun", "image")

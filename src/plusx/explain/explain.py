@@ -26,6 +26,7 @@ from plusx.run import Run
 from plusx.run.environment import environment
 from plusx.run.predictor import Predictor, refuse_none
 from plusx.run.sources import Failed, image_files
+from plusx.tasks.generate import Generate
 from plusx.train.loop import evaluating
 
 
@@ -108,6 +109,11 @@ def explain(
     if run.embeds:
         raise UserError(
             f"{run.path} predicts embeddings, not classes, so there is nothing to explain"
+        )
+    if isinstance(run.task, Generate):
+        raise UserError(
+            f"{printable(run.path)} generates text, which has no classes to explain; the report of "
+            "a run that captions images shows the attention for each word"
         )
     if run.preprocessing.tokens:
         from plusx.explain.texts import explain_texts

@@ -431,6 +431,8 @@ def _formatter(axis: Spec, lowest: Number = 0.0) -> FuncFormatter:
     def tick_label(value: Number, _: object) -> str:
         if axis["scale"] == "log" and 0 < value < 0.5 * lowest:
             return ""
+        if 1e-3 <= abs(value) < 1e4:  # neighbouring ticks may differ in the fourth digit
+            return f"{value:.6g}".replace("-", "−")
         return values.number(float(f"{value:.6g}"))
 
     return FuncFormatter(tick_label)

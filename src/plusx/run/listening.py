@@ -105,7 +105,11 @@ class Listener:
             self.warnings.append("the stream ends in the middle of a sample: 1 byte is left out")
 
     def rows(self, blocks: "Iterator[Samples] | tuple[Samples, ...]") -> Iterator[dict[str, Any]]:
-        """Yield the rows of a waveform in blocks."""
+        """Yield the rows of a waveform in blocks; times to a tenth of a millisecond."""
+        for row in self._rows(blocks):
+            yield row | {"seconds": round(row["seconds"], 4)}
+
+    def _rows(self, blocks: "Iterator[Samples] | tuple[Samples, ...]") -> Iterator[dict[str, Any]]:
         if not isinstance(self.stream, KeywordStream):
             for event in self._events(self.stream, iter(blocks)):
                 yield event._asdict()

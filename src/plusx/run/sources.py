@@ -40,7 +40,9 @@ def sources_of(listed: Sequence[Any], modality: Modality, failed: Failed) -> lis
                 "Pillow images, NumPy arrays (h, w) or (h, w, c), or tensors (c, h, w)"
             )
     named = [source for source in listed if isinstance(source, str | Path)]
-    missing = set() if modality.kind in IN_WORDS else set(_missing(named))
+    if modality.kind in IN_WORDS:
+        named = [source for source in named if not _is_text(source)]
+    missing = set(_missing(named))
     for source in listed:
         if not isinstance(source, str | Path):
             sources.append(source)
@@ -120,7 +122,7 @@ def _texts(paths: Sequence[str | Path], modality: Modality, failed: Failed) -> l
                 "column text"
             )
         if not is_file:
-            if isinstance(path, Path) or name.lower().endswith((".txt", *TABLES)):
+            if not _is_text(path):
                 raise UserError(f"{printable(name)}: no such file")
             if not name.strip():
                 failed.append({"path": repr(name), "reason": "an empty text"})
@@ -131,6 +133,11 @@ def _texts(paths: Sequence[str | Path], modality: Modality, failed: Failed) -> l
         else:
             texts += _lines(name, failed)
     return texts
+
+
+def _is_text(source: str | Path) -> bool:
+    """Whether an input is not the name of a file by its type or its ending."""
+    return isinstance(source, str) and not source.lower().endswith((".txt", *TABLES))
 
 
 def _lines(path: str, failed: Failed) -> list[str]:

@@ -130,7 +130,8 @@ class Trainer:
         if path.is_file() and _identity(files.read_data(self.out)) != _identity(now):
             raise UserError(
                 f"the {self.sets.train.modality.inputs} of {self.sets.train.name} have changed "
-                f"since the start of {self.out} (--allow-data-change resumes with the new ones)"
+                f"since the start of {self.out} (--out FOLDER starts another run, "
+                "--allow-data-change resumes with the new ones)"
             )
 
     def begin(self, *, exact: bool, allow_data_change: bool) -> None:

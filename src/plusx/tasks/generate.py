@@ -39,8 +39,8 @@ class Generate(Task):
     The loss is the cross-entropy of the next token given those before it in the target (teacher
     forcing), the mean over the tokens of a sequence and over sequences. So losses of parts of a
     batch add up, and padding has no influence. Of targets that are longer than the decoder's
-    max_length the first tokens count. After each forward `scalars["error"]` is the fraction of
-    wrong tokens, averaged alike.
+    max_length the first tokens count. After each forward `scalars["token_error"]` is the
+    fraction of wrong tokens, averaged alike.
     """
 
     monitors = ("loss",)
@@ -75,7 +75,7 @@ class Generate(Task):
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         losses, errors = self._losses(batch, self._memory(batch), self.label_smoothing)
-        self.scalars = {"error": errors.mean()}
+        self.scalars = {"token_error": errors.mean()}
         return losses.mean()
 
     def predict(self, batch: Batch) -> TokenSequences:
