@@ -65,7 +65,7 @@ def test_the_loss_is_the_mean_of_each_sequences_cross_entropy(head: Head) -> Non
         losses.append(F.cross_entropy(logits[0], expected, label_smoothing=0.1))
         errors.append((logits[0].argmax(1) != expected).float().mean())
     torch.testing.assert_close(generate(batch()), torch.stack(losses).mean())
-    torch.testing.assert_close(generate.scalars["error"], torch.stack(errors).mean())
+    torch.testing.assert_close(generate.scalars["token_error"], torch.stack(errors).mean())
 
 
 @pytest.mark.parametrize("count", [2, 4])
