@@ -246,6 +246,12 @@ def test_what_is_no_json_is_named_with_its_line(tmp_path, line):
         opened(path, "all")
 
 
+@pytest.mark.parametrize("vocabulary", [(UNKNOWN, "a"), (PAD, UNKNOWN, "a", "a")])
+def test_a_vocabulary_has_padding_and_no_token_twice(vocabulary):
+    with pytest.raises(plusx.UserError, match="a vocabulary without <pad>, or with a token twice"):
+        TextModality(Tokenizer("words", vocabulary))
+
+
 def test_byte_pairs_need_a_vocabulary_of_all_characters():
     pytest.importorskip("tokenizers")
     with pytest.raises(plusx.UserError, match=r"5 tokens: the texts have 4 different .* needs 6"):

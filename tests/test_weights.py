@@ -14,6 +14,8 @@ from torch import nn
 
 import plusx
 from plusx import store, zoo
+from plusx.data.modality import TextModality
+from plusx.data.tokenizer import PAD, UNKNOWN, Tokenizer
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_toml
 from plusx.nn.external import EXTERNAL
@@ -372,3 +374,12 @@ def test_loading_warns_of_nothing(saved: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_network(saved)
+
+
+def test_a_file_whose_preprocessing_is_not_that_of_its_network_is_refused(tmp_path: Path) -> None:
+    texts = TextModality(Tokenizer("words", (PAD, UNKNOWN, "a")))
+    path = tmp_path / "a.safetensors"
+    net = plusx.create_model("resnet5_text", num_classes=2, in_channels=4)
+    save_network(net, path, model="resnet5_text", preprocessing=texts.to_dict(), classes=("x", "y"))
+    with pytest.raises(plusx.UserError, match="its preprocessing, of texts, is not that of its"):
+        plusx.load(path)

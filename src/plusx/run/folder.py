@@ -15,6 +15,7 @@ from plusx.data.modality import Modality, modality_from_dict
 from plusx.errors import UserError, printable
 from plusx.grammar.arithmetic import each_dimension
 from plusx.models import create_model
+from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import Recipe, parse_recipe
 from plusx.run.build import blank_net
 from plusx.run.environment import has_exact_int8
@@ -270,7 +271,13 @@ def _from_weights(path: Path) -> Run:
     if not net.num_classes:
         raise UserError(f"{path} has no classes, since its network has no head")
     try:
-        return _with_task(path, net, weights, net.num_classes)
+        run = _with_task(path, net, weights, net.num_classes)
+        spec: Any = net.backbone.spec if isinstance(net, NetworkWithHead) else net.spec
+        modality = run.preprocessing
+        takes = spec.ndim, spec.takes_tokens, net.in_channels
+        if takes != (modality.ndim, modality.tokens, modality.channels):
+            raise UserError(f"its preprocessing, of {modality.inputs}, is not that of its network")
+        return run
     except ValueError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
 

@@ -59,6 +59,10 @@ class TextModality(Modality):
                 f"{_MAX_LENGTH:,} tokens, the first at most the second"
             )
 
+        vocabulary = self.tokenizer.vocabulary
+        if vocabulary and (PAD not in vocabulary or len(set(vocabulary)) < len(vocabulary)):
+            raise UserError(f"a vocabulary without {PAD}, or with a token twice")
+
     @property
     def size(self) -> tuple[int, ...]:  # type: ignore[override]
         return (self.max_length,)
