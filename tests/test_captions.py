@@ -251,6 +251,7 @@ def test_tables_of_captions_are_recognised(
     assert code == (0 if described else 2)
     printed = capsys.readouterr()
     assert f"plusx train captions data.path={path}" in (printed.out if described else printed.err)
+    assert ("48 captions of 24 images" in printed.out) == described
 
 
 SMALL = ("net.base=resnet20", "head.width=16", "head.depth=1", "head.hidden=16")

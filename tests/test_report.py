@@ -386,3 +386,7 @@ def test_words_of_a_text_have_the_colour_of_what_they_add() -> None:
     page = single_page(examples=[shown])
     assert 'class="for"' in page
     assert "fine</span>" in page
+    (shown,) = examples([{**row, "unknown": [False, True]}], [None])
+    page = single_page(examples=[shown])
+    assert 'a</span> <span class="for unknown"' in page
+    assert 'not in the vocabulary">fine</span>' in page

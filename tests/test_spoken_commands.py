@@ -44,6 +44,7 @@ from plusx.data.sets.voice_commands import (
 )
 from plusx.metrics.intents import equal_error_threshold
 from plusx.recipe import load_recipe, parse_recipe
+from plusx.report.predictions import read_examples
 from plusx.run import evaluate, load_run, predict, train, write_predictions
 from plusx.run.listening import Listener
 from plusx.run.spoken_commands import PAUSE, CommandStream, within_grammar
@@ -370,6 +371,12 @@ def test_a_run_has_its_grammar(tmp_path: Path, capsys: pytest.CaptureFixture[str
     run_folder = tmp_path / "run"
     result = train(parse_recipe(tones(path, grammar)), run_folder, progress=False)
     assert result["metrics"][0] == "intent_accuracy"
+    shown = read_examples(run_folder / "examples")
+    assert shown[0]["path"].startswith("clips/")
+    assert shown[0]["lines"][0].startswith("command: ")
+    assert {line for example in shown for line in example["lines"][2:]} <= {
+        "ground truth: play tone", "ground truth: rejected",
+    }  # fmt: skip
     grammar.unlink()  # the run has its text
     result = evaluate(load_run(run_folder))
     assert result["commands"] + result["outside"] == result["count"]

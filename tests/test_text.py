@@ -24,6 +24,7 @@ from plusx.data.sampler import epoch_order
 from plusx.data.tokenizer import BLANK, END, PAD, START, UNKNOWN, Tokenizer
 from plusx.run import evaluate, load_run
 from plusx.run.sources import sources_of
+from plusx.run.text_examples import tokens_of
 from plusx.weights import save_network
 
 
@@ -115,6 +116,15 @@ def test_byte_pair_encoding_survives_a_round_trip_and_needs_its_vocabulary_alone
         assert restored.encode(text) == tokenizer.encode(text)
         assert restored.decode(restored.encode(text)) == text
     assert max(map(len, (tokenizer.encode(word) for word in ("the", "film")))) == 1
+
+
+@pytest.mark.parametrize("kind", ["words", "characters", "bytes"])
+def test_tokens_are_those_of_the_text(kind):
+    tokenizer = Tokenizer.train(["a fine film"], kind, 300, lower=True)
+    tokens, unknown = tokens_of(TextModality(tokenizer, max_length=8, min_length=1), "A Zebra")
+    assert len(tokens) == len(unknown) == len(tokenizer.encode("A Zebra")[:8])
+    if kind == "words":
+        assert (tokens, unknown) == ([" a", " zebra"], [False, True])
 
 
 def test_tokens_outside_the_vocabulary():
@@ -290,6 +300,7 @@ def test_info_describes_texts(tmp_path):
     assert summary["left_out"] == ["skipped row 42: no text"]
     assert any("repeat" in text or "train too" in text for text in summary["warnings"])
     assert "texts of each class" in (tmp_path / "page.html").read_text().lower()
+    assert (tmp_path / "page.html").read_text().count("<strong>good</strong>") >= 5
     text = plusx_command("info", "a.csv", cwd=tmp_path).stdout
     assert "41 texts of 2 classes" in text
     assert "characters" in text
@@ -297,7 +308,10 @@ def test_info_describes_texts(tmp_path):
     for split in ("train", "val"):
         for language in ("de", "en"):
             (tmp_path / "corpus" / f"{split}.{language}").write_text("ein Satz\nzwei Worte\n")
-    summary = json.loads(plusx_command("info", "corpus", "--json", cwd=tmp_path).stdout)
+    done = plusx_command("info", "corpus", "--json", "--out", "page.html", cwd=tmp_path)
+    summary = json.loads(done.stdout)
+    assert (summary["inputs"], summary["target_lengths"]["min"]) == ("sentence pairs", 8)
+    assert "<strong>target</strong> ein Satz" in (tmp_path / "page.html").read_text()
     assert (summary["kind"], summary["splits"]) == ("parallel", {"train": 2, "validation": 2})
     assert summary["command"] == (
         "plusx train translate data.path=corpus data.source=de data.target=en"

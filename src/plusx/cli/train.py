@@ -34,6 +34,8 @@ from plusx.errors import UserError, counted
     help_epilogue="Examples:\n  plusx train digits-resnet20\n"
     "  plusx train images data.path=photos --out runs/photos\n"
     "  plusx train boxes data.path=BCCD --out runs/cells\n"
+    "  plusx train text data.path=reviews.csv\n"
+    "  plusx train commands data.path=recordings\n"
     "  plusx train cifar10-resnet20 seed=1 --out runs/cifar10-1\n"
     "  plusx train imagenet.toml --processes 8 --restarts 3",
 )

@@ -232,6 +232,8 @@ def predict(
     group=USE,
     help_epilogue="Examples:\n  plusx explain runs/photos new-photos --out why\n"
     "  plusx explain runs/photos cat.jpg --class dog\n"
+    '  plusx explain runs/text "a fine film" --out why\n'
+    "  plusx explain runs/commands yes.wav --out why\n"
     "  plusx explain model.safetensors *.png --method occlusion --json",
 )
 def explain(

@@ -36,9 +36,11 @@ class Annotations(ABC):
     """Annotations of samples besides their classes.
 
     spatial: whether they have positions in the input, which is then padded and never cropped
+    noun: what a sample is called in messages; "": what its modality calls it
     """
 
     spatial: bool = True
+    noun: str = ""
 
     @property
     def boxes(self) -> Sequence[Rows] | None:
@@ -282,11 +284,13 @@ class Texts(Annotations):
 
     tokenizer: its vocabulary is the classes of the data set
     end: whether the token "</s>" ends every sequence
+    noun: what an input with its text is called, such as "sentence pair"
     """
 
     texts: list[str]
     tokenizer: Tokenizer
     end: bool = False
+    noun: str = ""
     spatial = False
 
     def __len__(self) -> int:

@@ -299,6 +299,17 @@ class Dataset:
         return self.annotations is not None and self.annotations.spatial
 
     @property
+    def noun(self) -> str:
+        """What a sample is called in messages, such as "image" or "sentence pair"."""
+        annotated = "" if self.annotations is None else self.annotations.noun
+        return annotated or self.modality.noun
+
+    @property
+    def inputs(self) -> str:
+        """What several samples are called in messages."""
+        return f"{self.noun}s"
+
+    @property
     def has_texts(self) -> bool:
         """Whether a text is the target of each sample, so that the classes are a vocabulary."""
         return self.annotations is not None and not self.annotations.spatial

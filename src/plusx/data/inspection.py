@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 from PIL import Image
 
+from plusx.data.annotations import Texts
 from plusx.data.checks import (
     Finding,
     Member,
@@ -376,8 +377,10 @@ def summary(inspection: Inspection) -> dict[str, Any]:
         "reason": inspection.reason,
         "other_kinds": dict(inspection.other_kinds),
         "annotation": inspection.annotation,
-        "inputs": next((d.modality.inputs for d in datasets.values()), "volumes"),
+        "inputs": next((d.inputs for d in datasets.values()), "volumes"),
         "lengths": _lengths(datasets),
+        "target_lengths": _target_lengths(datasets),
+        "files": _num_files(datasets) if inspection.annotation == "captions" else None,
         "length_unit": next((d.modality.length_unit for d in datasets.values()), ""),
         "is_named": inspection.kind not in LAYOUTS,
         "own_splits": list(inspection.own_splits),
@@ -405,11 +408,31 @@ def _lengths(datasets: Mapping[str, Dataset]) -> dict[str, int | float] | None:
     ]
     if not lengths:
         return None
-    joined = np.concatenate(lengths)
-    low, middle, high = np.percentile(joined, (0, 50, 100))
-    values = {"min": low, "median": middle, "max": high, "total": joined.sum()}
     digits = 2 if any(d.modality.per_length_unit > 1 for d in datasets.values()) else None
+    return _distribution(np.concatenate(lengths), digits)
+
+
+def _target_lengths(datasets: Mapping[str, Dataset]) -> dict[str, int | float] | None:
+    """The lengths in characters of the texts that are targets: translations, transcripts,
+    captions."""
+    lengths = [
+        len(text)
+        for dataset in datasets.values()
+        if isinstance(dataset.annotations, Texts)
+        for text in dataset.annotations.texts
+    ]
+    return _distribution(np.array(lengths), None) if lengths else None
+
+
+def _distribution(lengths: Num[np.ndarray, "n"], digits: int | None) -> dict[str, int | float]:
+    low, middle, high = np.percentile(lengths, (0, 50, 100))
+    values = {"min": low, "median": middle, "max": high, "total": lengths.sum()}
     return {name: round(float(value), digits) for name, value in values.items()}
+
+
+def _num_files(datasets: Mapping[str, Dataset]) -> int:
+    """The number of different files, of which each can have several samples."""
+    return len({path for dataset in datasets.values() for path in dataset.paths or ()})
 
 
 def _volume_facts(volumes: Volumes) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
         if len(members) < count:
             raise UserError(
                 f"[data] per_class = {count}: {source.name} has "
-                f"{counted(len(members), source.modality.noun)} of {name!r} to train on"
+                f"{counted(len(members), source.noun)} of {name!r} to train on"
             )
         chosen += members[:count].tolist()
     return source.subset(sorted(chosen))
@@ -84,9 +84,7 @@ def first_images(source: Dataset, amount: int | float, seed: int) -> Dataset:
     count = amount if isinstance(amount, int) else round(amount * whole)
     where = f"[data] train = {amount}"
     if not 1 <= count <= whole:
-        raise UserError(
-            f"{where}: {source.name} has {counted(whole, source.modality.noun)} to train on"
-        )
+        raise UserError(f"{where}: {source.name} has {counted(whole, source.noun)} to train on")
     chosen = source.subset(np.sort(stratified_order(source.labels, seed)[:count]).tolist())
     if chosen.annotations is not None and (reason := chosen.annotations.nothing_to_learn()):
         raise UserError(f"{where}: there is nothing to learn: {reason}: take more")

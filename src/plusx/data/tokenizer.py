@@ -100,6 +100,15 @@ class Tokenizer:
             return list(text.replace(" ", SPACE))
         return _PIECE.findall(SPACE + text.replace(" ", SPACE))
 
+    def tokens(self, text: str) -> list[str]:
+        """Return the tokens of a text, whether or not they are in the vocabulary."""
+        if self.kind == "bytes":
+            return [f"0x{byte:02x}" for byte in self.normalised(text).encode("utf-8", "replace")]
+        pieces = self.pieces(text)
+        if self.kind == "bpe":
+            return [part for piece in pieces for part in self._parts(piece)]
+        return pieces
+
     def encode(self, text: str) -> list[int]:
         """Return the token numbers of a text. Raises UserError for a token that is not in a
         vocabulary without "<unk>"."""
@@ -107,12 +116,10 @@ class Tokenizer:
         if self.kind == "bytes":
             first = len(self.vocabulary) - 256
             return [first + byte for byte in self.normalised(text).encode("utf-8", "replace")]
-        pieces = self.pieces(text)
-        if self.kind == "bpe":
-            pieces = [part for piece in pieces for part in self._parts(piece)]
-        encoded = [numbers.get(piece, unknown) for piece in pieces]
+        tokens = self.tokens(text)
+        encoded = [numbers.get(token, unknown) for token in tokens]
         if None in encoded:
-            missing = pieces[encoded.index(None)].replace(SPACE, " ")
+            missing = tokens[encoded.index(None)].replace(SPACE, " ")
             raise UserError(
                 f"{missing!r} in {shortened(text)!r} is not in the vocabulary of "
                 f"{len(self.vocabulary)} tokens"

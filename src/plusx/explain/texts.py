@@ -45,7 +45,8 @@ def explain_texts(
     """Attribute a network's predictions for texts to their tokens.
 
     Writes explanation.json and explain.html into the folder `out`, and returns the content of the
-    former: for each text its label, probability, tokens and attributions, one number a token. Those
+    former: for each text its label, probability, tokens, which of them are unknown (outside of the
+    vocabulary), and attributions, one number a token. Those
     of grad-cam are interpolated between the positions of the last layer before pooling; those of
     occlusion are how much the probability falls if the token becomes "<unk>".
 
@@ -101,7 +102,7 @@ def attributed(
             index = predicted if class_index is None else class_index
             unknown = unknown_token(modality)
             values = ATTRIBUTIONS[method](run.net, numbers, index, unknown)
-            tokens = tokens_of(modality, numbers)
+            tokens, outside = tokens_of(modality, text)
             count = len(tokens)
             order = values[:count].argsort(descending=True)
             removed = max(1, round(_REMOVED * count))
@@ -122,6 +123,7 @@ def attributed(
                     "probability": float(scores[predicted]),
                     "class": run.classes[index],
                     "tokens": tokens,
+                    "unknown": outside,
                     "attributions": [round(value, 6) for value in values[:count].tolist()],
                     "drop": drops,
                 }

@@ -22,6 +22,8 @@ def heading(summary: Summary) -> str:
     words = _count(count, what)
     if what == "volumes" and not summary["classes"]:
         return words
+    if summary["files"]:
+        return f"{words} of {_count(summary['files'], 'images')}"
     if summary["annotation"] == "people":
         return f"{words} of {classes:,} people"
     if summary["annotation"] == "boxes":
@@ -87,6 +89,9 @@ def image_facts(summary: Summary) -> list[tuple[str, str]]:
         unit, total = summary["length_unit"], lengths["total"]
         together = f"; {_duration(total)} together" if unit == "s" else ""
         facts.append(("lengths", f"{low} to {high} {unit}, median {middle}{together}"))
+    if targets := summary["target_lengths"]:
+        low, middle, high = (f"{targets[key]:,}" for key in ("min", "median", "max"))
+        facts.append(("targets", f"{low} to {high} characters, median {middle}"))
     if summary["formats"]:
         facts.append(("formats", _counts(summary["formats"])))
     if summary["modes"]:

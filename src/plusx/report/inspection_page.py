@@ -22,11 +22,15 @@ MOST_BARS = 40  # classes in the chart
 
 
 def inspection_page(
-    summary: Summary, pictures: Sequence[tuple[str, bytes]], colours: Mapping[str, str]
+    summary: Summary,
+    pictures: Sequence[tuple[str, bytes]],
+    texts: Sequence[Sequence[tuple[str, str]]],
+    colours: Mapping[str, str],
 ) -> str:
     """Return the page.
 
     pictures: caption and JPEG of each example
+    texts: of each example that is one, titles and texts, such as the source and the target
     colours: of the classes in the examples
     """
     return page.render(
@@ -40,6 +44,7 @@ def inspection_page(
             "classes": _table(summary, colours),
             "messages": [(title.capitalize(), texts) for title, texts in messages_of(summary)],
             "pictures": bool(pictures),
+            "texts": texts,
             "examples": [(text, page.data_uri(image, "jpeg")) for text, image in pictures],
         },
     )

@@ -36,7 +36,12 @@ NOTES = {
     "tokens": (
         "The validation texts whose annotated class has the lowest probability. Green words speak "
         "for the predicted class, orange ones against it: the probability falls or rises without "
-        "the word."
+        "the word. Underlined words are not in the vocabulary."
+    ),
+    "command": (
+        "The validation recordings with a wrong command, then those with the highest character "
+        "error rates: log-mel spectrogram (low frequencies at the bottom), reference and "
+        "transcript. Words without a partner are marked."
     ),
     "transcript": (
         "The validation recordings with the highest character error rates: log-mel spectrogram "
@@ -134,6 +139,9 @@ def prediction_text(row: Row) -> str:
     the number of boxes of each class; "" for texts that are shown beside their reference."""
     if "caption" in row:
         return f"caption: {row['caption']}"
+    if "command" in row:
+        ratio = row["likelihood_ratio"]
+        return f"command: {row['command']} (phrase {row['phrase']!r}, likelihood ratio {ratio:.2f})"
     if "probability" in row:
         return f"predicted: {row['label']}, {100 * row['probability']:.1f} %"
     if _generated(row):
@@ -198,6 +206,8 @@ def _truth(row: Row) -> list[str]:
     lines += [
         METRICS[key].title + " " + METRICS[key].text(row[key]) for key in MEASURED if key in row
     ]
+    if "command" in truth:
+        lines.append(f"ground truth: {truth['command']}")
     if "caption" in truth:
         equal = ", the same" if truth["caption"] == row.get("caption") else ""
         lines.append(f"ground truth: {truth['caption']}{equal}")

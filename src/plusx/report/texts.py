@@ -28,14 +28,23 @@ def texts_page(result: Mapping[str, Any]) -> str:
 
 
 def coloured(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the texts for the template: tokens with the opacity of their colour, and whether they
-    speak for the class."""
+    """Return the texts for the template: tokens with the opacity of their colour, whether they
+    speak for the class, and whether they are outside of the vocabulary."""
     shown = []
     for row in rows:
         largest = max(map(abs, row["attributions"]), default=0.0) or 1.0
+        unknown = row.get("unknown") or [False] * len(row["tokens"])
         tokens = [
-            {"text": token, "share": round(abs(value) / largest, 3), "for": value >= 0}
-            for token, value in zip(row["tokens"], row["attributions"], strict=True)
+            {
+                "space": token.startswith(" ") and token != " ",
+                "text": token.removeprefix(" ") or token,
+                "share": round(abs(value) / largest, 3),
+                "for": value >= 0,
+                "unknown": is_unknown,
+            }
+            for token, value, is_unknown in zip(
+                row["tokens"], row["attributions"], unknown, strict=True
+            )
         ]
         shown.append({**row, "shown": tokens})
     return shown

@@ -52,7 +52,7 @@ def predict_captions(
             weights = task.attention(batch, prediction.tokens).float().cpu()
             prediction = prediction.cpu()
             for number, name in enumerate(group):
-                row: dict[str, Any] = {"path": printable(name)}
+                row: dict[str, Any] = {"path": printable(name, dataset.root)}
                 row.update(prediction.rows(run.classes)[number])
                 if isinstance(dataset.annotations, Texts):
                     row["ground_truth"] = {"caption": dataset.annotations.texts[annotations[name]]}

@@ -81,7 +81,7 @@ def evaluate(
     with loader:
         metrics = evaluate_task(augmented, loader.epoch(0))
     result: dict[str, Any] = {"data": dataset.name, "split": dataset.split, **metrics}
-    result |= {"metrics": list(task.metrics), "noun": dataset.modality.noun}
+    result |= {"metrics": list(task.metrics), "noun": dataset.noun}
     result["dtype"] = "float32"
     if len(task.tta) > 1:
         result["tta"] = augmented.views
@@ -156,7 +156,7 @@ def evaluated_dataset(
             or _is_of_training_folder(recipe, dataset)
         )
     if trained_on:
-        text = f"{dataset.name} includes {dataset.modality.inputs} that the run was trained on"
+        text = f"{dataset.name} includes {dataset.inputs} that the run was trained on"
         dataset = _with_warning(dataset, text)
     elif recipe is None and (text := _unknown_training(run, data, dataset)):
         dataset = _with_warning(dataset, text)
@@ -183,7 +183,7 @@ def _is_of_training_folder(recipe: Recipe | None, dataset: Dataset) -> bool:
 
 def _unknown_training(run: Run, data: str | Path | None, dataset: Dataset) -> str:
     """Return a warning if the weights may have been trained on the evaluated samples, or ""."""
-    name, inputs = dataset.name, dataset.modality.inputs
+    name, inputs = dataset.name, dataset.inputs
     if data in NAMED_SETS or dataset.split != "all":
         return ""
     if not run.data:
@@ -365,7 +365,7 @@ def refuse_changed(home: Path, source: Dataset) -> None:
     recorded = read_data(home).get(source.split)
     if recorded is not None and recorded["fingerprint"] != source.fingerprint():
         raise UserError(
-            f"the {source.modality.inputs} of {source.name} have changed since the training of "
+            f"the {source.inputs} of {source.name} have changed since the training of "
             f"{home}, so its training set is unknown (--data FOLDER --split all evaluates others)"
         )
 
@@ -399,7 +399,7 @@ def with_run_classes(run: Run, source: Dataset) -> Dataset:
     if source.multilabel != run.multilabel:
         has, predicts = ("several labels", "one") if source.multilabel else ("one label", "several")
         raise UserError(
-            f"{source.name} has {has} per {source.modality.noun}; the network predicts {predicts}"
+            f"{source.name} has {has} per {source.noun}; the network predicts {predicts}"
         )
     unknown = [name for name in source.classes if name not in run.classes]
     if unknown and run.recipe is None and _by_number(run, source):

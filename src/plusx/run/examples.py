@@ -14,7 +14,7 @@ from plusx.run.dense_predictions import GroundTruth, name_of, predict_dense
 from plusx.run.folder import load_run
 from plusx.run.prediction import write_predictions
 from plusx.run.predictor import Predictor
-from plusx.run.sound_examples import predict_recordings, predict_transcripts
+from plusx.run.sound_examples import predict_commands, predict_recordings, predict_transcripts
 from plusx.run.sources import Failed
 from plusx.run.text_examples import predict_texts, predict_translations
 from plusx.run.volume_predictions import predict_volumes, stored_volumes, synthetic_volumes
@@ -31,6 +31,7 @@ DRAWN: dict[tuple[str, str], Drawer] = {
     ("translate", "text"): predict_translations,
     ("classify", "audio"): predict_recordings,
     ("transcribe", "audio"): predict_transcripts,
+    ("spoken-command", "audio"): predict_commands,
 }
 
 

@@ -32,14 +32,17 @@ from plusx.data.readers.scans import read_scan, stem_of
 from plusx.data.readers.verdicts import Skipped
 from plusx.data.sets.download import located
 from plusx.data.summaries import content_stamp, write_summary
+from plusx.data.text_items import TextItems
 from plusx.errors import UserError
 from plusx.report.inspection_page import inspection_page
 from plusx.run import drawing
+from plusx.run.chosen_examples import spread
 from plusx.run.sound_examples import spectrogram, spectrogram_pixels, with_seconds
 
 
 PAGE = "info.html"
 EXAMPLES = 24
+_CHARACTERS = 300  # of an example that is a text
 _SIDE = 480  # of the longer side of an example, in pixels
 _QUALITY = 85  # of JPEGs
 _MAX_LABELLED = 8  # boxes of an image that are drawn with class names
@@ -75,8 +78,9 @@ def inspect(data: str, out: Path | None = None, kind: str | None = None) -> dict
     write_summary(data, kind, stamp, values)
     if file is not None:
         store.make_folder(file.parent)
-        colours = _colours(inspection)
-        store.write_text(file, inspection_page(values, list(examples(inspection)), colours))
+        pictures, texts = list(examples(inspection)), text_examples(inspection)
+        page = inspection_page(values, pictures, texts, _colours(inspection))
+        store.write_text(file, page)
         values["page"] = str(file)
     return values
 
@@ -157,6 +161,24 @@ def examples(inspection: Inspection) -> Iterator[tuple[str, bytes]]:
         yield f"{name}: {label}" if label else name, _jpeg(pixels)
 
 
+def text_examples(inspection: Inspection) -> list[list[tuple[str, str]]]:
+    """Return a few texts of each class with its name, or sentences with their translations."""
+    dataset = inspection.datasets.get("train") or next(iter(inspection.datasets.values()), None)
+    if dataset is None or not isinstance(dataset.items, TextItems):
+        return []
+    texts, targets = dataset.items.texts, dataset.annotations
+    if isinstance(targets, Texts):
+        return [
+            [("source", _beginning(texts[i])), ("target", _beginning(targets.texts[i]))]
+            for i in _spread(dataset)
+        ]
+    return [[(class_of(dataset, i), _beginning(texts[i]))] for i in _spread(dataset)]
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}..."
+
+
 def _slices(volumes: Volumes) -> Iterator[tuple[str, bytes]]:
     """Yield captions and JPEGs of the middle slices of volumes, beside their masks."""
     cases = [case for split in volumes.cases.values() for case in split]
@@ -206,7 +228,9 @@ def _colours(inspection: Inspection) -> dict[str, str]:
 
 
 def _spread(dataset: Dataset) -> list[int]:
-    """Return the indices of EXAMPLES images, taking the classes in turn."""
+    """Return the indices of EXAMPLES samples, taking the classes in turn."""
+    if not dataset.classes or dataset.has_texts:
+        return spread(EXAMPLES, len(dataset))
     labels = dataset.labels
     presence = labels > 0 if labels.ndim == 2 else None
     chosen: list[int] = []

@@ -1,6 +1,6 @@
 """Example predictions for recordings: their spectrograms with classes or transcripts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from plusx.data.annotations import Texts
 from plusx.data.dataset import Dataset
 from plusx.data.image_file import printable
 from plusx.data.modality import AudioModality
+from plusx.data.prediction import command_row
 from plusx.data.rng import SampleRNG
 from plusx.data.sample import Sample
 from plusx.metrics.transcripts import error_rates
@@ -22,6 +23,7 @@ from plusx.run.chosen_examples import hardest, spread
 from plusx.run.dense_predictions import name_of
 from plusx.run.predictor import Predictor
 from plusx.run.sources import Failed
+from plusx.tasks.within_grammar import WithinGrammar
 
 
 NUM_RECORDINGS = 8
@@ -38,7 +40,7 @@ def predict_recordings(
     waveforms = Waveforms(dataset)
     rows = []
     for index, row in hardest(predictor, dataset, waveforms, NUM_RECORDINGS, failed):
-        rows.append({"path": printable(name_of(dataset, index)), **row})
+        rows.append({"path": printable(name_of(dataset, index), dataset.root), **row})
         rows[-1]["side_by_side"] = _drawn(predictor, waveforms[index], out, len(rows))
     return rows
 
@@ -48,23 +50,53 @@ def predict_transcripts(
 ) -> list[dict[str, Any]]:
     """Return rows of the recordings whose transcripts have the highest character error rate, and
     draw them."""
+    rows = _transcribed(predictor, dataset, failed)
+    return _shown(predictor, dataset, rows, out)
+
+
+def predict_commands(
+    predictor: Predictor, dataset: Dataset, failed: Failed, out: Path
+) -> list[dict[str, Any]]:
+    """Return rows of the recordings whose command is wrong, then of those whose transcripts have
+    the highest character error rate, and draw them."""
+    task = predictor.run.task
+    assert isinstance(task, WithinGrammar)
+    rows = _transcribed(predictor, dataset, failed)
+    for row in rows.values():
+        truth = row["ground_truth"]
+        truth["command"] = command_row(task.grammar.parse(truth["transcript"]))["command"]
+    wrong_first = sorted(
+        rows, key=lambda i: rows[i]["command"] == rows[i]["ground_truth"]["command"]
+    )
+    return _shown(predictor, dataset, {index: rows[index] for index in wrong_first}, out)
+
+
+def _transcribed(
+    predictor: Predictor, dataset: Dataset, failed: Failed
+) -> dict[int, dict[str, Any]]:
+    """Return rows of some recordings by their indices, the highest character error rate first."""
     assert isinstance(dataset.annotations, Texts)
     waveforms = Waveforms(dataset)
     indices = spread(_TRANSCRIBED, len(dataset))
-    rows = []
+    rows: dict[int, dict[str, Any]] = {}
     names = [str(index) for index in indices]
     predictions = predictor.predictions([waveforms[i] for i in indices], failed, names=names)
     for name, _, prediction in predictions:
         (row,) = prediction.rows(predictor.run.classes)
-        index = int(name)
-        reference = dataset.annotations.texts[index]
+        reference = dataset.annotations.texts[int(name)]
         error = _character_error_rate(reference, row["transcript"])
-        rows.append((error, index, {**row, "ground_truth": {"transcript": reference}}))
+        rows[int(name)] = {**row, "ground_truth": {"transcript": reference}, "cer": error}
+    return {index: rows[index] for index in sorted(rows, key=lambda i: (-rows[i]["cer"], i))}
+
+
+def _shown(
+    predictor: Predictor, dataset: Dataset, rows: Mapping[int, dict[str, Any]], out: Path
+) -> list[dict[str, Any]]:
+    """Return the first rows with their paths, and draw their recordings."""
+    waveforms = Waveforms(dataset)
     shown: list[dict[str, Any]] = []
-    for error, index, row in sorted(rows, key=lambda entry: (-entry[0], entry[1])):
-        if len(shown) == NUM_TRANSCRIPTS:
-            break
-        shown.append({"path": printable(name_of(dataset, index)), **row, "cer": error})
+    for index, row in list(rows.items())[:NUM_TRANSCRIPTS]:
+        shown.append({"path": printable(name_of(dataset, index), dataset.root), **row})
         shown[-1]["side_by_side"] = _drawn(predictor, waveforms[index], out, len(shown))
     return shown
 

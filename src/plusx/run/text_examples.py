@@ -1,6 +1,5 @@
 """Example predictions for texts: classified texts with what each word adds, and translations."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,14 @@ def predict_texts(
             numbers = modality.encode(dataset.items.texts[index]).to(predictor.task.device)
             label = run.classes.index(row["label"])
             values = occlusion(run.net, numbers, label, unknown_token(modality))
-        tokens = tokens_of(modality, numbers)
+        tokens, unknown = tokens_of(modality, dataset.items.texts[index])
         rows.append(
             {
                 "text": dataset.items.texts[index],
                 **row,
                 "class": row["label"],
                 "tokens": tokens,
+                "unknown": unknown,
                 "attributions": [round(value, 6) for value in values[: len(tokens)].tolist()],
             }
         )
@@ -99,8 +99,10 @@ def unknown_token(modality: TextModality) -> int:
     return tokenizer.number(UNKNOWN if UNKNOWN in tokenizer.vocabulary else PAD)
 
 
-def tokens_of(modality: TextModality, numbers: Int64[Tensor, "t"]) -> list[str]:
-    """Return the tokens of an encoded text without its padding."""
-    pad = modality.tokenizer.number(PAD)
-    listed: Sequence[int] = numbers[: int((numbers != pad).sum())].tolist()
-    return [modality.tokenizer.vocabulary[number].replace(SPACE, " ") for number in listed]
+def tokens_of(modality: TextModality, text: str) -> tuple[list[str], list[bool]]:
+    """Return the tokens of a text that the network sees, and whether each is outside of the
+    vocabulary."""
+    tokens = modality.tokenizer.tokens(text)[: modality.max_length]
+    vocabulary = set(modality.tokenizer.vocabulary)
+    unknown = [token not in vocabulary for token in tokens]
+    return [token.replace(SPACE, " ") for token in tokens], unknown

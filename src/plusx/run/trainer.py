@@ -129,7 +129,7 @@ class Trainer:
         path, now = self.out / files.DATA, self.sets.description()
         if path.is_file() and _identity(files.read_data(self.out)) != _identity(now):
             raise UserError(
-                f"the {self.sets.train.modality.inputs} of {self.sets.train.name} have changed "
+                f"the {self.sets.train.inputs} of {self.sets.train.name} have changed "
                 f"since the start of {self.out} (--out FOLDER starts another run, "
                 "--allow-data-change resumes with the new ones)"
             )
@@ -344,7 +344,7 @@ class Trainer:
             "split": "validation" if validation else None,
             "validation": validation,
             "metrics": list(task.metrics),
-            "noun": self.sets.train.modality.noun,
+            "noun": self.sets.train.noun,
             "train": {
                 key: trained[key] for key in ("count", "loss", task.metrics[0]) if key in trained
             },

@@ -168,7 +168,7 @@ def _one_step_warning(trainer: Trainer) -> str:
     has_statistics = any(name.endswith("running_mean") for name, _ in trainer.net.named_buffers())
     if trainer.per_epoch > 1 or fewer >= trainer.recipe.batch_size or not has_statistics:
         return ""
-    inputs = trainer.sets.train.modality.inputs
+    inputs = trainer.sets.train.inputs
     return (
         f"an epoch is a single step, as batch_size = {trainer.recipe.batch_size} takes all "
         f"{count:,} {inputs}: the running statistics of batch norm, with which {inputs} are "

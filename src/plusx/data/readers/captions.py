@@ -94,7 +94,7 @@ def open_captions(
         labels=torch.zeros(len(used), dtype=torch.int64),
         modality=modality,
         items=file_items(used),
-        annotations=Texts([entry.label for entry in used], tokenizer),
+        annotations=Texts([entry.label for entry in used], tokenizer, noun="caption"),
         warnings=[*warnings, *unusable],
         root=root,
         rows=[entry.row for entry in used if entry.row is not None],

@@ -139,7 +139,7 @@ def open_parallel(
             # translations of one length are in a batch, of which those of similar sources
             lengths * _LONGEST + np.array([len(pair.source) for pair in chosen]).clip(max=_LONGEST),
         ),
-        annotations=Texts(targets, tokenizer),
+        annotations=Texts(targets, tokenizer, noun="sentence pair"),
         warnings=warnings + _too_long(lengths, modality.max_length, chosen),
     )
 
