@@ -311,7 +311,12 @@ def test_info_describes_texts(tmp_path):
     done = plusx_command("info", "corpus", "--json", "--out", "page.html", cwd=tmp_path)
     summary = json.loads(done.stdout)
     assert (summary["inputs"], summary["target_lengths"]["min"]) == ("sentence pairs", 8)
-    assert "<strong>target</strong> ein Satz" in (tmp_path / "page.html").read_text()
+    # "ein Satz" has 8 characters, "zwei Worte" 10
+    assert summary["length_counts"]["edges"] == [float(edge) for edge in range(12)]
+    assert summary["length_counts"]["splits"]["train"] == [0] * 8 + [1, 0, 1]
+    page = (tmp_path / "page.html").read_text()
+    assert "<strong>target</strong> ein Satz" in page
+    assert "Number of sentence pairs by length in characters" in page
     assert (summary["kind"], summary["splits"]) == ("parallel", {"train": 2, "validation": 2})
     assert summary["command"] == (
         "plusx train translate data.path=corpus data.source=de data.target=en"

@@ -1,6 +1,7 @@
 """What is in a data set: its kind, splits, classes, sizes, and what is wrong with it."""
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -379,6 +380,7 @@ def summary(inspection: Inspection) -> dict[str, Any]:
         "annotation": inspection.annotation,
         "inputs": next((d.inputs for d in datasets.values()), "volumes"),
         "lengths": _lengths(datasets),
+        "length_counts": _length_counts(datasets),
         "target_lengths": _target_lengths(datasets),
         "files": _num_files(datasets) if inspection.annotation == "captions" else None,
         "length_unit": next((d.modality.length_unit for d in datasets.values()), ""),
@@ -410,6 +412,24 @@ def _lengths(datasets: Mapping[str, Dataset]) -> dict[str, int | float] | None:
         return None
     digits = 2 if any(d.modality.per_length_unit > 1 for d in datasets.values()) else None
     return _distribution(np.concatenate(lengths), digits)
+
+
+def _length_counts(datasets: Mapping[str, Dataset]) -> dict[str, Any] | None:
+    """The number of sequences by length: the edges of about ten intervals, and for each split the
+    sequences from one edge to below the next."""
+    lengths = {
+        split: d.items.lengths / d.modality.per_length_unit
+        for split, d in datasets.items()
+        if d.items.lengths is not None and len(d)
+    }
+    longest = max((float(values.max()) for values in lengths.values()), default=0.0)
+    if not longest:
+        return None
+    power = 10.0 ** math.floor(math.log10(longest / 10))
+    width = next(step * power for step in (1, 2, 5, 10) if step * power >= longest / 10)
+    edges = [round(number * width, 6) for number in range(math.floor(longest / width) + 2)]
+    counts = {split: np.histogram(values, edges)[0].tolist() for split, values in lengths.items()}
+    return {"edges": edges, "splits": counts}
 
 
 def _target_lengths(datasets: Mapping[str, Dataset]) -> dict[str, int | float] | None:

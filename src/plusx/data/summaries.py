@@ -10,7 +10,7 @@ from typing import Any
 from plusx import __version__, store
 
 
-_RULES = 4  # raised whenever what a summary says changes
+_RULES = 5  # raised whenever what a summary says changes
 # files and folders in a folder, and around a file; with more, nothing is cached
 _MOST_ENTRIES, _MOST_AROUND = 2_000_000, 100_000
 _LIMIT = 2**28

@@ -1,6 +1,7 @@
 """The HTML page of a data set."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from plusx.report import page
@@ -40,7 +41,7 @@ def inspection_page(
             "summary": summary,
             "splits": splits_text(summary),
             "facts": [(key.capitalize(), value) for key, value in image_facts(summary)],
-            "charts": charts([figure]) if (figure := _figure(summary)) else [],
+            "charts": charts([f for f in (_figure(summary), _lengths_figure(summary)) if f]),
             "classes": _table(summary, colours),
             "messages": [(title.capitalize(), texts) for title, texts in messages_of(summary)],
             "pictures": bool(pictures),
@@ -63,6 +64,20 @@ def _figure(summary: Summary) -> dict[str, Any] | None:
         {"title": of, "scale": "linear"},
         [row["name"] for row in most],
         {split: [row.get(split, 0) for row in most] for split in summary["splits"]},
+    )
+
+
+def _lengths_figure(summary: Summary) -> dict[str, Any] | None:
+    counts = summary["length_counts"]
+    if not counts:
+        return None
+    inputs, edges, unit = summary["inputs"], counts["edges"], summary["length_unit"]
+    return bars_figure(
+        "Lengths",
+        f"Number of {inputs} by length in {unit}, from the first number to below the second.",
+        {"title": inputs, "scale": "linear"},
+        [f"{low:g} to {high:g}" for low, high in pairwise(edges)],
+        counts["splits"],
     )
 
 
