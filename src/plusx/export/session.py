@@ -40,7 +40,8 @@ class OnnxNetwork(nn.Module):
         if self.detector is not None:
             placeholders = [x] * (max(self.detector.indices) + 1)
             return self.detector(x, [], placeholders)
-        values = self.run(self.outputs, {INPUT: x})
+        arrays = self.session.run(None, {INPUT: x.contiguous().numpy(force=True)})
+        values = [torch.from_numpy(array).to(x.device) for array in arrays]
         return values[0] if len(values) == 1 else values
 
     def run(self, outputs: Sequence[str], inputs: dict[str, Tensor]) -> list[Tensor]:

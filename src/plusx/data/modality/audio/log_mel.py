@@ -1,8 +1,8 @@
-"""Log-mel spectrograms on torch.stft."""
+"""Log-mel spectrograms on torch.fft."""
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,46 +83,58 @@ def log_mel(
     low, high: the range of the filters in Hz; None: half the rate
     Raises UserError if a number is not valid, or the waveform is shorter than one window.
     """
-    length, step = frame_lengths(rate, window, hop)
-    precise = torch.float32 if waveform.device.type == "mps" else torch.float64
-    top = rate / 2 if high is None else float(high)
-    hann, filters = _constants(rate, length, mels, float(low), top, precise, waveform.device)
-    if not floor > 0:
-        raise UserError(f"floor = {floor}: it must be above 0")
-    if waveform.shape[-1] < length:
+    plan = _plan(rate, window, hop, mels, low, high, floor, waveform.device)
+    samples = waveform.shape[-1]
+    if samples < plan.length:
         raise UserError(
-            f"a waveform of {waveform.shape[-1]} samples: one window of {window:g} s has {length}"
+            f"a waveform of {samples} samples: one window of {window:g} s has {plan.length}"
         )
-    flat = waveform.reshape(-1, waveform.shape[-1]).to(precise)
-    frames = flat.unfold(-1, length, step) * hann
-    spectrum = torch.fft.rfft(frames, n=_transform_length(length))  # pads with zeros
+    frames = waveform.to(plan.hann.dtype).unfold(-1, plan.length, plan.step) * plan.hann
+    spectrum = torch.fft.rfft(frames, n=plan.fft)  # pads with zeros
     power = spectrum.real.square().add_(spectrum.imag.square()).to(torch.float32)
-    logarithms = (power @ filters).clamp_(min=floor).log_().mT.contiguous()
-    return logarithms.reshape(*waveform.shape[:-1], *logarithms.shape[1:])
+    return (power @ plan.filters).clamp_(min=floor).log_().mT.contiguous()
 
 
-def _transform_length(length: int) -> int:
-    """Return the next power of two."""
-    return 1 << (length - 1).bit_length()
+class _Plan(NamedTuple):
+    """What spectrograms with the same parameters share: the samples of a window, of a hop and of a
+    transform, and the window and the filters on the waveform's device."""
+
+    length: int
+    step: int
+    fft: int
+    hann: Float[Tensor, "length"]
+    filters: Float32[Tensor, "bins mels"]
 
 
 @lru_cache(maxsize=32)
-def _constants(
-    rate: int, length: int, mels: int, low: float, high: float, dtype: torch.dtype, device: Any
-) -> tuple[Float[Tensor, "length"], Float[Tensor, "bins mels"]]:
-    """Return window and filters. Raises UserError if the filters are not valid."""
-    if not 0 <= low < high <= rate / 2:
+def _plan(
+    rate: int,
+    window: float,
+    hop: float,
+    mels: int,
+    low: float,
+    high: float | None,
+    floor: float,
+    device: torch.device,
+) -> _Plan:
+    """Return the plan. Raises UserError if a parameter is not valid."""
+    length, step = frame_lengths(rate, window, hop)
+    top = rate / 2 if high is None else high
+    if not floor > 0:
+        raise UserError(f"floor = {floor}: it must be above 0")
+    if not 0 <= low < top <= rate / 2:
         raise UserError(
-            f"mel filters from {low:g} to {high:g} Hz: allowed is 0 <= low < high <= {rate / 2:g}"
+            f"mel filters from {low:g} to {top:g} Hz: allowed is 0 <= low < high <= {rate / 2:g}"
         )
     if mels < 1:
         raise UserError(f"mels = {mels}: at least 1")
-    fft = _transform_length(length)
-    filters = mel_filters(rate, fft, mels, low, high)
+    fft = 1 << (length - 1).bit_length()  # the next power of two
+    filters = mel_filters(rate, fft, mels, low, top)
     if not bool((filters.sum(1) > 0).all()):
         raise UserError(
             f"mels = {mels}: some filters lie between the frequencies of {fft} samples at {rate} "
             "Hz; use fewer mels, a longer window or a higher `low`"
         )
-    hann = torch.hann_window(length, periodic=True, dtype=dtype, device=device)
-    return hann, filters.to(device, torch.float32).T.contiguous()
+    precise = torch.float32 if device.type == "mps" else torch.float64
+    hann = torch.hann_window(length, periodic=True, dtype=precise, device=device)
+    return _Plan(length, step, fft, hann, filters.to(device, torch.float32).T.contiguous())
