@@ -445,7 +445,7 @@ SETS = [
         "folder",
         {"train": 7, "validation": 2},
         ("cat", "dog", "emu"),
-        "one image",
+        "one sample",
     ),
     Case(
         "files beside class folders",
@@ -642,7 +642,7 @@ SETS = [
     Case(
         "csv without its columns",
         tree({"x.csv": "a,b\n1,2\n"}, "x.csv"),
-        says="it needs path and label",
+        says="tables with path and label",
     ),
     Case("csv without rows", tree({"x.csv": "path,label\n"}, "x.csv"), says="no rows"),
     Case(

@@ -384,10 +384,10 @@ def test_a_batch_that_will_not_fit_is_said_before_the_first_step(
     monkeypatch.setattr(memory, "available_bytes", lambda device: there)
     memory.warn(recipe, net, cpu)  # it fits: nothing is said
     for there, said in (
-        (needs["recompute"] / 0.89, "4096 images at a time .* device.memory=recompute needs"),
+        (needs["recompute"] / 0.89, "4096 samples at a time .* device.memory=recompute needs"),
         (needs["segments"] / 0.89, "device.memory=segments needs"),
         (needs["segments"] / 3, r"device.memory=\w+ optim.accumulation_steps=\d+ needs"),
-        (10, "no plan fits: use smaller images"),
+        (10, "no plan fits: use smaller inputs"),
     ):
         there = int(there)
         with pytest.warns(UserWarning, match=said):
