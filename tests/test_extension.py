@@ -39,7 +39,7 @@ from plusx.data.transforms.transform import Transform
 @dataclass(frozen=True)
 class DepthModality(GridModality):
     kind: ClassVar[str] = "depth"
-    inputs: ClassVar[str] = "depth maps"
+    noun: ClassVar[str] = "depth map"
     words: ClassVar[frozenset[str]] = frozenset()
 
     def read_file(self, path, limit=0, decoder="pillow"):

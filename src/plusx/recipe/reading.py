@@ -189,7 +189,8 @@ def _choose_kind(raw: dict[str, Any], overridden: Mapping[tuple[str, ...], str])
     from plusx.data.readers.layouts import LAYOUTS, choose_kind  # imports torch
 
     # a synthetic set that is made of files: the files do not say so
-    if stated not in LAYOUTS and "path" in [f.name for f in tables_at(("data",), data) or ()]:
+    fields = [] if stated is None or stated in LAYOUTS else tables_at(("data",), data) or ()
+    if "path" in [field.name for field in fields]:
         return
     if any(("data", key) in overridden for key in _COLUMNS.get(str(stated), ())):
         return  # the reader says which of the columns are missing

@@ -216,7 +216,8 @@ def own_split(run: Run, data: str | Path | None, split: str) -> Dataset | None:
     if run.recipe is None or not (data is None or is_own(run.recipe, data)):
         _require_data(run, data)
         return None
-    dataset = build.open_split(run.recipe, split)
+    # the vocabulary is that of the network
+    dataset = build.open_split(run.recipe, split).like(run.preprocessing, run.classes)
     refuse_changed(run.path, dataset)
     return dataset
 
