@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from plusx.data.rng import permutation
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
 
 
 # names that splits have in folders, files and columns, in any case and with _set, _data or
@@ -98,9 +98,10 @@ def held_out_of(
     """
     amount = VALIDATION_FRACTION if validation is None else validation
     if split == "validation" and amount and not validation_count(len(labels), amount):
+        are = "is" if len(labels) == 1 else "are"
         raise UserError(
-            f"{len(labels):,} samples are too few to hold out {amount:g} of them for validation: "
-            "add some, or set validation = 1 or more (a number of samples), or 0 (none)"
+            f"{counted(len(labels), 'sample')} {are} too few to hold out {amount:g} of them for "
+            "validation: add some, or set validation = 1 or more (a number of samples), or 0 (none)"
         )
     held = (
         groups_held_out(labels, groups, amount, seed)
