@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from plusx.errors import shortened
+from plusx.errors import counted, shortened
 from plusx.nn.network import Network
 from plusx.report.figures import line, lines_figure
 from plusx.statistics import Number, mean_interval
@@ -476,3 +476,20 @@ def explanation_text(result: Mapping[str, Any]) -> str:
         ]
         lines += ["", result["about_shuffling"]]
     return "\n".join([*lines, "", result["finding"]])
+
+
+def removal_finding(rows: Sequence[Mapping[str, Any]], parts: str, instead: str, noun: str) -> str:
+    """Return a sentence about how far the probability falls without the parts of a sequence with
+    the highest attributions.
+
+    rows: with `drop`, the fall without these parts ("attributed") and without others ("random")
+    parts: what is removed, such as "words". instead: what is removed for comparison
+    """
+    attributed, at_random = (
+        100 * mean(row["drop"][name] for row in rows) for name in ("attributed", "random")
+    )
+    return (
+        f"Without the fifth of the {parts} with the highest attributions the probability falls by "
+        f"{attributed:.1f} points, and without {instead} by {at_random:.1f} (means over "
+        f"{counted(len(rows), noun)})."
+    )

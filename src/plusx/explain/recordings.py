@@ -15,7 +15,8 @@ from plusx import store
 from plusx.data.image_file import printable
 from plusx.data.modality import AudioModality
 from plusx.data.rng import permutation
-from plusx.errors import UserError, counted
+from plusx.errors import UserError
+from plusx.explain.faithfulness import removal_finding
 from plusx.report.recordings import recordings_page
 from plusx.run import drawing
 from plusx.run.environment import environment
@@ -116,7 +117,9 @@ def explain_recordings(
         **about,
         "classes": list(run.classes),
         "seed": seed,
-        "finding": finding(rows),
+        "finding": removal_finding(
+            rows, "frames", "the same pattern of frames at another time", "recording"
+        ),
         "recordings": rows,
         "failed": failed,
         "machine": environment(predictor.task.device),
@@ -126,19 +129,6 @@ def explain_recordings(
     store.write_json(out / "explanation.json", result)
     store.write_text(out / "explain.html", recordings_page(result, pictures))
     return result
-
-
-def finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a sentence about the test of faithfulness."""
-    attributed, at_random = (
-        100 * sum(row["drop"][name] for row in rows) / len(rows)
-        for name in ("attributed", "random")
-    )
-    return (
-        f"Without the fifth of the frames with the highest attributions the probability falls by "
-        f"{attributed:.1f} points, and without the same pattern of frames at another time by "
-        f"{at_random:.1f} (means over {counted(len(rows), 'recording')})."
-    )
 
 
 def _probabilities(net: nn.Module, inputs: Tensor) -> Float[Tensor, "k"]:

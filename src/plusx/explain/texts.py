@@ -1,6 +1,6 @@
 """Which words a prediction for a text depends on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from plusx import store
 from plusx.data.modality import TextModality
 from plusx.data.rng import permutation
 from plusx.errors import UserError
+from plusx.explain.faithfulness import removal_finding
 from plusx.explain.grad_cam import grad_cam
 from plusx.report.texts import texts_page
 from plusx.run.environment import environment
@@ -69,7 +70,7 @@ def explain_texts(
         "source": source,
         "classes": list(run.classes),
         "seed": seed,
-        "finding": finding(rows),
+        "finding": removal_finding(rows, "words", "as many random words", "text"),
         "texts": rows,
         "failed": failed,
         "machine": environment(predictor.task.device),
@@ -129,20 +130,6 @@ def attributed(
                 }
             )
     return rows
-
-
-def finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a sentence about the test of faithfulness."""
-    attributed, at_random = (
-        100 * sum(row["drop"][name] for row in rows) / len(rows)
-        for name in ("attributed", "random")
-    )
-    return (
-        f"Without the fifth of the words with the highest attributions the probability falls by "
-        f"{attributed:.1f} points, and without as many random words by "
-        f"{at_random:.1f} (means over {len(rows):,} "
-        f"{'text' if len(rows) == 1 else 'texts'})."
-    )
 
 
 def _without(numbers: Tensor, chosen: Tensor, unknown: int) -> Tensor:
