@@ -14,12 +14,12 @@ from typing import NoReturn, TextIO
 
 from cyclopts import CycloptsError
 
-from plusx.cli import attack, inspect, listen, research, train, use
+from plusx.cli import inspect, listen, research, robustness, train, use
 from plusx.cli.shell import app
 from plusx.errors import UserError, printable
 
 
-__all__ = ["app", "attack", "inspect", "listen", "main", "research", "run", "train", "use"]
+__all__ = ["app", "inspect", "listen", "main", "research", "robustness", "run", "train", "use"]
 
 
 # fields of a recipe that are often given as options

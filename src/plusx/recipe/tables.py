@@ -24,6 +24,7 @@ from plusx.recipe.values import (
     PositiveFraction,
     Rate,
     Seed,
+    StepSize,
     StrictBool,
     UnitInterval,
 )
@@ -165,7 +166,7 @@ class PgdTraining:
     norm: Literal["linf", "l2"] = "linf"
     eps: Eps  # of pixels from 0 to 1
     steps: Positive = 10
-    step_size: Rate | None = None  # None: 2.5 eps / steps
+    step_size: StepSize | None = None  # None: 2.5 eps / steps
     evaluate_steps: Count = 10  # of PGD on the validation images; 0: none
 
 
@@ -176,7 +177,7 @@ class FastTraining:
     kind: Literal["fast"] = "fast"
     norm: Literal["linf", "l2"] = "linf"
     eps: Eps
-    step_size: Rate | None = None  # None: 1.25 eps
+    step_size: StepSize | None = None  # None: 1.25 eps
     evaluate_steps: Count = 10
 
 
@@ -188,7 +189,7 @@ class TradesTraining:
     norm: Literal["linf", "l2"] = "linf"
     eps: Eps
     steps: Positive = 10
-    step_size: Rate | None = None  # None: 2.5 eps / steps
+    step_size: StepSize | None = None  # None: 2.5 eps / steps
     beta: Rate = 6.0  # weight of the divergence
     evaluate_steps: Count = 10
 

@@ -120,7 +120,7 @@ def attack_run(
     for kind in threat.kinds:
         for radius in threat.eps:
             threat.attack(kind, radius)  # raises an error before the work
-    dataset = _at_most(evaluated_dataset(run, data, as_split(split), on_unreadable), images)
+    dataset = at_most(evaluated_dataset(run, data, as_split(split), on_unreadable), images)
     task = prepare(run.task, device=device, precision="float32")
     started = time.monotonic()
     loader = Loader(
@@ -244,7 +244,7 @@ def _kinds(run: Run, kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kinds)) or (DEFAULT if classifies else DENSE)
 
 
-def _at_most(dataset: Dataset, images: int) -> Dataset:
+def at_most(dataset: Dataset, images: int) -> Dataset:
     """Return at most this number of samples, of classes equally many."""
     if len(dataset) <= images:
         return dataset
@@ -309,7 +309,7 @@ class _Classified:
 
     def clean(self) -> dict[str, Any]:
         """Return the accuracy without an attack."""
-        return _fraction(torch.cat(self.clean_correct))
+        return fraction(torch.cat(self.clean_correct))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each attack and eps, and for all attacks together."""
@@ -317,11 +317,11 @@ class _Classified:
         for kind in self.threat.kinds:
             for eps in self.threat.eps:
                 correct = torch.cat(self.correct[kind, eps])
-                rows.append(_row(self.threat.attack(kind, eps), kind, _fraction(correct)))
+                rows.append(_row(self.threat.attack(kind, eps), kind, fraction(correct)))
         if len(self.threat.kinds) > 1:
             for eps in self.threat.eps:
                 by_kind = [torch.cat(self.correct[kind, eps]) for kind in self.threat.kinds]
-                worst = _fraction(torch.stack(by_kind).all(0))
+                worst = fraction(torch.stack(by_kind).all(0))
                 attack = self.threat.attack(self.threat.kinds[-1], eps)
                 rows.append({**_row(attack, WORST, worst), "steps": None})
         return rows
@@ -355,7 +355,7 @@ class _Classified:
         for pixels, perturbed, label, before, after in self.fooled:
             change = perturbed - pixels
             scale = float(change.abs().max().clamp(min=1e-12))
-            pngs = _png(pixels), _png(0.5 + change / (2 * scale)), _png(perturbed)
+            pngs = pixels_png(pixels), pixels_png(0.5 + change / (2 * scale)), pixels_png(perturbed)
             names = [run.classes[index] for index in (before, after, label)]
             examples.append(Example(names[0], names[1], names[2], pngs))
         return examples
@@ -458,7 +458,7 @@ class _Ascended:
         return []
 
 
-def _fraction(correct: Bool[Tensor, "n"]) -> dict[str, Any]:
+def fraction(correct: Bool[Tensor, "n"]) -> dict[str, Any]:
     """Return the fraction of correct samples with its interval."""
     value = float(correct.double().mean())
     interval = wilson(value, len(correct))
@@ -475,7 +475,7 @@ def _row(attack: Attack, kind: str, measured: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _png(pixels: Float[Tensor, "c h w"]) -> bytes:
+def pixels_png(pixels: Float[Tensor, "c h w"]) -> bytes:
     """Return pixels from 0 to 1 as a PNG, enlarged by whole pixels; of many bands the first."""
     values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     rgb = as_rgb(values)

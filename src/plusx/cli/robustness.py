@@ -1,4 +1,4 @@
-"""The command attack: accuracy under adversarial attacks."""
+"""The commands attack and corrupt: accuracy under adversarial attacks and common corruptions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -76,7 +76,7 @@ def attack(
     as_json: Json = False,
 ) -> None:
     """Attack a network: its accuracy for perturbed inputs, and checks of the attack."""
-    from plusx.run.attacking import attack_run
+    from plusx.run.attacking import attack_run, attack_text
 
     sizes = _sizes(eps) if eps is not None else []
     kinds = [kind.strip() for kind in attack.split(",")] if attack is not None else []
@@ -105,9 +105,76 @@ def attack(
     if as_json:
         print_json({"out": str(folder), **result})
         return
-    from plusx.run.attacking import attack_text
-
     print(f"{attack_text(result)}\n\n{folder / 'attack.html'}")
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx corrupt runs/photos\n"
+    "  plusx corrupt runs/photos --kinds fog,snow --severities 3,5 --json\n"
+    "  plusx corrupt runs/deep --baseline runs/plain --split test",
+)
+def corrupt(
+    trained: Trained,
+    /,
+    *,
+    weights: WeightsOption = None,
+    data: Annotated[str | None, about("The data (default: that of the run).")] = None,
+    split: Annotated[str, about("validation, test, train or all; test is recorded.")] = (
+        "validation"
+    ),
+    kinds: Annotated[
+        str | None, about("Kinds of corruption, with commas. Default: all 15.")
+    ] = None,
+    severities: Annotated[str, about("From 1 to 5, with commas.")] = "1,2,3,4,5",
+    baseline: Annotated[
+        Path | None, about("A run or a file, whose errors divide those of TRAINED in the mCE.")
+    ] = None,
+    images: Annotated[int, about("Images at most.")] = 500,
+    seed: Annotated[int, about("Seed of the corruptions.")] = 0,
+    out: Annotated[
+        Path | None, output_folder("The folder. Default: runs/corrupt- and the name.")
+    ] = None,
+    on_unreadable: OnUnreadable = "error",
+    batch_size: BatchSize = 100,
+    workers: Workers = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a network on corrupted images: noise, blur, weather, compression."""
+    from plusx.run.corrupting import corrupt_run, corruption_text
+
+    folder = out or Path("runs") / f"corrupt-{run_name(Path(trained).resolve().name, ())}"
+    result = corrupt_run(
+        open_trained(trained, weights),
+        baseline=None if baseline is None else open_trained(str(baseline), None),
+        data=data,
+        split=split,
+        kinds=[] if kinds is None else [kind.strip() for kind in kinds.split(",")],
+        severities=_severities(severities),
+        images=images,
+        seed=seed,
+        out=folder,
+        on_unreadable=on_unreadable,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        command=command(),
+        progress=print_line,
+    )
+    print_warnings(result)
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    print(f"{corruption_text(result)}\n\n{folder / 'corrupt.html'}")
+
+
+def _severities(text: str) -> list[int]:
+    """Return the numbers of --severities."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise UserError(f"--severities {text}: numbers from 1 to 5, with commas") from None
 
 
 def _sizes(text: str) -> list[float]:
