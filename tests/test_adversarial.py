@@ -241,6 +241,7 @@ def test_a_stopped_run_resumes_to_the_bit(kind, tmp_path):
         ('"20/255"', '"-1/255"', "\\[adversarial\\] eps"),
         ('"20/255"', "-0.1", "a number of 0 or above"),
         ("evaluate_steps = 2", "steps = 0", "steps = 0: must be at least 1"),
+        ("evaluate_steps = 2", 'step_size = "0/255"', "step_size"),
         ("evaluate_steps = 2", 'norm = "l1"', "norm = .l1.: must be linf or l2"),
         ('kind = "pgd"', 'kind = "pdg"', "adversarial"),
         ("evaluate_steps = 2", "beta = 3.0", "beta"),

@@ -108,8 +108,8 @@ def _glass_blur(image: Pixels, parameters: Any, rng: np.random.Generator) -> Pix
         steps = (moves[..., 0] * width + moves[..., 1]).tolist()
         for row, row_steps in zip(rows, steps):
             for column, step in zip(columns, row_steps):
-                place = row * width + column
-                source[place] = source[place + step]
+                position = row * width + column
+                source[position] = source[position + step]
     return _blurred(pixels.reshape(height * width, -1)[source].reshape(image.shape), deviation)
 
 
@@ -161,12 +161,12 @@ def _snow(image: Pixels, parameters: Any, rng: np.random.Generator) -> Pixels:
     """Add flakes that a wind smears. parameters: mean and deviation of the noise that becomes
     flakes, its magnification, threshold, length and deviation of the smear, share of the image that
     keeps its brightness."""
-    mean, deviation, factor, threshold, length, smear, kept = parameters
+    mean, deviation, factor, threshold, length, smear, share = parameters
     flakes = _magnified(rng.normal(mean, deviation, (*image.shape[:2], 1)), factor)
     flakes = np.where(flakes < threshold, 0, flakes).clip(0, 1)
     flakes = _smeared(flakes, length, smear, np.deg2rad(rng.uniform(-135, -45)))
     pale = np.maximum(image, 1.5 * _grey(image) + 0.5)
-    return kept * image + (1 - kept) * pale + flakes + np.rot90(flakes, 2)
+    return share * image + (1 - share) * pale + flakes + np.rot90(flakes, 2)
 
 
 def _grey(image: Pixels) -> Float[np.ndarray, "h w 1"]:
@@ -243,14 +243,14 @@ def _elastic(image: Pixels, parameters: Any, rng: np.random.Generator) -> Pixels
     homogeneous = np.concatenate([moved, np.ones((3, 1))], 1)
     affine = np.linalg.lstsq(homogeneous, corners.astype(float), rcond=None)[0]
     grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)
-    places = grid.astype(float)
+    positions = grid.astype(float)
     if size:
         noise = rng.uniform(-1, 1, (height, width, 2))
         blur = partial(ndimage.gaussian_filter, mode="reflect", truncate=3)
-        places = places + size * blur(noise, (smoothing, smoothing, 0))
-    places = places @ affine[:2] + affine[2]
+        positions = positions + size * blur(noise, (smoothing, smoothing, 0))
+    positions = positions @ affine[:2] + affine[2]
     channels = [
-        ndimage.map_coordinates(channel, np.moveaxis(places, -1, 0), order=1, mode="reflect")
+        ndimage.map_coordinates(channel, np.moveaxis(positions, -1, 0), order=1, mode="reflect")
         for channel in np.moveaxis(image, -1, 0)
     ]
     return np.stack(channels, -1)
