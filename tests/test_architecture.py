@@ -35,14 +35,15 @@ DOORS: dict[str, set[str]] = {
     },
     "train": {"tasks", "data.batch", "store"},
     "attack": {"data", "metrics", "tasks", "train"},
+    "continual": {"data", "metrics", "nn", "tasks", "train"},
     "weights": {"grammar", "zoo", "nn", "store"},
     "models": {"grammar", "zoo", "nn", "weights"},
     "export": {"grammar", "nn", "store"},
     "memory": {"grammar", "nn"},
     "report": {"statistics", "store"},
     "run": {
-        "attack", "data", "export", "grammar", "memory", "metrics", "models", "nn", "recipe",
-        "report", "statistics", "store", "tasks", "train", "weights", "zoo",
+        "attack", "continual", "data", "export", "grammar", "memory", "metrics", "models", "nn",
+        "recipe", "report", "statistics", "store", "tasks", "train", "weights", "zoo",
     },
     "study": {
         "data", "grammar", "models", "nn", "recipe", "report", "run", "statistics", "store",

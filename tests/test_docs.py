@@ -25,6 +25,7 @@ from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.toml import from_toml
 from plusx.grammar.validate import validate
 from plusx.grammar.words import MARKS, VOCABULARY, parse
+from plusx.recipe import continual as recipe_continual
 from plusx.recipe import load_recipe, parse_recipe
 from plusx.recipe import sets as recipe_sets
 from plusx.recipe import tables as recipe_tables
@@ -199,6 +200,8 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
         recipe_tables.FastTraining,
         recipe_tables.TradesTraining,
     ),
+    "[stream]": (recipe_continual.Stream,),
+    "[method]": get_args(recipe_continual.ContinualMethod),
     "[head]": (),  # docs/seeing.md has the fields of each kind
     "[data] with boxes or masks": (recipe_sets.AnnotatedData,),
     "[data] with kind cells": (recipe_sets.CellData,),
@@ -231,7 +234,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
 def test_every_table_of_a_recipe_has_its_section() -> None:
     tables = {
         cls
-        for module in (recipe_tables, recipe_sets)
+        for module in (recipe_tables, recipe_sets, recipe_continual)
         for name, cls in vars(module).items()
         if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
     }

@@ -14,12 +14,23 @@ from typing import NoReturn, TextIO
 
 from cyclopts import CycloptsError
 
-from plusx.cli import inspect, listen, research, robustness, train, use
+from plusx.cli import inspect, listen, research, robustness, stream, train, use
 from plusx.cli.shell import app
 from plusx.errors import UserError, printable
 
 
-__all__ = ["app", "inspect", "listen", "main", "research", "robustness", "run", "train", "use"]
+__all__ = [
+    "app",
+    "inspect",
+    "listen",
+    "main",
+    "research",
+    "robustness",
+    "run",
+    "stream",
+    "train",
+    "use",
+]
 
 
 # fields of a recipe that are often given as options
@@ -79,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _override_given_as_option(arguments: Sequence[str]) -> str:
     """Return the error for a recipe field that is given as an option (--epochs 5), else ""."""
-    if arguments[:1] not in (["train"], ["compare"], ["study"]):
+    if arguments[:1] not in (["train"], ["compare"], ["study"], ["stream"]):
         return ""
     for option, value in pairwise([*arguments, "VALUE"]):
         name, equals, text = option.removeprefix("--").replace("-", "_").partition("=")

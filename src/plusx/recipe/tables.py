@@ -9,6 +9,7 @@ from plusx.errors import UserError
 from plusx.grammar.heads import Head, refuse_types
 from plusx.grammar.spec import Activation, Net, Norm
 from plusx.recipe import studies
+from plusx.recipe.continual import CONTINUAL_KINDS, ContinualMethod, Stream
 from plusx.recipe.sets import Data
 from plusx.recipe.values import (
     CONFIG,
@@ -337,6 +338,9 @@ class Recipe:
     adversarial: (
         Annotated[PgdTraining | FastTraining | TradesTraining, Discriminator("kind")] | None
     ) = None
+    # None: ordinary supervised training
+    method: Annotated[ContinualMethod, Discriminator("kind")] | None = None
+    stream: Stream | None = None  # the tasks of continual learning
     optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
     schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()
     device: Device = Device()
@@ -350,6 +354,11 @@ class Recipe:
             raise UserError("the length of a run is either epochs or steps: give one of them")
         if self.optim.kind == "muon" and self.device.parallel == "fsdp":
             raise UserError('muon needs whole filters: [device] parallel = "ddp", not "fsdp"')
+        if isinstance(self.method, ContinualMethod) != (self.stream is not None):
+            raise UserError(
+                "continual learning needs both tables: [stream] with scenario and tasks, and "
+                f"[method] with kind = {' or '.join(CONTINUAL_KINDS)}"
+            )
 
     @property
     def net_by_name(self) -> NetByName | None:

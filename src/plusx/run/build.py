@@ -29,8 +29,9 @@ from plusx.nn.whitening import whiten
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.tables import Init
+from plusx.run.continual import stream_sets, stream_split
 from plusx.run.datasets import DATA, open_train_and_validation
-from plusx.run.datasets import open_split as open_split
+from plusx.run.datasets import open_split as open_whole_split
 from plusx.run.task_factory import TASKS
 from plusx.weights.convert import validation_warning
 from plusx.weights.fetch import find_weights, load_into, model_of_file
@@ -88,8 +89,15 @@ class Sets:
 
 
 def open_sets(recipe: Recipe) -> Sets:
-    """Open the recipe's training and validation sets."""
-    return Sets(*open_train_and_validation(recipe))
+    """Open the recipe's training and validation sets; of a stream, those of its task."""
+    opened = open_train_and_validation if recipe.stream is None else stream_sets
+    return Sets(*opened(recipe))
+
+
+def open_split(recipe: Recipe, split: str) -> Dataset:
+    """Open a split of the recipe's data; of a stream, that of its task. Raises UserError if it is
+    missing or invalid."""
+    return (open_whole_split if recipe.stream is None else stream_split)(recipe, split)
 
 
 def evaluation_batch_size(dataset: Dataset, batch_size: int) -> int:
@@ -168,15 +176,23 @@ def make_net(recipe: Recipe) -> tuple[Backbone, dict[str, Any] | None]:
         if not external:
             initialise(net, init.rule, init.zero_last_gamma, init.gate_bias)
     net = _with_head(recipe, net, recipe.net.num_classes)
-    table = recipe.net_by_name
-    if table is None or not table.weights:
+    source = initial_weights(recipe)
+    if not source:
         return net, None
-    weights = find_weights(table.base, weights_at(table.weights))
-    load_into(net, table.base, weights, new_head=True)
+    weights = find_weights(recipe.net_name, weights_at(source))
+    load_into(net, recipe.net_name, weights, new_head=True)
     warning = validation_warning(weights.source, recipe.data.kind)
     if warning and recipe.data.validation != 0:
         warnings.warn(f"[net] weights: {warning}", stacklevel=2)
     return net, weights.preprocessing
+
+
+def initial_weights(recipe: Recipe) -> str:
+    """Return where the initial weights are: the run of the stream's task before, or [net] weights;
+    "" if the network is initialised."""
+    if recipe.stream is not None and recipe.stream.previous:
+        return recipe.stream.previous
+    return "" if recipe.net_by_name is None else recipe.net_by_name.weights
 
 
 def blank_net(recipe: Recipe, num_classes: int) -> Backbone:

@@ -18,6 +18,7 @@ from plusx.metrics.text import require_sacrebleu
 from plusx.recipe import Recipe
 from plusx.recipe.tables import TaskTable
 from plusx.run.adversarial import adversarial
+from plusx.run.continual import continual
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
 
@@ -47,14 +48,15 @@ class TaskKind:
 
 
 def make_training_task(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
-    """Return the recipe's task for training, with label smoothing, class weights and adversarial
-    training.
+    """Return the recipe's task for training, with label smoothing, class weights, adversarial
+    training and continual learning.
 
     Raises UserError if the data does not fit the task, or the monitored metric is not one of the
     task's; RuntimeError if its metrics need an extra that is not installed.
     """
     kind = recipe.task.kind
     task = adversarial(recipe, TASKS[kind].train(recipe, net, dataset), dataset.modality)
+    task = continual(recipe, task, dataset)
     if recipe.evaluate.tta not in task.tta:
         raise UserError(
             f'[evaluate] tta = "{recipe.evaluate.tta}": predictions of [task] kind = "{kind}" can '

@@ -40,6 +40,8 @@ HARMLESS = (
     "device.threads",
     "device.timeout",
     "evaluate.tta",
+    "stream.previous",
+    "stream.seeds",
 )
 STEPS_AN_EPOCH = 8  # at least, so that running statistics follow the weights
 

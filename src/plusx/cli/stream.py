@@ -1,0 +1,68 @@
+"""The command stream: continual learning, one task after another."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from plusx.cli.shell import (
+    TRAIN,
+    Json,
+    Overrides,
+    RecipeName,
+    about,
+    app,
+    command,
+    output_folder,
+    print_json,
+    print_line,
+    run_name,
+)
+from plusx.errors import UserError
+
+
+@app.command(
+    group=TRAIN,
+    help_epilogue="Examples:\n  plusx stream digits-stream\n"
+    "  plusx stream digits-stream method.kind=replay method.buffer=100\n"
+    "  plusx stream digits-stream method.kind=ewc stream.scenario=task --seeds 0,1,2,3,4\n"
+    "  plusx stream fashion-stream method.kind=joint --split test --json",
+)
+def stream(
+    recipe: RecipeName,
+    /,
+    *overrides: Overrides,
+    seeds: Annotated[
+        str | None, about("Seeds, with commas. Default: those of the recipe's [stream].")
+    ] = None,
+    split: Annotated[
+        Literal["validation", "test"], about("An evaluation on test is recorded.")
+    ] = "validation",
+    out: Annotated[
+        Path | None, output_folder("The folder. Default: runs/stream- and the names.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network on one task after another, and measure what it forgets. Run the same command
+    again to resume."""
+    from plusx.recipe import load_recipe
+
+    numbers = [] if seeds is None else _seeds(seeds)
+    read = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / f"stream-{run_name(recipe, overrides)}"
+    from plusx.run.sequence import stream as run_stream
+
+    result = run_stream(
+        read, folder, seeds=numbers, split=split, command=command(), progress=print_line
+    )
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    from plusx.report.stream import stream_text
+
+    print(f"{stream_text(result)}\n\n{folder / 'stream.html'}")
+
+
+def _seeds(text: str) -> list[int]:
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(number.isdecimal() for number in numbers) or len({*numbers}) < len(numbers):
+        raise UserError(f"--seeds {text}: whole numbers with commas, none twice, such as 0,1,2")
+    return [int(number) for number in numbers]

@@ -1,0 +1,106 @@
+"""The tables [stream] and [method] of continual learning."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from plusx.errors import UserError
+from plusx.recipe.values import (
+    CONFIG,
+    Name,
+    Path,
+    Positive,
+    Seed,
+)
+
+
+def _tasks(value: object) -> object:
+    if type(value) is int:
+        if value < 2:
+            raise UserError("a stream has at least two tasks")
+        return value
+    lists = isinstance(value, list | tuple) and all(isinstance(t, list | tuple) for t in value)
+    if not lists:
+        raise UserError(
+            "must be a number of tasks, or a list of the classes of every task, such as "
+            '[["0", "1"], ["2", "3"]]'
+        )
+    assert isinstance(value, list | tuple)
+    if len(value) < 2:
+        raise UserError("a stream has at least two tasks")
+    owner: dict[str, int] = {}
+    for number, names in enumerate(value, 1):
+        if not names:
+            raise UserError(f"task {number} has no classes")
+        for name in map(str, names):
+            if name in owner:
+                where = f"tasks {owner[name]} and {number}" if owner[name] != number else "one task"
+                raise UserError(f"{where} share the class {name!r}, or list it twice")
+            owner[name] = number
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Stream:
+    """Tasks that a network is trained on one after another."""
+
+    # class: new classes, and no task identity at test time; task: new classes, and the task of an
+    # input is given; domain: the same classes, of other inputs
+    scenario: Literal["class", "task", "domain"]
+    # a number of tasks, or the classes of each
+    tasks: Annotated[int | tuple[tuple[Name, ...], ...], BeforeValidator(_tasks)]
+    # domain: what changes the images of a task
+    transform: Literal["none", "permute", "rotate"] = "none"
+    paths: tuple[Path, ...] = ()  # domain: the data of each task, in place of data.path
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(lambda value: _seeds(value))] = (0, 1, 2)
+    # the task that a run trains, and the run of the task before; set by `plusx stream`
+    task: Positive | None = None
+    previous: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scenario != "domain":
+            if self.transform != "none" or self.paths:
+                key = "paths" if self.paths else "transform"
+                raise UserError(f'{key} is for scenario = "domain", whose tasks have all classes')
+            return
+        if not isinstance(self.tasks, int):
+            raise UserError('scenario = "domain": tasks is a number, since all have all classes')
+        if (self.transform == "none") != bool(self.paths):
+            raise UserError('scenario = "domain" needs either transform or paths')
+        if self.paths and len(self.paths) != self.tasks:
+            raise UserError(f"{len(self.paths)} paths for {self.tasks} tasks")
+
+
+def _seeds(value: object) -> object:
+    if isinstance(value, list | tuple) and (not value or len(set(value)) < len(value)):
+        raise UserError("must be at least one seed, and no seed twice")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Naive:
+    """Training on one task after another, without any measure against forgetting."""
+
+    kind: Literal["naive"] = "naive"
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Joint:
+    """Training on the data of all tasks so far: what continual learning is compared with."""
+
+    kind: Literal["joint"] = "joint"
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Replay:
+    """Half of the samples are of earlier tasks, from a buffer (Chaudhry et al. 2019)."""
+
+    kind: Literal["replay"] = "replay"
+    buffer: Positive = 200  # samples
+    # reservoir: every sample so far with the same probability; balanced: equally many per class
+    policy: Literal["reservoir", "balanced"] = "reservoir"
+
+
+ContinualMethod = Naive | Joint | Replay
+CONTINUAL_KINDS = tuple(table.kind for table in get_args(ContinualMethod))

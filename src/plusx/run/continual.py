@@ -1,0 +1,219 @@
+"""The tasks of a recipe's [stream] and its [method]: the data, the task, and what passes on."""
+
+import hashlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plusx import store
+from plusx.continual import METHODS
+from plusx.continual.method import Memory, Method, Position
+from plusx.continual.restricted import OfTask
+from plusx.data.dataset import Dataset
+from plusx.data.domains import TRANSFORMS
+from plusx.errors import UserError, did_you_mean
+from plusx.recipe import Recipe
+from plusx.recipe.continual import Stream
+from plusx.run.datasets import open_split, open_train_and_validation
+from plusx.tasks.task import Task
+
+
+MEMORY, MANIFEST = "memory.safetensors", "memory.json"
+
+
+def method_of(recipe: Recipe) -> Method:
+    """Return the method of the recipe. Raises UserError if it is not for the stream's scenario."""
+    table: Any = recipe.method
+    stream = stream_of(recipe)
+    parameters = asdict(table)
+    method = METHODS[parameters.pop("kind")](**parameters)
+    if stream.scenario not in method.scenarios:
+        allowed = " or ".join(f'"{scenario}"' for scenario in method.scenarios)
+        raise UserError(
+            f'[method] kind = "{table.kind}" is for [stream] scenario = {allowed}, not '
+            f'"{stream.scenario}": {method.why}'
+        )
+    return method
+
+
+def stream_of(recipe: Recipe) -> Stream:
+    """Return the [stream] of a recipe. Raises UserError if there is none."""
+    if recipe.stream is None:
+        raise UserError(
+            "the recipe has no [stream]: give scenario and tasks, or use the recipe digits-stream"
+        )
+    return recipe.stream
+
+
+def position_of(recipe: Recipe, classes: tuple[str, ...]) -> Position:
+    """Return where in the stream a run is; `classes` are those of the data.
+
+    Raises UserError if tasks and classes do not fit, or the recipe is not of a single task.
+    """
+    stream = stream_of(recipe)
+    tasks = class_numbers(stream, classes)
+    if stream.task is None:
+        raise UserError("a recipe with [stream] has several tasks: train it with `plusx stream`")
+    if stream.task > len(tasks):
+        raise UserError(f"[stream] task = {stream.task}: there are {len(tasks)} tasks")
+    return Position(scenario=stream.scenario, classes=tasks, task=stream.task - 1, seed=recipe.seed)
+
+
+def class_numbers(stream: Stream, classes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return the class numbers of each task. Raises UserError, with the class, if a task has a
+    class that the data does not have, or a class of the data is in no task."""
+    if stream.scenario == "domain":
+        assert isinstance(stream.tasks, int)
+        return (tuple(range(len(classes))),) * stream.tasks
+    least = 2 if stream.scenario == "task" else 1
+    if isinstance(stream.tasks, int):
+        count, size = stream.tasks, len(classes) // stream.tasks
+        if size < least or len(classes) % count:
+            raise UserError(
+                f"[stream] tasks = {count}: {len(classes)} classes cannot be divided into {count} "
+                f"tasks of equally many, at least {least}; list the classes of each task"
+            )
+        numbers = range(len(classes))
+        return tuple(tuple(numbers[i * size : (i + 1) * size]) for i in range(count))
+    for task, names in enumerate(stream.tasks, 1):
+        for name in names:
+            if name not in classes:
+                raise UserError(
+                    f"[stream] tasks: task {task} has the class {name!r}, which the data does not "
+                    f"have{did_you_mean(name, classes)} (it has {', '.join(classes[:12])})"
+                )
+        if len(names) < least:
+            raise UserError(
+                f"[stream] tasks: task {task} has one class, so that nothing is to be decided "
+                'where the task is given (scenario = "task")'
+            )
+    absent = [name for name in classes if not any(name in names for names in stream.tasks)]
+    if absent:
+        raise UserError(
+            f"[stream] tasks: no task has the class {', '.join(map(repr, absent[:5]))}; data."
+            "classes=[...] leaves classes out"
+        )
+    return tuple(tuple(classes.index(name) for name in names) for names in stream.tasks)
+
+
+def open_parts(recipe: Recipe, split: str, count: int) -> list[Dataset]:
+    """Open a split of the first `count` tasks. What is measured on the training set, such as mean
+    and deviation, is measured on that of all tasks, and of several paths on that of the first.
+
+    Raises UserError if a task has no samples, or the samples do not have one class each.
+    """
+    whole = _whole(recipe, split)
+    stream, parts = stream_of(recipe), []
+    tasks = class_numbers(stream, whole.classes)
+    for number in range(count):
+        part = whole
+        if stream.paths:
+            part = _at_path(recipe, stream.paths[number], split, whole)
+        elif stream.transform != "none":
+            part = TRANSFORMS[stream.transform](whole, number, len(tasks), recipe.seed)
+        elif stream.scenario != "domain":
+            members = torch.isin(whole.labels.cpu(), torch.tensor(tasks[number]))
+            part = whole.subset(members.nonzero().flatten())
+        if len(part) == 0:
+            raise UserError(f"[stream] task {number + 1} has no {split} {whole.inputs}")
+        parts.append(part)
+    return parts
+
+
+def _whole(recipe: Recipe, split: str) -> Dataset:
+    stream = stream_of(recipe)
+    if stream.paths:
+        recipe = _with_path(recipe, stream.paths[0])
+    train, validation = open_train_and_validation(recipe)
+    if recipe.task.kind != "classify" or train.multilabel:
+        raise UserError(f"[stream] needs one class per {train.noun}, and [task] kind = classify")
+    if split == "train":
+        return train
+    if split == "validation":
+        if validation is None:
+            raise UserError("[data] validation = 0: a stream is evaluated on validation or test")
+        return validation
+    return open_split(recipe, split).like(train.modality, train.classes)
+
+
+def _with_path(recipe: Recipe, path: str) -> Recipe:
+    table: Any = recipe.data
+    if not hasattr(table, "path"):
+        raise UserError(f'[stream] paths: [data] kind = "{table.kind}" has no path')
+    return replace(recipe, data=replace(table, path=path))
+
+
+def _at_path(recipe: Recipe, path: str, split: str, whole: Dataset) -> Dataset:
+    part = open_split(_with_path(recipe, path), split)
+    if part.classes != whole.classes:
+        different = sorted({*part.classes} ^ {*whole.classes})
+        raise UserError(
+            f"[stream] paths: {path} and {whole.name} do not have the same classes: only one has "
+            f"{', '.join(map(repr, different[:5]))}"
+        )
+    return part.like(whole.modality, whole.classes)
+
+
+def stream_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
+    """Return the training samples of a run, with replayed ones, and the validation samples of its
+    task."""
+    held_out = recipe.data.validation != 0
+    classes = _whole(recipe, "train").classes
+    position = position_of(recipe, classes)
+    parts = open_parts(recipe, "train", position.task + 1)
+    train = method_of(recipe).training_set(parts, memory_of(recipe), recipe.seed)
+    if not held_out:
+        return train, None
+    return train, open_parts(recipe, "validation", position.task + 1)[-1]
+
+
+def stream_split(recipe: Recipe, split: str) -> Dataset:
+    """Return a split of the task that a run trains, with replayed training samples."""
+    if split == "train":
+        return stream_sets(recipe)[0]
+    position = position_of(recipe, _whole(recipe, "train").classes)
+    return open_parts(recipe, split, position.task + 1)[-1]
+
+
+def continual(recipe: Recipe, task: Task, dataset: Dataset) -> Task:
+    """Return the task with the recipe's continual learning around it, if there is any."""
+    if recipe.stream is None:
+        return task
+    position = position_of(recipe, dataset.classes)
+    if position.scenario == "task":
+        task = OfTask(task, position)
+    return method_of(recipe).wrap(task, memory_of(recipe), position)
+
+
+def memory_of(recipe: Recipe) -> Memory:
+    """Return what the task before left for that of the recipe."""
+    stream = stream_of(recipe)
+    return read_memory(Path(stream.previous)) if stream.previous else Memory()
+
+
+def write_memory(folder: Path, memory: Memory) -> None:
+    """Write a memory into the folder of a run; the manifest is written last."""
+    tensors = dict(memory.tensors)
+    for number, indices in enumerate(memory.buffer):
+        tensors[f"buffer.{number}"] = torch.tensor(indices, dtype=torch.int64)
+    path = folder / MEMORY
+    store.save_tensors(path, tensors)
+    digest = hashlib.sha256(store.read_bytes(path)).hexdigest()
+    store.write_json(folder / MANIFEST, {"sha256": digest, "tasks": len(memory.buffer)})
+
+
+def read_memory(folder: Path) -> Memory:
+    """Read the memory in a run's folder. Raises UserError if it is not what was written."""
+    path = folder / MEMORY
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} has no {MANIFEST}: its task of the stream is not finished")
+    manifest = store.read_json_part(folder / MANIFEST)
+    content = store.read_bytes(path)
+    digest = hashlib.sha256(content).hexdigest()
+    if not isinstance(manifest, dict) or manifest.get("sha256") != digest:
+        raise UserError(f"{path} is not what {MANIFEST} describes: restore the files of the run")
+    tensors, _ = store.load_tensors(path)
+    buffer = [tensors.pop(f"buffer.{number}") for number in range(manifest["tasks"])]
+    return Memory(tuple(tuple(indices.tolist()) for indices in buffer), tensors)
