@@ -36,6 +36,7 @@ DOORS: dict[str, set[str]] = {
     "train": {"tasks", "data.batch", "store"},
     "attack": {"data", "metrics", "tasks", "train"},
     "continual": {"data", "metrics", "nn", "tasks", "train"},
+    "selfsupervised": {"data", "grammar", "metrics", "nn", "tasks"},
     "weights": {"grammar", "zoo", "nn", "store"},
     "models": {"grammar", "zoo", "nn", "weights"},
     "export": {"grammar", "nn", "store"},
@@ -43,7 +44,8 @@ DOORS: dict[str, set[str]] = {
     "report": {"statistics", "store"},
     "run": {
         "attack", "continual", "data", "export", "grammar", "memory", "metrics", "models", "nn",
-        "recipe", "report", "statistics", "store", "tasks", "train", "weights", "zoo",
+        "recipe", "report", "selfsupervised", "statistics", "store", "tasks", "train", "weights",
+        "zoo",
     },
     "study": {
         "data", "grammar", "models", "nn", "recipe", "report", "run", "statistics", "store",
@@ -62,7 +64,7 @@ DOORS: dict[str, set[str]] = {
     },
     "cli": {
         "bench", "data", "describe", "evidence", "explain", "export", "grammar", "models", "recipe",
-        "report", "run", "shipped", "store", "study", "tasks", "weights", "zoo",
+        "report", "run", "shipped", "statistics", "store", "study", "tasks", "weights", "zoo",
     },
     "__main__": {"cli"},
     "__init__": {  # names that are imported when they are first used

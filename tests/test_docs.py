@@ -27,6 +27,7 @@ from plusx.grammar.validate import validate
 from plusx.grammar.words import MARKS, VOCABULARY, parse
 from plusx.recipe import continual as recipe_continual
 from plusx.recipe import load_recipe, parse_recipe
+from plusx.recipe import selfsupervised as recipe_methods
 from plusx.recipe import sets as recipe_sets
 from plusx.recipe import tables as recipe_tables
 from plusx.shipped import shipped_recipes
@@ -190,6 +191,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[task] with kind segment": (recipe_tables.Segment,),
     "[task] with kind detect": (recipe_tables.Detect,),
     "[task] with kind embed": (recipe_tables.Embed,),
+    "[task] with kind represent": (recipe_tables.Represent,),
     "[task] with kind translate": (recipe_tables.Translate,),
     "[task] with kind caption": (recipe_tables.Caption,),
     "[data] with kind parallel": (recipe_sets.ParallelData,),
@@ -202,6 +204,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     ),
     "[stream]": (recipe_continual.Stream,),
     "[method]": get_args(recipe_continual.ContinualMethod),
+    "[method] of self-supervised learning": get_args(recipe_methods.SelfSupervised),
     "[head]": (),  # docs/seeing.md has the fields of each kind
     "[data] with boxes or masks": (recipe_sets.AnnotatedData,),
     "[data] with kind cells": (recipe_sets.CellData,),
@@ -234,7 +237,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
 def test_every_table_of_a_recipe_has_its_section() -> None:
     tables = {
         cls
-        for module in (recipe_tables, recipe_sets, recipe_continual)
+        for module in (recipe_tables, recipe_sets, recipe_continual, recipe_methods)
         for name, cls in vars(module).items()
         if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
     }

@@ -33,7 +33,7 @@ def test_embeddings_tell_digits_apart(digits: Path) -> None:
     told = probe(load_run(digits))
     assert told["width"] == 64
     assert (told["count"], told["learned_from"]) == (300, 400)
-    for way in ("neighbours", "logistic"):
+    for way in ("neighbours", "linear"):
         assert told[way]["accuracy"] > 0.6  # chance is 0.1; as they are 0.9
         assert len(told[way]["per_class"]) == 10
     fewer = probe(load_run(digits), images=30, neighbours=50)
@@ -48,7 +48,7 @@ def test_the_command_answers_in_json_and_counts_uses_of_the_test(
     before = uses_of(digits)
     assert cli.run(["probe", str(digits), "--split", "test", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert {"neighbours", "logistic", "width", "split", "count"} <= set(told)
+    assert {"neighbours", "linear", "random", "width", "split", "count"} <= set(told)
     assert told["test_uses"] == before + 1 == uses_of(digits)
     assert cli.run(["probe", str(digits / "model.safetensors"), "--data", "digits"]) == 0
     assert "logistic regression" in capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_findings_by_patient_are_learned_and_told_with_their_intervals(
     assert all(row["auroc_interval"] is None or len(row["auroc_interval"]) == 2
                for row in figures["per_class"])  # fmt: skip
     told = probe(load_run(tmp_path / "run"))
-    assert told["logistic"]["auroc"] > 0.7
+    assert told["linear"]["auroc"] > 0.7
     capsys.readouterr()
     assert cli.run(["train", "chest-labels", *said, "--out", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out

@@ -123,6 +123,22 @@ def difference(
     return Difference(centre, *_student(centre, *welch, comparisons, bounds))
 
 
+def paired_difference(first: Sequence[Number], second: Sequence[Number]) -> Difference:
+    """Return how much larger the first fraction of successes is than the second, of the same
+    trials (1 a success, else 0), with Wald's interval for matched pairs after half a trial is added
+    to each of the four cells (Agresti and Min 2005)."""
+    pairs = list(zip(first, second, strict=True))
+    count = len(pairs)
+    gains = sum(a > b for a, b in pairs) + 0.5
+    losses = sum(a < b for a, b in pairs) + 0.5
+    middle = (gains - losses) / (count + 2)
+    variance = (gains + losses) / (count + 2) - middle**2
+    half = float(ndtri(_upper())) * math.sqrt(variance / (count + 2))
+    centre = mean(first) - mean(second)
+    low, high = _within((middle - half, middle + half), (-1.0, 1.0))
+    return Difference(centre, min(low, centre), max(high, centre))
+
+
 def differences(
     pairs: Sequence[tuple[Sequence[Number], Sequence[Number]]],
     *,

@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -27,6 +27,10 @@ from plusx.cli.shell import (
     terminal_width,
 )
 from plusx.errors import UserError, counted
+
+
+if TYPE_CHECKING:
+    from plusx.recipe import Recipe
 
 
 @app.command(
@@ -77,11 +81,18 @@ def train(
         options = [flag for flag, enabled in flags.items() if enabled]
         arguments = ["train", recipe, *overrides, "--out", str(folder), *options]
         raise SystemExit(launch(arguments, processes, restarts))
+    _train(read, folder, exact=exact, allow_data_change=allow_data_change, as_json=as_json)
+
+
+def _train(
+    recipe: "Recipe", folder: Path, *, exact: bool, allow_data_change: bool, as_json: bool
+) -> None:
+    """Train a recipe in a folder, and print the result."""
     from plusx import run
     from plusx.run.distributed import is_first
 
     complete = (folder / "result.json").is_file()
-    result = run.train(read, folder, exact=exact, allow_data_change=allow_data_change)
+    result = run.train(recipe, folder, exact=exact, allow_data_change=allow_data_change)
     if not is_first():
         return
     from plusx.report import write_report
@@ -106,6 +117,33 @@ def train(
         )
         print(f"  validation     {line}")
     print(f"  report         {report}")
+
+
+@app.command(
+    group=TRAIN,
+    help_epilogue="Examples:\n  plusx pretrain digits-simclr\n"
+    "  plusx pretrain digits-simclr method.kind=byol --out runs/byol\n"
+    "  plusx probe runs/byol\n"
+    "  plusx train digits net.weights=runs/byol data.train=0.1",
+)
+def pretrain(
+    recipe: RecipeName,
+    /,
+    *overrides: Overrides,
+    out: Annotated[
+        Path | None, output_folder("The run's folder. Default: runs/ and the names.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe's embeddings without labels, by its [method]. Run the same command again to
+    resume an unfinished run."""
+    from plusx.recipe import load_recipe
+    from plusx.run.selfsupervised import require_method
+
+    read = load_recipe(recipe, overrides)
+    require_method(read, recipe)
+    folder = out or Path("runs") / run_name(recipe, overrides)
+    _train(read, folder, exact=False, allow_data_change=False, as_json=as_json)
 
 
 @app.command(

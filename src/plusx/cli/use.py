@@ -399,8 +399,10 @@ def probe(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Evaluate a network's embeddings by nearest neighbours and by a linear probe."""
+    """Evaluate a network's embeddings by nearest neighbours, a linear probe and k-means, beside
+    those of the same network before training."""
     from plusx.run.probing import probe as probe_run
+    from plusx.statistics import Difference
 
     result = probe_run(
         open_trained(trained, weights),
@@ -423,13 +425,24 @@ def probe(
         f"{result['noun']}s:"
     )
     nearest = f"{result['neighbours']['k']} nearest neighbours"
-    print(f"  {nearest:24} {_probe_text(result['neighbours'])}")
-    print(f"  {'logistic regression':24} {_probe_text(result['logistic'])}")
+    for key, title in (("neighbours", nearest), ("linear", "logistic regression")):
+        print(f"  {title:24} {_probe_text(result[key])}")
+        untrained, gain = result["random"][key], result["difference"][key]
+        print(
+            f"  {'':24} before training {untrained['accuracy']:.2%}, difference "
+            f"{Difference(*gain.values())}"
+        )
+    if clusters := result.get("clusters"):
+        print(
+            f"  {counted(clusters['clusters'], 'cluster'):24} accuracy {clusters['accuracy']:.2%}, "
+            f"adjusted Rand index {clusters['rand_index']:.3f}"
+        )
 
 
 def _probe_text(metrics: dict[str, Any]) -> str:
     auroc = "" if metrics["auroc"] is None else f", AUROC {metrics['auroc']:.3f}"
-    return f"accuracy {metrics['accuracy']:.2%}, F1 {metrics['f1']:.3f}{auroc}"
+    interval = f"{metrics['low']:.2%} to {metrics['high']:.2%}"
+    return f"accuracy {metrics['accuracy']:.2%} ({interval}), F1 {metrics['f1']:.3f}{auroc}"
 
 
 @app.command(

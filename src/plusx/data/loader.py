@@ -25,7 +25,7 @@ from plusx.data.image_file import UnreadableInput, quiet
 from plusx.data.readers.open import as_dataset
 from plusx.data.rng import CounterRNG, SampleRNG
 from plusx.data.sample import Sample
-from plusx.data.sampler import Sampler, check_sampler, epoch_order
+from plusx.data.sampler import VIEWS, Sampler, check_sampler, epoch_order
 from plusx.data.transforms.pixels import PIXEL_STEPS
 from plusx.data.transforms.transform import Transform
 from plusx.errors import UserError
@@ -114,7 +114,8 @@ class Loader:
     augment: the words of augmentation (plusx.data.transforms.words)
     size: height and width of images, if `data` is not a Dataset
     sampler: order of the training samples (plusx.data.sampler); with "pk", `samples_per_class`
-        samples of a class are adjacent
+        samples of a class are adjacent; with "views", the two copies of a sample, which are
+        augmented differently: a batch then has 2 * batch_size inputs
     part: (rank, world size): the share of every batch that this process gets. The shares, in the
         order of the ranks, form the batch that a single process would have, and their lengths
         differ by at most one
@@ -179,6 +180,7 @@ class Loader:
         self.device = torch.device(device)
         self.drop_last = drop_last
         self.sampler, self.samples_per_class = sampler, samples_per_class
+        self.views = VIEWS if train and sampler == "views" else 1  # inputs of a sample in a batch
         self.transform = dataset.modality.transform(
             augment,
             train=train,
@@ -233,7 +235,7 @@ class Loader:
             raise UserError("the loader is closed")
         order, size = self._epoch_order(number), self.batch_size
         shares = [
-            _share(order[batch * size : (batch + 1) * size], self.rank, self.world)
+            _share(order[batch * size : (batch + 1) * size], self.rank, self.world).ravel()
             for batch in range(start, len(self))
         ]
         if self._maker is not None:
@@ -358,7 +360,8 @@ class SampleError(RuntimeError):
 
 
 def _share(samples: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """One rank's share of the samples; the first ranks get one more each until none is left."""
+    """One rank's share of the samples; the first ranks get one more each until none is left. Views
+    of a sample, which are a row, stay together."""
     size, remainder = divmod(len(samples), world)
     begin = rank * size + min(rank, remainder)
     return samples[begin : begin + size + (rank < remainder)]

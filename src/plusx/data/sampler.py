@@ -6,6 +6,7 @@
 | `balanced` | n samples, equally many of each class: samples of rare classes are repeated |
 | `bucketed` | every sample once; a batch has samples of similar length, and batches are shuffled |
 | `pk` | groups of K samples of one class, P classes in a batch of P x K (Hermans et al. 2017) |
+| `views` | every sample twice, shuffled: its two copies are adjacent, and count as one |
 
 An order consists of sample numbers: copy k of sample i is i + k n, so that a repeated sample is
 augmented differently each time.
@@ -22,8 +23,9 @@ from plusx.data.rng import CounterRNG, permutation
 from plusx.errors import UserError
 
 
-Sampler = Literal["uniform", "balanced", "bucketed", "pk"]
+Sampler = Literal["uniform", "balanced", "bucketed", "pk", "views"]
 Indices = Int64[np.ndarray, "_"]
+VIEWS = 2  # copies of a sample, with the sampler of that name
 
 # purposes of the random numbers here, distinct from those of an order or an augmentation
 _CLASSES, _MEMBERS, _PLACES = 1 << 34, 1 << 35, 1 << 36
@@ -62,8 +64,9 @@ def epoch_order(
     samples_per_class: int = 4,
     patches: int = 1,
     lengths: Int64[np.ndarray, "n"] | None = None,
-) -> Indices:
-    """The sample numbers of one epoch, in order (`patches` * n of them).
+) -> Int64[np.ndarray, "n ..."]:
+    """The sample numbers of one epoch, in order (`patches` * n of them); with "views" (n, 2), a row
+    for the copies of a sample.
 
     labels: class numbers (n,), or one number per class (n, k): a sample has the classes above 0.
         With "balanced", samples without any class form one more class
@@ -75,6 +78,8 @@ def epoch_order(
     count = len(labels)
     if sampler == "uniform" or not count:
         return permutation(count * patches, seed, epoch)
+    if sampler == "views":
+        return permutation(count, seed, epoch)[:, None] + count * np.arange(VIEWS)
     if sampler == "bucketed":
         order = permutation(count, seed, epoch)
         return order if lengths is None else _bucketed(order, lengths, seed, epoch, batch_size)

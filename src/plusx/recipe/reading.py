@@ -31,6 +31,7 @@ _ANNOTATIONS: dict[str, list[Any]] = {
     "segment": ["masks"],
     "detect": ["boxes"],
     "embed": ["people", "classes"],
+    "represent": ["classes"],
     "translate": ["translations"],
     "caption": ["captions"],
 }

@@ -32,8 +32,9 @@ class Mix:
     alpha: Rate = 1.0
 
 
-# the order of an epoch: each image once, classes in equal numbers, or groups of one class
-Sampler = Literal["uniform", "balanced", "pk"]
+# the order of an epoch: each image once, classes in equal numbers, groups of one class, or each
+# image as two adjacent views
+Sampler = Literal["uniform", "balanced", "pk", "views"]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -263,7 +264,7 @@ class RecordingData:
     train: CountOrFraction | None = None
     per_class: Positive | None = None  # training recordings per class; None: all
     on_unreadable: Literal["error", "skip"] = "error"
-    sampler: Literal["uniform", "balanced"] = "uniform"
+    sampler: Literal["uniform", "balanced", "views"] = "uniform"
     workers: Count = 0
 
 

@@ -10,6 +10,7 @@ from plusx.grammar.heads import Head, refuse_types
 from plusx.grammar.spec import Activation, Net, Norm
 from plusx.recipe import studies
 from plusx.recipe.continual import CONTINUAL_KINDS, ContinualMethod, Stream
+from plusx.recipe.selfsupervised import SelfSupervised
 from plusx.recipe.sets import Data
 from plusx.recipe.values import (
     CONFIG,
@@ -42,7 +43,7 @@ class NetByName:
     train: Literal["all", "head"] | Positive = "all"
     freeze_norms: StrictBool = False  # do not update statistics and parameters of batch norms
     in_channels: Positive | None = None  # None: those of the data
-    num_classes: Positive | None = None  # None: those of the data
+    num_classes: Count | None = None  # 0: no head. None: those of the data
     size: Positive | None = None  # None: that of the data
     ndim: Literal[1, 2, 3] | None = None  # 3: the same sentences for volumes
     norm: Norm | None = None
@@ -109,6 +110,14 @@ class Embed:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Represent:
+    """The embedding of a network without a head, trained by a [method] of self-supervised
+    learning."""
+
+    kind: Literal["represent"] = "represent"
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Translate:
     """A text for each input, token by token, with [head] kind = "conv-decoder" or
     "transformer-decoder"."""
@@ -154,7 +163,15 @@ class SpokenCommand:
 
 
 TaskTable = Annotated[
-    Classify | Segment | Detect | Embed | Translate | Caption | Transcribe | SpokenCommand,
+    Classify
+    | Segment
+    | Detect
+    | Embed
+    | Represent
+    | Translate
+    | Caption
+    | Transcribe
+    | SpokenCommand,
     Discriminator("kind"),
 ]
 
@@ -339,7 +356,7 @@ class Recipe:
         Annotated[PgdTraining | FastTraining | TradesTraining, Discriminator("kind")] | None
     ) = None
     # None: ordinary supervised training
-    method: Annotated[ContinualMethod, Discriminator("kind")] | None = None
+    method: Annotated[ContinualMethod | SelfSupervised, Discriminator("kind")] | None = None
     stream: Stream | None = None  # the tasks of continual learning
     optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
     schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()

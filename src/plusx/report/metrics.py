@@ -88,6 +88,8 @@ METRICS: dict[str, Metric] = {
     "equal_error_rate": Metric("equal error rate", less=True),
     "true_accept_rate": Metric("true accepts"),
     "false_accept_rate": Metric("false accepts", less=True),
+    "neighbour_accuracy": Metric("accuracy of nearest neighbours", of_samples=True),
+    "projection_std": Metric("deviation of projections", unit="", decimals=4),
     "rank1": Metric("rank-1 accuracy", of_samples=True),
     "bleu": Metric("BLEU", unit=POINTS, most=100.0, decimals=2),
     "chrf": Metric("chrF", unit=POINTS, most=100.0, decimals=2),

@@ -32,6 +32,7 @@ from plusx.recipe.tables import Init
 from plusx.run.continual import stream_sets, stream_split
 from plusx.run.datasets import DATA, open_train_and_validation
 from plusx.run.datasets import open_split as open_whole_split
+from plusx.run.selfsupervised import with_views
 from plusx.run.task_factory import TASKS
 from plusx.weights.convert import validation_warning
 from plusx.weights.fetch import find_weights, load_into, model_of_file
@@ -108,8 +109,9 @@ def evaluation_batch_size(dataset: Dataset, batch_size: int) -> int:
 def resolved(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return the recipe with the fields set that follow from its training set.
 
-    These are classes, channels, size and spacing.
+    These are classes, channels, size and spacing. A method sets the sampler that it needs.
     """
+    recipe = with_views(recipe)
     recipe = replace(
         recipe,
         task=TASKS[recipe.task.kind].resolve(recipe.task, dataset),
@@ -121,7 +123,9 @@ def resolved(recipe: Recipe, dataset: Dataset) -> Recipe:
     sides = set(dataset.modality.size)
     net = replace(
         net,
-        num_classes=net.num_classes or TASKS[recipe.task.kind].outputs(recipe, dataset),
+        num_classes=TASKS[recipe.task.kind].outputs(recipe, dataset)
+        if net.num_classes is None
+        else net.num_classes,
         in_channels=net.in_channels or dataset.modality.channels,
         size=net.size or (sides.pop() if len(sides) == 1 else None),
     )

@@ -1,10 +1,11 @@
-"""Probes of a network's embeddings: nearest neighbours and logistic regression.
+"""Probes of a network's embeddings: nearest neighbours, logistic regression and k-means.
 
-Both measure how well the features of a frozen network separate the classes of its own or of other
-data.
+They measure how well the features of a frozen network separate the classes of its own or of other
+data, beside those of the same network before training.
 """
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,18 @@ from plusx.data.sets import NAMED_SETS
 from plusx.data.splits import held_out, stratified_order
 from plusx.errors import UserError
 from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter
+from plusx.metrics.neighbours import NEIGHBOURS, neighbour_votes
+from plusx.nn.build import build as build_model
 from plusx.nn.frozen import backbone_of
 from plusx.run import build
 from plusx.run.evaluation import OnUnreadable, own_split, refuse_channels
 from plusx.run.folder import Run, record_test_use
+from plusx.statistics import paired_difference, wilson
 from plusx.tasks.prepare import find_device
 from plusx.train.loop import evaluating
 
 
-NEIGHBOURS = 20
 IMAGES = 10_000  # of the training set, at most
-TEMPERATURE = 0.07  # of the votes of neighbours (Wu et al. 2018, section 3.4)
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # C of logistic regression, the inverse of lambda
 _ROUNDS = 1000
 _METRICS = ("loss", "accuracy", "precision", "recall", "f1", "averaging", "auroc", "auroc_interval")
@@ -50,12 +52,16 @@ def probe(
     device: str = "auto",
     on_unreadable: OnUnreadable = "error",
 ) -> dict[str, Any]:
-    """Return metrics of nearest neighbours and of logistic regression on embeddings.
+    """Return metrics of nearest neighbours ("neighbours") and of logistic regression ("linear") on
+    embeddings, and "random": those of the same network before training.
 
     Both are trained on at most `images` training images of the run's own data, or of `data`, with
     equally many of each class, and evaluated on `split`. The k nearest neighbours by cosine vote
     with weight exp(cosine / 0.07). The regularisation of logistic regression, on standardised
-    embeddings, is chosen on a fifth of the training images. The embedding of a dense network is the
+    embeddings, is chosen on a fifth of the training images. Accuracies have Wilson's interval
+    [low, high]; "difference" has that of the pairs of predictions for the same images, of this
+    network and the untrained one. With one class per input, "clusters" is how well k-means, with
+    as many clusters as classes, finds them. The embedding of a dense network is the
     mean over the positions of its last stage. With split "test" of the run's own data, a line is
     added to its test_uses.jsonl.
     Raises UserError if there is no such data, or the network has no embeddings of images.
@@ -80,14 +86,17 @@ def probe(
         chosen = np.sort(stratified_order(train.labels, 0)[:images])
         train = train.subset(chosen.tolist())
     torch_device = find_device(device)
-    net = _embedding_net(run).to(torch_device)
-    x_train, x = (
-        _embeddings(net, dataset, run, torch_device, batch_size, workers)
-        for dataset in (train, evaluated)
-    )
     k = min(neighbours, len(train))
-    votes = _neighbour_votes(x_train, x, train, k)
-    probabilities, strength = _logistic_regression(x_train, x, train)
+    nets = (_embedding_net(run).to(torch_device), _untrained(run).to(torch_device))
+    (x_train, x), (x_train_random, x_random) = (
+        [
+            _embeddings(net, dataset, run, torch_device, batch_size, workers)
+            for dataset in (train, evaluated)
+        ]
+        for net in nets
+    )
+    probes, correct = _probes(x_train, x, train, evaluated, k)
+    random, random_correct = _probes(x_train_random, x_random, train, evaluated, k)
     result: dict[str, Any] = {
         "data": evaluated.name,
         "split": evaluated.split,
@@ -96,15 +105,22 @@ def probe(
         "learned_from": len(train),
         "width": x_train.shape[1],
         "classes": list(evaluated.classes),
-        "neighbours": {"k": k, **_metrics(votes, evaluated)},
-        "logistic": {"strength": strength, **_metrics(probabilities, evaluated)},
+        **probes,
+        "random": random,
+        "difference": {
+            name: dict(zip(("difference", "low", "high"), paired_difference(*pair)))
+            for name in probes
+            for pair in [(correct[name], random_correct[name])]
+        },
     }
+    if not evaluated.multilabel:
+        result["clusters"] = _clusters(x_train, x, train, evaluated)
     if messages := list(dict.fromkeys([*train.warnings, *evaluated.warnings])):
         result["warnings"] = messages
     if is_own_data and evaluated.split == "test":
         metric = "auroc" if evaluated.multilabel else "accuracy"
         use = {"data": evaluated.name, "count": len(evaluated)}
-        use |= {metric: result["logistic"][metric], "by": "probe"}
+        use |= {metric: result["linear"][metric], "by": "probe"}
         result["test_uses"] = record_test_use(run.path, use)
     return result
 
@@ -147,6 +163,90 @@ def _embedding_net(run: Run) -> nn.Module:
     return backbone_of(run.net)[1]
 
 
+def _untrained(run: Run) -> nn.Module:
+    """Return the network as it was before training: the run's own, or a new one of its spec."""
+    if run.recipe is not None:
+        recipe, table = run.recipe, run.recipe.net_by_name
+        if table is not None:
+            recipe = replace(recipe, net=replace(table, weights=""))
+        return backbone_of(build.make_net(recipe)[0])[1]
+    backbone: Any = backbone_of(run.net)[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_model(backbone.spec)
+
+
+def _probes(
+    x_train: Float[np.ndarray, "n width"],
+    x: Float[np.ndarray, "m width"],
+    train: Dataset,
+    evaluated: Dataset,
+    k: int,
+) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Return the metrics of both probes, and for each evaluated input whether it was correct."""
+    votes = (
+        neighbour_votes(torch.from_numpy(x_train), _targets(train), torch.from_numpy(x), k)
+        .numpy()
+        .clip(0, 1)
+    )
+    probabilities, strength = _logistic_regression(x_train, x, train)
+    metrics = {
+        "neighbours": {"k": k, **_metrics(votes, evaluated)},
+        "linear": {"strength": strength, **_metrics(probabilities, evaluated)},
+    }
+    predicted = {"neighbours": votes, "linear": probabilities}
+    return metrics, {name: _correct(p, evaluated) for name, p in predicted.items()}
+
+
+def _correct(probabilities: Float[np.ndarray, "m classes"], dataset: Dataset) -> list[int]:
+    """Return 1 for each input that is predicted correctly (all of its labels), else 0."""
+    labels = dataset.labels.cpu().numpy()
+    if labels.ndim == 2:
+        correct = ((probabilities >= 0.5) == (labels > 0.5)).all(1)
+    else:
+        correct = probabilities.argmax(1) == labels
+    return [int(value) for value in correct]
+
+
+def _clusters(
+    x_train: Float[np.ndarray, "n width"],
+    x: Float[np.ndarray, "m width"],
+    train: Dataset,
+    evaluated: Dataset,
+) -> dict[str, Any]:
+    """Return the accuracy of k-means on standardised embeddings of the training images, in which
+    each cluster predicts the most frequent class of its training images; and the agreement of
+    clusters and classes: normalised mutual information and adjusted Rand index."""
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    x_train, x = _standardised(x_train, x)
+    count = min(len(train.classes), len(x_train))
+    model = KMeans(count, n_init=10, random_state=0).fit(x_train)
+    labels, clusters = evaluated.labels.cpu().numpy(), model.predict(x)
+    votes = np.zeros((count, len(train.classes)))
+    np.add.at(votes, (model.labels_, train.labels.cpu().numpy()), 1)
+    accuracy = float((votes.argmax(1)[clusters] == labels).mean())
+    low, high = wilson(accuracy, len(labels))
+    return {
+        "clusters": count,
+        "accuracy": accuracy,
+        "low": low,
+        "high": high,
+        "mutual_information": float(normalized_mutual_info_score(labels, clusters)),
+        "rand_index": float(adjusted_rand_score(labels, clusters)),
+    }
+
+
+def _standardised(
+    x_train: Float[np.ndarray, "n width"], x: Float[np.ndarray, "m width"]
+) -> tuple[Float[np.ndarray, "n width"], Float[np.ndarray, "m width"]]:
+    """Return both with the mean and deviation of the training embeddings removed."""
+    mean, std = x_train.mean(0), x_train.std(0)
+    std[std < 1e-6] = 1.0
+    return (x_train - mean) / std, (x - mean) / std
+
+
 def _embeddings(
     net: Any, dataset: Dataset, run: Run, device: torch.device, batch_size: int, workers: int
 ) -> Float[np.ndarray, "n width"]:
@@ -171,23 +271,6 @@ def _embeddings(
     return embeddings.numpy()
 
 
-def _neighbour_votes(
-    x_train: Float[np.ndarray, "n width"],
-    x: Float[np.ndarray, "m width"],
-    train: Dataset,
-    k: int,
-) -> Float[np.ndarray, "m classes"]:
-    """Return the fractions of the classes among the k nearest neighbours, weighted by cosine."""
-    targets = _targets(train)
-    stored = nn.functional.normalize(torch.from_numpy(x_train))
-    votes = []
-    for chunk in torch.from_numpy(x).split(512):
-        cosines, indices = (nn.functional.normalize(chunk) @ stored.T).topk(k, 1)
-        weights = (cosines.double() / TEMPERATURE).softmax(1)
-        votes.append(torch.einsum("mc,mck->mk", weights, targets[indices]))
-    return torch.cat(votes).numpy().clip(0, 1)
-
-
 def _targets(dataset: Dataset) -> Float[Tensor, "n classes"]:
     """Return the labels as zeros and ones."""
     labels = dataset.labels.cpu()
@@ -203,9 +286,7 @@ def _logistic_regression(
 
     C is that of the smallest loss on a fifth of the training images.
     """
-    mean, std = x_train.mean(0), x_train.std(0)
-    std[std < 1e-6] = 1.0
-    x_train, x = (x_train - mean) / std, (x - mean) / std
+    x_train, x = _standardised(x_train, x)
     targets = _targets(train).numpy()
     held = held_out(train.labels.cpu(), 0.2, 0)
     rest = np.delete(np.arange(len(x_train)), held)
@@ -251,4 +332,6 @@ def _metrics(probabilities: Float[np.ndarray, "m classes"], dataset: Dataset) ->
     prediction = ClassProbabilities(torch.from_numpy(probabilities), dataset.multilabel)
     meter.update(prediction, Batch(prediction.probabilities, dataset.labels.cpu()))
     metrics = meter.compute()
-    return {key: metrics[key] for key in (*_METRICS, "per_class")}
+    low, high = wilson(metrics["accuracy"], len(dataset))
+    ordered = {"accuracy": metrics["accuracy"], "low": low, "high": high}
+    return {**ordered, **{key: metrics[key] for key in (*_METRICS, "per_class")}}

@@ -19,6 +19,7 @@ from plusx.recipe import Recipe
 from plusx.recipe.tables import TaskTable
 from plusx.run.adversarial import adversarial
 from plusx.run.continual import continual
+from plusx.run.selfsupervised import represent, self_supervised, train_represent
 from plusx.tasks.classify import Classify
 from plusx.tasks.task import Task
 
@@ -49,7 +50,7 @@ class TaskKind:
 
 def make_training_task(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
     """Return the recipe's task for training, with label smoothing, class weights, adversarial
-    training and continual learning.
+    training, continual and self-supervised learning.
 
     Raises UserError if the data does not fit the task, or the monitored metric is not one of the
     task's; RuntimeError if its metrics need an extra that is not installed.
@@ -57,6 +58,7 @@ def make_training_task(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task
     kind = recipe.task.kind
     task = adversarial(recipe, TASKS[kind].train(recipe, net, dataset), dataset.modality)
     task = continual(recipe, task, dataset)
+    task = self_supervised(recipe, task, dataset)
     if recipe.evaluate.tta not in task.tta:
         raise UserError(
             f'[evaluate] tta = "{recipe.evaluate.tta}": predictions of [task] kind = "{kind}" can '
@@ -315,6 +317,12 @@ TASKS: dict[str, TaskKind] = {
         resolve=_with_grammar_text,
     ),
     "embed": TaskKind(use=_embedder, train=_train_embedder, outputs=_width, has_classes=False),
+    "represent": TaskKind(
+        use=lambda table, net, class_names: represent(net),
+        train=train_represent,
+        outputs=lambda recipe, dataset: 0,
+        has_classes=False,
+    ),
     "translate": TaskKind(use=_generator, train=_train_generator, heads=DECODERS),
     "caption": TaskKind(use=_generator, train=_train_generator, heads=DECODERS),
 }

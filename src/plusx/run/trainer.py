@@ -376,9 +376,9 @@ class Trainer:
             ) from error
 
     def _samples(self, step: int) -> int:
-        """Return the number of samples in the batch of a step, over all processes."""
+        """Return the number of inputs in the batch of a step, over all processes."""
         begin = step % self.per_epoch * self.recipe.batch_size
-        return min(self.recipe.batch_size, self.loader.count - begin)
+        return self.loader.views * min(self.recipe.batch_size, self.loader.count - begin)
 
     def _evaluator(self, dataset: Dataset) -> Evaluator:
         size = build.evaluation_batch_size(dataset, self.recipe.batch_size)

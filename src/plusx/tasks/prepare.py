@@ -47,7 +47,7 @@ def prepare(
     if precision == "auto":
         precision = faster_precision(task.device)
     if channels_last:
-        _channels_last(task.net)
+        _channels_last(task)
     if compile:
         task.net.compile()
     return task if precision == "float32" else Autocast(task, precision)
@@ -100,8 +100,8 @@ class Autocast(Wrapped):
             yield from self.task.predict_slabs(batch)
 
 
-def _channels_last(net: nn.Module) -> None:
+def _channels_last(module: nn.Module) -> None:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for tensor in (*net.parameters(), *net.buffers()):
+    for tensor in (*module.parameters(), *module.buffers()):
         if tensor.ndim in formats:
             tensor.data = tensor.data.contiguous(memory_format=formats[tensor.ndim])

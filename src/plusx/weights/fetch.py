@@ -84,6 +84,8 @@ def load_into(
 
 def _load_linear(net: Backbone, tensors: Mapping[str, Tensor], new_head: bool) -> LoadReport:
     head = tensors.get("fc.weight")
+    if head is None and new_head and net.num_classes:
+        return _load_except(net, tensors, "fc", "is new, the weights have no head")
     if not new_head or head is None or head.shape[:1] == (net.num_classes,):
         return load_weights(net, tensors)
     tensors = {n: t for n, t in tensors.items() if n not in ("fc.weight", "fc.bias")}
