@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 # the optional parts that tests need
-EXTRAS := audio,detect,fast,heif,medical,onnx,satellite,text
+EXTRAS := audio,detect,fast,heif,medical,onnx,satellite,text,tune
 # a process a core, each with one thread
 # an empty variable: what is compiled for the tests, shapes checked, is kept for the next time
 TEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal

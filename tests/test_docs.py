@@ -30,6 +30,7 @@ from plusx.recipe import load_recipe, parse_recipe
 from plusx.recipe import selfsupervised as recipe_methods
 from plusx.recipe import sets as recipe_sets
 from plusx.recipe import tables as recipe_tables
+from plusx.recipe import tuning as recipe_tuning
 from plusx.shipped import shipped_recipes
 from plusx.weights import SOURCES
 from plusx.zoo import HEADED, ZOO
@@ -148,7 +149,7 @@ def test_a_command_exists(line: Line) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [line for line in commands() if re.match(r"plusx (train|compare|study) [a-z]", line.text)],
+    [line for line in commands() if re.match(r"plusx (train|compare|study|tune) [a-z]", line.text)],
     ids=str,
 )
 def test_a_recipe_and_its_overrides_are_allowed(line: Line) -> None:
@@ -230,6 +231,7 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[evaluate]": (recipe_tables.Evaluate,),
     "[checkpoint]": (recipe_tables.Checkpoint,),
     "[compare]": (recipe_tables.Compare,),
+    "[tune]": (recipe_tuning.Tune,),
     "[study]": (),
 }
 

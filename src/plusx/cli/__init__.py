@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 from cyclopts import CycloptsError
 
-from plusx.cli import inspect, listen, research, robustness, stream, train, use
+from plusx.cli import inspect, listen, research, robustness, stream, train, tune, use
 from plusx.cli.shell import app
 from plusx.errors import UserError, printable
 
@@ -29,6 +29,7 @@ __all__ = [
     "run",
     "stream",
     "train",
+    "tune",
     "use",
 ]
 
@@ -90,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _override_given_as_option(arguments: Sequence[str]) -> str:
     """Return the error for a recipe field that is given as an option (--epochs 5), else ""."""
-    if arguments[:1] not in (["train"], ["compare"], ["study"], ["stream"]):
+    if arguments[:1] not in (["train"], ["compare"], ["study"], ["stream"], ["tune"]):
         return ""
     for option, value in pairwise([*arguments, "VALUE"]):
         name, equals, text = option.removeprefix("--").replace("-", "_").partition("=")

@@ -15,6 +15,7 @@ from plusx.overrides import split_key, split_override
 from plusx.recipe.errors import explain, key_path, tables_at, takes_text
 from plusx.recipe.sets import NoMix
 from plusx.recipe.tables import Classify, Constant, Recipe
+from plusx.recipe.tuning import NoPruner
 from plusx.shipped import recipe_text, shipped_recipes
 
 
@@ -24,6 +25,7 @@ _DEFAULT_KINDS = {
     ("schedule",): Constant().kind,
     ("task",): Classify().kind,
     ("data", "mix"): NoMix().kind,
+    ("tune", "pruner"): NoPruner().kind,
 }
 # annotations that a task needs
 _ANNOTATIONS: dict[str, list[Any]] = {

@@ -12,6 +12,7 @@ from plusx.recipe import studies
 from plusx.recipe.continual import CONTINUAL_KINDS, ContinualMethod, Stream
 from plusx.recipe.selfsupervised import SelfSupervised
 from plusx.recipe.sets import Data
+from plusx.recipe.tuning import Tune
 from plusx.recipe.values import (
     CONFIG,
     ClassWeights,
@@ -365,6 +366,7 @@ class Recipe:
     checkpoint: Checkpoint = Checkpoint()
     compare: Compare | None = None
     study: Annotated[studies.Study, Discriminator("kind")] | None = None
+    tune: Tune | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +49,8 @@ def _plain(value: Any) -> Any:
         return net_to_dict(value)
     if dataclasses.is_dataclass(value):
         return {name: _plain(inner) for name, inner in _fields(value) if inner is not None}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
 
 
@@ -67,10 +70,17 @@ def toml_value(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, Mapping):
         return (
-            "{ " + ", ".join(f"{key} = {toml_value(inner)}" for key, inner in value.items()) + " }"
+            "{ "
+            + ", ".join(f"{_key(key)} = {toml_value(inner)}" for key, inner in value.items())
+            + " }"
         )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
+
+
+def _key(key: str) -> str:
+    """Return a key as TOML, in quotes if it is not a bare key."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)

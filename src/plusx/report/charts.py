@@ -4,6 +4,7 @@ A figure is a mapping with "kind", "title" and "caption", built by `report.figur
 
     lines  x, y, lines: name, x, mean, low, high, dashed; level (of a dotted line) or None
     dots   x, groups: name, values, mean, interval or None
+    points x, y, groups: name, x, values; lines as above, drawn through the points or beside them
     bars   x, names, parts: name, values (one for each of the names)
     map    x, y, value, xs, ys, values (rows of ys)
 
@@ -109,7 +110,7 @@ def chart(
 
     `key` makes its ids unique on the page. Maps of the same quantity in `figures` share a scale.
     """
-    kinds = {"lines": _lines, "dots": _dots, "bars": _bars, "map": _map}
+    kinds = {"lines": _lines, "dots": _dots, "points": _points, "bars": _bars, "map": _map}
     if figure["kind"] not in kinds:
         raise UserError(
             f"the kind of a figure is one of {', '.join(kinds)}, not {figure['kind']!r}"
@@ -165,6 +166,14 @@ def alternative(figure: Spec) -> str:
             ends = [points[0], points[-1]] if len(points) > 1 else points
             at = [f"{text(y, mean)} at {x['title']} {text(x, position)}" for position, mean in ends]
             parts += [f"{line['name']} {', '.join(at)}"] if at else []
+    elif figure["kind"] == "points":
+        for group in figure["groups"]:
+            pairs = zip(group["x"], group["values"], strict=True)
+            best = sorted((value, position) for position, value in pairs)
+            ends = [best[0], best[-1]] if len(best) > 1 else best
+            at = [f"{text(figure['y'], v)} at {figure['x']['title']} {text(figure['x'], p)}"
+                  for v, p in ends]  # fmt: skip
+            parts += [f"{group['name']} {', '.join(at)}"] if at else []
     elif figure["kind"] == "dots":
         for group in figure["groups"]:
             shown = [text(figure["x"], value) for value in group["values"] if value is not None]
@@ -229,6 +238,39 @@ def _lines(
     ]
     heads = [Column(x["title"]), *(Column(str(line["name"]), _unit(y)) for line in shown)]
     return drawing, Table(figure["title"], heads, rows, cards=False), step
+
+
+def _points(
+    figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec]
+) -> tuple[str, Table, int]:
+    x, y, groups, lines = (figure[part] for part in ("x", "y", "groups", "lines"))
+    with _drawing(HEIGHT + LEGEND_ROW) as drawn:
+        axes = _axes(drawn)
+        for line in lines:
+            _line(axes, line, palette[str(line["name"])])
+        for group in groups:
+            # a single point stands out
+            size = 5.5 if len(group["x"]) > 1 else 8.5
+            axes.plot(_numbers(group["x"]), _numbers(group["values"]), "o", markersize=size,
+                      color=palette[str(group["name"])], alpha=0.75, markeredgewidth=0,
+                      clip_on=False, zorder=3, label=_short(group["name"]))  # fmt: skip
+        _scale(axes, "x", x, [position for entry in (*lines, *groups) for position in entry["x"]])
+        heights = [value for group in groups for value in group["values"]]
+        _scale(axes, "y", y, [*heights, *(value for line in lines for value in line["mean"])])
+        axes.grid(True, axis="y", color=RULE, linewidth=0.8)
+        _titles(axes, x, y)
+        if len(groups) + len(lines) > 1:
+            drawn.legend(loc="outside lower left", ncols=len(groups) + len(lines), frameon=False,
+                         fontsize=11, handlelength=1.6, columnspacing=1.2,
+                         borderpad=0.2)  # fmt: skip
+        drawing = _svg(drawn, key)
+    heads = [Column("", number=False), Column(x["title"]), Column(y["title"] or "value", _unit(y))]
+    rows = [
+        [Cell(str(group["name"])), Cell(text(x, position), position), _cell(y, value)]
+        for group in groups
+        for position, value in zip(group["x"], group["values"], strict=True)
+    ]
+    return drawing, Table(figure["title"], heads, rows, cards=False), 1
 
 
 def _dots(

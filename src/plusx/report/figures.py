@@ -34,6 +34,23 @@ def lines_figure(
     }
 
 
+def points_figure(
+    title: str,
+    caption: str,
+    x: Mapping[str, str],
+    y: Mapping[str, str],
+    points: Mapping[str, tuple[Sequence[Number], Sequence[Number]]],
+    lines: Sequence[Mapping[str, Any]] = (),
+) -> Figure:
+    """Return a chart of points; `points` are (positions, values) of each name."""
+    groups = [
+        {"name": name, "x": list(positions), "values": list(values)}
+        for name, (positions, values) in points.items()
+    ]
+    return {"kind": "points", "title": title, "caption": caption, "x": dict(x), "y": dict(y),
+            "groups": groups, "lines": list(lines)}  # fmt: skip
+
+
 def dots_figure(
     title: str, caption: str, x: Mapping[str, str], spreads: Mapping[str, Mapping[str, Any]]
 ) -> Figure:

@@ -218,7 +218,7 @@ class Trainer:
 
     def _train_epoch(self, display: Display, until: int) -> None:
         begin, first_batch, self.epoch_save_seconds = time.perf_counter(), self.batch, 0.0
-        for report in fit(self.state, self._batches(until), self.lr, self.update):
+        for report in fit(self.state, self.batches(until), self.lr, self.update):
             if isinstance(self.lr, WarmupUntil):
                 self.lr.observe(report)
             self.batch += 1
@@ -243,7 +243,7 @@ class Trainer:
             },
         )
 
-    def _batches(self, until: int) -> Iterator[Batch]:
+    def batches(self, until: int) -> Iterator[Batch]:
         """Yield the remaining batches of the epoch up to step `until`, with MixUp or CutMix."""
         num_remaining = max(until - self.state.step, 0)
         num_classes = len(self.sets.train.classes)

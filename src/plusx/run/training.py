@@ -42,6 +42,7 @@ HARMLESS = (
     "evaluate.tta",
     "stream.previous",
     "stream.seeds",
+    "tune.",
 )
 STEPS_AN_EPOCH = 8  # at least, so that running statistics follow the weights
 

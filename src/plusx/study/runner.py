@@ -49,7 +49,7 @@ HARMLESS = (
     "study.",
 )
 POLL = 0.25  # seconds between two updates of the display
-_STOPPING = "stopping; progress is saved, run the same command again to resume"
+STOPPING = "stopping; progress is saved, run the same command again to resume"
 
 T = TypeVar("T")
 Kind = Literal["comparison", "study"]
@@ -102,7 +102,7 @@ def study(
     if recipe.task.kind != "classify":
         raise UserError(f'[task] kind = "{recipe.task.kind}": studies need kind = "classify"')
     experiment = EXPERIMENTS[table.kind]
-    _check_jobs(jobs)
+    refuse_jobs(jobs)
     _refuse_other(recipe, out, "study")
     source = build.open_sets(recipe).train
     _refuse_repeated("study", table)
@@ -130,7 +130,7 @@ def _run_experiment(
     """Run the trials and write the report. `source`: the training images of a study, None for a
     comparison."""
     kind: Kind = "comparison" if source is None else "study"
-    _check_jobs(jobs)
+    refuse_jobs(jobs)
     _refuse_other(recipe, out, kind)
     runs = out / "runs"
     trials = [_with_weights(trial, runs) for trial in trials]
@@ -142,7 +142,7 @@ def _run_experiment(
         _refuse_other(recipe, out, kind)  # another process may have begun it meanwhile
         _refuse_other_trials(trials, source, runs)
         store.write_text(out / "recipe.toml", to_toml(recipe))
-        num_run, failed = _run_trials(pool, trials, runs, progress or sys.stderr)
+        num_run, failed = run_trials(pool, trials, runs, progress or sys.stderr)
         result, files = _result(experiment, recipe, table, source, trials, runs, failed)
         result |= {
             "jobs": f"{size} {'run' if size == 1 else 'runs'} of {threads} "
@@ -229,7 +229,8 @@ def _with_weights(trial: Trial, runs: Path) -> Trial:
     return replace(trial, recipe=replace(trial.recipe, net=replace(net, weights=weights)))
 
 
-def _check_jobs(jobs: int | None) -> None:
+def refuse_jobs(jobs: int | None) -> None:
+    """Raise UserError for a number of jobs below 1."""
     if jobs is not None and jobs < 1:
         raise UserError(f"jobs = {jobs}: it must be at least 1")
 
@@ -322,7 +323,7 @@ def _costs(trials: Sequence[Trial]) -> dict[str, float]:
     return {name: cost(recipe, counts[recipe.data]) for name, recipe in recipes.items()}
 
 
-def _run_trials(
+def run_trials(
     pool: WorkerPool, trials: Sequence[Trial], runs: Path, stream: TextIO
 ) -> tuple[int, dict[str, str]]:
     """Run the unfinished trials, the most expensive first so that workers finish together.
@@ -366,7 +367,7 @@ def _run_trials(
                 display.show()
     except BaseException as stop:
         if not isinstance(stop, Exception):  # Ctrl-C or SIGTERM
-            print(_STOPPING, file=stream, flush=True)
+            print(STOPPING, file=stream, flush=True)
         raise
     return len(missing), failed
 

@@ -54,7 +54,7 @@ class Trial:
     split: Split = "validation"  # of the final evaluation
 
     def __str__(self) -> str:
-        return f"{self.name} seed {self.seed}"
+        return self.name if self.seed is None else f"{self.name} seed {self.seed}"
 
     @property
     def folder(self) -> str:
@@ -76,7 +76,8 @@ class Trial:
 
 
 def _folder(name: str, seed: int | None) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name).strip('-')}-seed{seed}"
+    suffix = "" if seed is None else f"-seed{seed}"
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name).strip('-')}{suffix}"
 
 
 def _factor(text: str) -> Factor:

@@ -33,6 +33,7 @@ class Outcome(NamedTuple):
     error: str = ""
     user_error: bool = False
     diverged: bool = False  # a loss or a weight was not finite
+    died: bool = False  # its process ended
 
 
 class _Worker(NamedTuple):
@@ -74,6 +75,11 @@ class WorkerPool:
         with contextlib.suppress(OSError):  # it is dead: `ended` will report it
             worker.pipe.send_bytes(json.dumps(job).encode())
 
+    def stop(self, trial: Trial) -> None:
+        """Let a running trial save and end; `ended` returns it."""
+        worker = next(worker for worker, running in self._busy.items() if running is trial)
+        worker.process.terminate()
+
     def ended(self, timeout: float) -> list[tuple[Trial, Outcome]]:
         """Return the trials that ended, after waiting at most `timeout` seconds for one."""
         by_pipe: dict[Any, _Worker] = {worker.pipe: worker for worker in self._busy}
@@ -87,7 +93,8 @@ class WorkerPool:
                 worker.process.join()
                 worker.pipe.close()
                 complete = trial.finished(self._runs / trial.folder)
-                outcome = Outcome("" if complete else _exit_reason(worker.process.exitcode))
+                reason = "" if complete else _exit_reason(worker.process.exitcode)
+                outcome = Outcome(reason, died=True)
             else:
                 self._idle.append(worker)
             outcomes.append((trial, outcome))
