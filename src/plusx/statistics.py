@@ -139,6 +139,20 @@ def paired_difference(first: Sequence[Number], second: Sequence[Number]) -> Diff
     return Difference(centre, min(low, centre), max(high, centre))
 
 
+def difference_of_intervals(
+    first: tuple[Number, Number, Number], second: tuple[Number, Number, Number]
+) -> Difference:
+    """Return the first value minus the second, each with its interval as (value, low, high).
+
+    The interval is built from the two (MOVER, Zou and Donner 2008, equation 7). The two are taken
+    as independent; for values of the same images, which rise and fall together, it is too wide.
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
+    below = math.hypot(a - a_low, b_high - b)
+    above = math.hypot(a_high - a, b - b_low)
+    return Difference(a - b, a - b - below, a - b + above)
+
+
 def differences(
     pairs: Sequence[tuple[Sequence[Number], Sequence[Number]]],
     *,

@@ -1,4 +1,4 @@
-"""The commands attack and corrupt: accuracy under adversarial attacks and common corruptions."""
+"""The commands attack, corrupt and assess: what a network withstands, and all of it in a table."""
 
 from pathlib import Path
 from typing import Annotated
@@ -167,6 +167,63 @@ def corrupt(
         print_json({"out": str(folder), **result})
         return
     print(f"{corruption_text(result)}\n\n{folder / 'corrupt.html'}")
+
+
+@app.command(
+    group=USE,
+    help_epilogue="Examples:\n  plusx assess runs/photos\n"
+    "  plusx assess runs/deep runs/plain --split test\n"
+    "  plusx assess runs/photos --eps 8/255 --json",
+)
+def assess(
+    trained: Trained,
+    other: Annotated[
+        str | None, Parameter(name="OTHER", help="A second run, for the differences.")
+    ] = None,
+    /,
+    *,
+    data: Annotated[str | None, about("The data (default: that of the run).")] = None,
+    split: Annotated[str, about("validation or test; test is recorded.")] = "validation",
+    images: Annotated[int, about("Images at most, for corruptions and the attack.")] = 500,
+    eps: Annotated[
+        str,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="Size of the attack's perturbation (Linf), in units of pixels from 0 to 1.",
+        ),
+    ] = "2/255",
+    steps: Annotated[int, about("Steps of the attack.")] = 50,
+    seed: Annotated[int, about("Seed of corruptions, attack and bootstrap.")] = 0,
+    out: Annotated[
+        Path | None, output_folder("The folder. Default: runs/assess- and the name.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure accuracy, calibration, robustness, features, time, memory and size, in one table."""
+    from plusx.bench.assessment import assess as assess_runs
+    from plusx.bench.assessment import assessment_text
+
+    (radius,) = _sizes(eps)[:1]
+    folder = out or Path("runs") / f"assess-{run_name(Path(trained).resolve().name, ())}"
+    result = assess_runs(
+        [open_trained(name, None) for name in (trained, other) if name is not None],
+        data=data,
+        split=split,
+        images=images,
+        eps=radius,
+        steps=steps,
+        seed=seed,
+        device=device,
+        out=folder,
+        command=command(),
+        progress=print_line,
+    )
+    print_warnings(result)
+    if as_json:
+        print_json({"out": str(folder), **result})
+        return
+    print(f"{assessment_text(result)}\n\n{folder / 'assess.html'}")
 
 
 def _severities(text: str) -> list[int]:
