@@ -198,8 +198,8 @@ def _assessed(
         },
         "attacked": {key: attacked["rows"][0][key] for key in ("value", "low", "high")},
         "probe": {
-            name: _share(probed[key]["accuracy"], probed["count"])
-            for name, key in (("linear", "logistic"), ("neighbours", "neighbours"))
+            name: {"value": probed[name]["accuracy"], **_ends(probed[name])}
+            for name in ("linear", "neighbours")
         },
         "latency_ms": _latency(task, batch),
         "memory_bytes": {"value": _memory(task, batch)},
@@ -225,6 +225,10 @@ def _predictions(task: Task, dataset: Dataset) -> tuple[Float[Tensor, "n k"], In
 def _share(value: float, count: int) -> Value:
     interval = wilson(value, count)
     return {"value": value, "low": interval.low, "high": interval.high}
+
+
+def _ends(measured: Mapping[str, Any]) -> dict[str, float]:
+    return {end: measured[end] for end in ("low", "high")}
 
 
 def _calibration(
