@@ -59,8 +59,8 @@ DOORS: dict[str, set[str]] = {
         "statistics", "store", "study", "tasks", "train", "zoo",
     },
     "bench": {
-        "data", "evidence", "grammar", "memory", "models", "nn", "report", "run", "statistics",
-        "store", "tasks", "train", "zoo",
+        "data", "evidence", "grammar", "memory", "metrics", "models", "nn", "report", "run",
+        "statistics", "store", "tasks", "train", "zoo",
     },
     "cli": {
         "bench", "data", "describe", "evidence", "explain", "export", "grammar", "models", "recipe",

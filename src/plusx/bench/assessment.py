@@ -60,8 +60,8 @@ class Measure:
 
     def value(self, result: Mapping[str, Any]) -> Value | None:
         """Return the value with low and high, or None if it was not measured."""
-        found: Value | None = result[self.part]
-        return found if found is None or not self.key else found[self.key]
+        value: Value | None = result[self.part]
+        return value if value is None or not self.key else value[self.key]
 
 
 MEASURES: tuple[Measure, ...] = (
