@@ -27,6 +27,7 @@ from plusx.evidence.ledger import NOT_RUN, NOT_YET, ledger, read_results, select
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import load_recipe
+from plusx.selfsupervised import METHODS
 from plusx.study.consistency import network_count
 from plusx.zoo import PAPERS, ZOO
 
@@ -191,7 +192,16 @@ def test_every_row_of_the_texts_is_there() -> None:
 
 
 def test_sources_are_papers_that_plusx_names_or_say_who() -> None:
-    known = (*PAPERS, *TEXTS, "texts ", "Selvaraju 2017", "Schroff 2015", "by definition", "plusx")
+    known = (
+        *PAPERS,
+        *TEXTS,
+        "texts ",
+        "Selvaraju 2017",
+        "Schroff 2015",
+        "da Costa 2022",
+        "by definition",
+        "plusx",
+    )
     others = ("torchvision", "MMPretrain", "KaimingHe/", "kuangliu/", "fb.resnet", "an independent",
               "as quoted")  # fmt: skip
     for claim in CLAIMS.values():
@@ -217,6 +227,7 @@ def test_protocols_train_as_many_images_as_they_are_priced_for(
         assert read.compare is None
         images = sets[claim.data] - (read.data.validation or 0)
         done = read.steps * read.batch_size if read.steps else read.epochs * images
+        done *= 1 if read.method is None else METHODS[read.method.kind].views
         assert done == protocol.images, name
         if protocol.split == "test" and not protocol.recipe.startswith("digits"):
             selects = read.evaluate.keep == "best"

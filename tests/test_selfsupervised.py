@@ -314,7 +314,7 @@ def test_pretrain_then_probe_then_fine_tune(tmp_path: Path, capsys) -> None:
         (["optim.accumulation_steps=2"], "not a sum over parts of a batch"),
         (["data.sampler=balanced"], 'needs two views of each image, sampler = "views"'),
         (["task.kind=classify"], 'trains embeddings, not [task] kind = "classify"'),
-        (["net.num_classes=10"], "set num_classes = 0"),
+        (["net.num_classes=10"], "num_classes = 0 in [net]"),
         (["method.kind=simcrl"], "simclr"),
         (["method.temperature=0"], "temperature"),
         (["data.mix.kind=mixup"], "not together with [data] mix"),

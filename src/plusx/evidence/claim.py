@@ -26,7 +26,15 @@ Kind = Literal["arithmetic", "property", "training"]
 Unit = Literal["count", "share", "number"]
 Side = Literal["equal", "most", "least"]
 
-FILES = ("counts", "properties", "errata", "cifar", "imagenet", "scope")  # the order of the ledger
+FILES = (
+    "counts",
+    "properties",
+    "errata",
+    "cifar",
+    "imagenet",
+    "pretraining",
+    "scope",
+)  # the order of the ledger
 SEEDS = (0, 1, 2)
 
 # MACs per second of one core, for convolutions forward and backward in float32: about the rate of
@@ -83,10 +91,11 @@ class Protocol:
 
     recipe: str  # empty: published weights are evaluated
     description: str
-    images: int  # training images over all epochs
+    images: int  # training images over all epochs; two views of an image are two
     evaluated: int
     overrides: tuple[str, ...] = ()
     split: str = "test"  # of the error
+    quick: str = "digits"  # the recipe of quick runs
 
 
 def hours(multiply_adds: int, cores: int) -> float:

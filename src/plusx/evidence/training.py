@@ -20,6 +20,7 @@ from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, load_recipe, to_toml
 from plusx.report.history import read_history
 from plusx.run.folder import load_weights_as
+from plusx.run.probing import probe
 from plusx.study.results import epochs_to, incomparable, versions_and_machine
 from plusx.zoo import ZOO
 
@@ -60,8 +61,7 @@ def train(claim: Claim, options: Options) -> Outcome:
             f"or data ({reasons}); move the runs to be repeated away"
         )
     metric_name = claim.metric.partition(" of ")[0]
-    quick_error = options.quick and metric_name == "test error"
-    metric = METRICS["validation error" if quick_error else metric_name]
+    metric = METRICS[QUICK_METRICS.get(metric_name, metric_name) if options.quick else metric_name]
     metrics = {key: metric(folders[key]) for key in recipes if key[1] in usable_seeds}
     values = [_difference([metrics[name, seed] for name in names]) for seed in usable_seeds]
     first_recipe = next(iter(recipes.values()))
@@ -129,7 +129,9 @@ def quick_recipe(claim: Claim, network: str, seed: int) -> Recipe:
     epochs = max(min(affordable // _DIGITS, _QUICK_EPOCHS), 1)
     train_images = [] if images == _DIGITS else [f"data.train={images}"]
     overrides = [f"net.base={network}", f"data.size={size}", f"epochs={epochs}", *train_images]
-    loaded = load_recipe("digits", [*overrides, *claim.overrides, f"seed={seed}"])
+    loaded = load_recipe(
+        PROTOCOLS[claim.protocol].quick, [*overrides, *claim.overrides, f"seed={seed}"]
+    )
     return replace(loaded, compare=None)
 
 
@@ -182,6 +184,15 @@ def _test_error(folder: Path) -> float:
     return 1.0 - float(store.read_json(file)["accuracy"])
 
 
+def _linear_accuracy(folder: Path, split: str = "test") -> float:
+    """Return the accuracy of a linear probe; images of the test split are evaluated once."""
+    file = folder / f"probe-{split}.json"
+    if not file.is_file():
+        images = 10**9  # all training images
+        store.write_json(file, probe(run.load_run(folder), split=split, images=images))
+    return float(store.read_json(file)["linear"]["accuracy"])
+
+
 def _result(folder: Path) -> Any:
     return store.read_json(folder / "result.json")
 
@@ -205,6 +216,8 @@ def _epochs(folder: Path) -> float:
 
 METRICS: dict[str, Callable[[Path], float]] = {
     "test error": _test_error,
+    "linear accuracy": _linear_accuracy,
+    "validation linear accuracy": lambda folder: _linear_accuracy(folder, "validation"),
     "validation error": lambda folder: 1.0 - _result(folder)["validation"]["accuracy"],
     "validation top-5 error": lambda folder: 1.0 - _result(folder)["validation"]["top5"],
     "train error": lambda folder: float(_result(folder)["train_error"]),
@@ -213,3 +226,5 @@ METRICS: dict[str, Callable[[Path], float]] = {
     ),
     "epochs to 90 %": _epochs,
 }
+# metrics of quick runs, which leave test images alone
+QUICK_METRICS = {"test error": "validation error", "linear accuracy": "validation linear accuracy"}

@@ -23,6 +23,7 @@ from plusx.run.task_factory import TASKS, open_task
 from plusx.run.task_factory import from_dict as task_from_dict
 from plusx.tasks.classify import Classify
 from plusx.tasks.embed import Embed
+from plusx.tasks.represent import Represent
 from plusx.tasks.task import Task
 from plusx.weights import open_network
 from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, usual_preprocessing, usual_resize
@@ -85,8 +86,8 @@ class Run:
 
     @property
     def embeds(self) -> bool:
-        """Whether the task is embedding."""
-        return isinstance(self.task, Embed)
+        """Whether predictions are embeddings."""
+        return isinstance(self.task, Embed | Represent)
 
     @property
     def multilabel(self) -> bool:
@@ -130,7 +131,9 @@ def load_run(path: str | Path) -> Run:
             raise UserError(f"{path}: the run has no checkpoint yet")
         tensors = saved.tensors.get("ema", saved.tensors["weights"])
         # in half precision, the task is trained inside a wrapper
-        task.load_state_dict({name.removeprefix("task."): t for name, t in tensors.items()})
+        named = {name.removeprefix("task."): tensor for name, tensor in tensors.items()}
+        expected = task.state_dict()  # a method of training can have more, such as a projector
+        task.load_state_dict({name: named[name] for name in named if name in expected})
     return Run(
         path=path,
         net=net,
@@ -268,10 +271,11 @@ def _from_weights(path: Path) -> Run:
     net, weights = open_network(path)
     if weights.preprocessing is None:
         raise UserError(f"{path} does not state its preprocessing")
-    if not net.num_classes:
+    represents = (weights.task or {}).get("kind") == "represent"
+    if not net.num_classes and not represents:
         raise UserError(f"{path} has no classes, since its network has no head")
     try:
-        run = _with_task(path, net, weights, net.num_classes)
+        run = _with_task(path, net, weights, net.num_classes or net.embed_width)
         spec: Any = net.backbone.spec if isinstance(net, NetworkWithHead) else net.spec
         modality = run.preprocessing
         takes = spec.ndim, spec.takes_tokens, net.in_channels

@@ -77,11 +77,6 @@ def train_represent(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
             f'[task] kind = "represent" is evaluated with one class per {dataset.modality.noun}, '
             f"and {dataset.name} has {has}"
         )
-    if getattr(net, "num_classes", 0):
-        raise UserError(
-            '[task] kind = "represent" trains a network without a head: set num_classes = 0 in '
-            "[net]"
-        )
     return Represent(net, reference=_reference(recipe, dataset), num_classes=len(dataset.classes))
 
 

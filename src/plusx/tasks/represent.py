@@ -1,7 +1,6 @@
 """Embeddings of a network without a head, which a method of self-supervised learning trains."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from plusx.tasks.task import Task
 
 
 class Represent(Task):
-    """The embedding of every input: what a linear head of the network would get.
+    """The embedding of every input: the output of a network without a head.
 
     It has no loss of its own: a method of `plusx.selfsupervised` is a wrapper with one. `predict`
     returns the embeddings normalised, as `Embeddings`. Targets are class numbers, int64 (n,); only
@@ -29,6 +28,8 @@ class Represent(Task):
         (`neighbour_accuracy`); they are embedded again for every evaluation. Without it, metrics
         are those of verification, which compare pairs of inputs.
     num_classes: of the reference
+
+    Raises UserError for a network with a head.
     """
 
     tta = ("none", "flip", "flip-shift")
@@ -42,6 +43,11 @@ class Represent(Task):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
+        if getattr(net, "num_classes", 0):
+            raise UserError(
+                "embeddings are those of a network without a head: num_classes = 0 in [net] or "
+                "create_model"
+            )
         self.net = net
         self.reference, self.num_classes = reference, num_classes
 
@@ -53,13 +59,12 @@ class Represent(Task):
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         raise UserError(
-            'the task "represent" has no loss of its own: train it with a method of '
-            'self-supervised learning, for example [method] kind = "simclr"'
+            "embeddings have no loss of their own: a method of self-supervised learning adds one, "
+            'such as [method] kind = "simclr", or a head for classes, in a recipe with net.weights'
         )
 
     def predict(self, batch: Batch) -> Embeddings:
-        net: Any = self.net
-        return Embeddings(F.normalize(at_least_float32(net.embed(batch.inputs)), dim=1))
+        return Embeddings(F.normalize(at_least_float32(self.net(batch.inputs)), dim=1))
 
     def meters(self) -> list[Meter]:
         if self.reference is None:
