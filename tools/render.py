@@ -191,19 +191,20 @@ def fast(result: Mapping[str, Any]) -> str:
 
 
 def attacks(result: Mapping[str, Any]) -> str:
-    """Accuracies under attack and times, ours and pyautoattack's."""
-    titles = ("network, attack, eps", "clean", "ours", "pyautoattack", "same samples", "seconds",
-              "pyautoattack", "ratio")  # fmt: skip
-    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
-    lines += [
-        f"| {row['name']} | {_percent(row['clean'])} | {_percent(row['accuracy'])} "
-        f"| {_percent(row['accuracy_pyautoattack'])} | {_percent(row['agreement'])} "
-        f"| {row['seconds']:.1f} | {row['seconds_pyautoattack']:.1f} "
-        f"| {row['seconds_pyautoattack'] / row['seconds']:.1f} |"
-        for row in result["rows"]
-    ]
-    count = result["rows"][0]["count"]
-    return "\n".join([*lines, "", f"{count:,} test images of CIFAR-10. {_where(result)}"])
+    """Accuracies under attack and times, ours and those of other libraries."""
+    titles = ("network, attack, eps", "images", "clean", "ours", "other", "same samples", "seconds",
+              "other", "ratio", "other library")  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 2)}---|"]
+    for row in result["rows"]:
+        ratio, (low, high) = result["value"][row["name"]], result["spread"][row["name"]]
+        lines.append(
+            f"| {row['name']} | {row['count']:,} | {_percent(row['clean'])} "
+            f"| {_percent(row['accuracy'])} | {_percent(row['accuracy_peer'])} "
+            f"| {_percent(row['agreement'])} | {row['seconds']:.1f} | {row['seconds_peer']:.1f} "
+            f"| {ratio:.1f} ({low:.1f} to {high:.1f}) | {row['peer']} |"
+        )
+    timed = result["rows"][0]["timed"]
+    return "\n".join([*lines, "", f"Times are of the first {timed} images. {_where(result)}"])
 
 
 def startup(result: Mapping[str, Any]) -> str:
