@@ -9,7 +9,7 @@ EVERY_WORD = [
     "conv3", "conv(1,3)", "conv1/4", "conv3*2s", "conv3s2", "conv3s(1,2)d2g4b", "conv7dwb", "norm",
     "act", "glu", "maxpool3s2", "maxpool2s", "avgpool2s", "blur3s", "pool", "pool7", "fc16", "top8",
     "drop.3", "se/16", "eca", "cbam/16", "attn4", "attn12b", "attn1/2b", "scale", "scale1e-4",
-    "scale0", "scale.5", "gate", "pad", "pad/2", "embed16", "pos",
+    "scale0", "scale1", "scale.5", "shift", "gate", "pad", "pad/2", "embed16", "pos",
 ]  # fmt: skip
 
 words = st.lists(st.sampled_from(EVERY_WORD), min_size=1, max_size=8).map(" ".join)

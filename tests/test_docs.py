@@ -220,7 +220,13 @@ SECTIONS: dict[str, tuple[Any, ...]] = {
     "[data] with kind digit-strings": (recipe_sets.DigitStringData,),
     "[data] with kind voice-commands": (recipe_sets.VoiceCommandData,),
     "[data]": (recipe_sets.KnownData, recipe_sets.OwnData),
-    "[optim]": (recipe_tables.Sgd, recipe_tables.AdamW, recipe_tables.Muon),
+    "[optim]": (
+        recipe_tables.Sgd,
+        recipe_tables.AdamW,
+        recipe_tables.Lars,
+        recipe_tables.Lamb,
+        recipe_tables.Muon,
+    ),
     "[schedule]": (
         recipe_tables.Constant,
         recipe_tables.Steps,

@@ -93,7 +93,7 @@ def test_counting_leaves_the_network_and_the_generator_alone() -> None:
     assert state_of(net) == before
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lars", "lamb"])
 def test_blocks_that_the_first_steps_drop_are_trained_by_later_ones(kind: str) -> None:
     net = create_model(replace(stochastic(3), drop_path=0.9), seed=0)
     task = plusx.Classify(net)

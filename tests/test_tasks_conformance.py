@@ -98,7 +98,7 @@ def test_the_loss_is_finite_and_falls_within_30_steps(make, rows):
 
 
 @each_task
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lars", "lamb"])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make, rows, kind, tmp_path):
     def fresh(seed):
         task = make(small(seed))

@@ -105,6 +105,47 @@ def test_adamw_is_that_of_the_paper():
         np.testing.assert_allclose(weights(state.task), w, rtol=1e-10)
 
 
+def test_lars_is_that_of_the_paper():
+    """Algorithm 1 of You et al. 2017: the local rate, and the rate inside of the momentum."""
+    state = begin("lars", weight_decay=0.1, momentum=0.8, trust=0.02)
+    w, v = weights(state.task), np.zeros(3)
+    for report in fit(state, (sample(s) for s in range(6)), steps(2.0, [3])):
+        g = slope(w, sample(report.step - 1))
+        norm, rate = np.linalg.norm, 2.0 if report.step <= 3 else 0.2
+        local = 0.02 * norm(w) / (norm(g) + 0.1 * norm(w))
+        v = 0.8 * v + rate * local * (g + 0.1 * w)
+        w = w - v
+        np.testing.assert_allclose(weights(state.task), w, rtol=1e-10)
+
+
+def test_lamb_is_that_of_the_paper():
+    """Algorithm 2 of You et al. 2020."""
+    state = begin("lamb", weight_decay=0.1, betas=(0.8, 0.95))
+    w, m, v = weights(state.task), np.zeros(3), np.zeros(3)
+    for report in fit(state, (sample(s) for s in range(6)), constant(0.05)):
+        g, t = slope(w, sample(report.step - 1)), report.step
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+        u = m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6) + 0.1 * w
+        w = w - 0.05 * np.linalg.norm(w) / np.linalg.norm(u) * u
+        np.testing.assert_allclose(weights(state.task), w, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["lars", "lamb"])
+def test_biases_and_norms_keep_the_rate_and_weights_of_zero_move(kind):
+    task = Classify(convolutional())
+    optimizer = make_optimizer(task, kind, lr=0.1, weight_decay=0.1, decay_norms=False)
+    filters, others = optimizer.param_groups
+    assert all(p.ndim > 1 for p in filters["params"])
+    assert all(p.ndim == 1 for p in others["params"])
+    assert (filters["adapt"], others["adapt"], others["weight_decay"]) == (True, False, 0.0)
+    with torch.no_grad():
+        for p in task.parameters():
+            p.zero_()
+            p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert all(torch.isfinite(p).all() and p.abs().min() > 0 for p in task.parameters())
+
+
 def test_a_clipped_gradient_has_the_norm_allowed_and_a_short_one_is_left_alone():
     for limit in (0.5, 1e6):
         state = begin(momentum=0.0, weight_decay=0.0)
@@ -424,7 +465,7 @@ def test_a_state_of_other_parameters_is_refused():
         (lambda: GradientStep(clip=0.0), "clip is 0.0"),
         (lambda: GradientStep(accumulation_steps=0), "accumulation_steps is 0"),
         (lambda: with_ema(GradientStep(), 1.0), "decay is 1.0"),
-        (lambda: make_optimizer(Line(), "lamb"), "'lamb'; allowed are sgd, adamw"),
+        (lambda: make_optimizer(Line(), "adam"), "'adam'; allowed are sgd, adamw, lars, lamb"),
         (lambda: make_optimizer(Line().requires_grad_(False)), "nothing can be trained"),
     ],
 )

@@ -157,10 +157,12 @@ def test_every_sentence_of_the_zoo_is_represented() -> None:
     }
     # these differ by a letter from one that is there: another number of groups or no dropout,
     # option A of a bottleneck, a gate in a basic block, another rate of dropout, no mark;
-    # darknet53 is tested with its heads
+    # darknet53 is tested with its heads, and networks without norms in test_norm_free
     assert rest == {
         *("resnet50_a", "resnet101_a", "resnet152_a", "se_resnet18", "eca_resnet18"),
         *("cbam_resnet18", "darknet53", "convs2s_encoder", "convs2s_plain_encoder"),
         *("convs2s_small_plain_encoder", "transformer_small_plain_encoder"),
         *("plain5_text", "tc_plain8", "plain14_speech"),
+        *(f"{kind}_resnet{depth}" for kind in ("rezero", "skipinit") for depth in (20, 56, 110)),
+        *(f"fixup_resnet{depth}" for depth in (20, 56, 110)),
     }

@@ -3,12 +3,12 @@
     python tools/measure.py RECIPE [KEY=VALUE ...] [--seeds 0 1 2] [--split test] [--work DIR]
 
 RECIPE is the name of a recipe that comes with plusx. A recipe with a table [compare] or [study] is
-run by `compare` or `study`. Each seed is a run under DIR (default: runs/measured), which resumes
-from its last checkpoint; a finished run is not repeated. The value of adversarial training is the
-accuracy under PGD. With `--split test`, or if the recipe has no validation images, each run is
-evaluated on the test set once. `python tools/measure.py --header RECIPE` rewrites the header from
-results/. Environment variables in overrides ('data.path=$PLUSX_DATA/faces') are expanded for the
-runs, but written unexpanded.
+run by `compare` or `study`, one with a table [tune] by `tune`. Each seed is a run under DIR
+(default: runs/measured), which resumes from its last checkpoint; a finished run is not repeated.
+The value of adversarial training is the accuracy under PGD. With `--split test`, or if the recipe
+has no validation images, each run is evaluated on the test set once. `python tools/measure.py
+--header RECIPE` rewrites the header from results/. Environment variables in overrides
+('data.path=$PLUSX_DATA/faces') are expanded for the runs, but written unexpanded.
 """
 
 import argparse
@@ -47,6 +47,8 @@ def measure(
 ) -> dict[str, Any]:
     """Train the recipe with every seed; return the content of its file under results/."""
     recipe = load_recipe(name, [os.path.expandvars(override) for override in overrides])
+    if recipe.tune is not None:
+        return _search(name, recipe, overrides, work)
     if recipe.study is not None or recipe.compare is not None:
         return _several(name, recipe, overrides, split, work)
     split = "test" if recipe.data.validation == 0 else split
@@ -232,6 +234,31 @@ def _several(
         "metric": title,
         "value": {row: v["mean"] if isinstance(v, dict) else v for row, v in values.items()},
         "spread": {row: v["std"] if isinstance(v, dict) else None for row, v in values.items()},
+    }
+
+
+def _search(name: str, recipe: Recipe, overrides: Sequence[str], work: Path) -> dict[str, Any]:
+    """A search; its values are those of default and best with the confirming seeds."""
+    from plusx.study.tuning import tune
+
+    command = shlex.join(["plusx", "tune", name, *overrides])
+    result = tune(recipe, work / name, name=name, jobs=1, command=command)
+    confirmation, key = result["confirmation"], result["metric"]
+    assert confirmation is not None, "the default is the best: there is nothing to confirm"
+    assert not confirmation["failed"], confirmation["failed"]
+    environment = store.read_json(work / name / "trials" / "0" / "environment.json")
+    return {
+        **result,
+        "recipe": to_toml(load_recipe(name, overrides)),
+        "machine": {key: environment[key] for key in (*MACHINE, "device", "device_name")},
+        "metrics": [key],
+        "metric": f"validation {METRICS[key].title}",
+        "value": {role: confirmation[role]["mean"] for role in ("default", "best")},
+        "spread": {role: confirmation[role]["std"] for role in ("default", "best")},
+        "seeds": confirmation["seeds"],
+        "difference": confirmation["difference"],
+        "jobs": f"{len(result['trials'])} trials, 1 run of 1 thread",
+        "seconds": sum(row["seconds"] for row in result["trials"]),
     }
 
 

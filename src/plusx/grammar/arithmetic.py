@@ -476,7 +476,11 @@ def _cbam(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShap
 def _scale(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
     if not word.learned:
         return _new(shape)
-    return _new(shape.save().add_cost(1 if word.value == 0 else shape.channels))
+    return _new(shape.save().add_cost(1 if word.value in (0, 1) else shape.channels))
+
+
+def _shift(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
+    return _new(shape.add_cost(1))
 
 
 def _gate(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
@@ -516,6 +520,7 @@ ARITHMETIC: dict[str, Callable[[FeatureShape, Word, LayerContext], FeatureShape]
     "cbam": _cbam,
     "attn": _attention,
     "scale": _scale,
+    "shift": _shift,
     "gate": _gate,
     "pad": _pad,
     "embed": _embed,

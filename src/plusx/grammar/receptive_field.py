@@ -9,7 +9,7 @@ from plusx.grammar.words import Word, parse
 
 
 # words whose output at a position depends on the input at that position alone
-_POINTWISE = ("act", "drop", "scale", "pad", "embed", "gate", "glu")
+_POINTWISE = ("act", "drop", "scale", "shift", "pad", "embed", "gate", "glu")
 
 
 @dataclass(frozen=True)

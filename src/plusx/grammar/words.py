@@ -47,7 +47,11 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "eca": ("eca", "eca"),
     "cbam": (rf"cbam/{_COUNT}", "cbam/16"),
     "attn": (rf"attn{_COUNT}{_RATIO}(?P<bias>b)?", "attn4, attn12b, attn1/2b"),
-    "scale": (r"scale(?P<value>0|\.\d{1,6}|[1-9]e-\d{1,2})?", "scale, scale1e-4, scale0, scale.5"),
+    "scale": (
+        r"scale(?P<value>0|1|\.\d{1,6}|[1-9]e-\d{1,2})?",
+        "scale, scale1e-4, scale0, scale1, scale.5",
+    ),
+    "shift": ("shift", "shift"),
     "gate": ("gate", "gate"),
     "pad": (r"pad(?P<ratio>/2)?", "pad, pad/2"),
     "embed": (rf"embed{_COUNT}", "embed16"),
@@ -113,7 +117,7 @@ class Word:
     def _value(self) -> str:
         if self.value is None:
             return ""
-        if self.value and self.kind == "scale" and self.learned:
+        if self.value and self.value < 1 and self.kind == "scale" and self.learned:
             digit, exponent = f"{self.value:.0e}".split("e")
             return f"{digit}e-{-int(exponent)}"
         if 0 < self.value < 1:

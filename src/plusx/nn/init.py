@@ -6,6 +6,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from plusx.errors import UserError
+from plusx.grammar.spec import Net
+from plusx.grammar.words import parse
 from plusx.nn.block import ResidualBlock
 from plusx.nn.gates import ShortcutGate
 from plusx.nn.layers import Attention
@@ -41,6 +43,8 @@ RULES: dict[str, Rule] = {
     # Dosovitskiy et al. 2021 and Liu et al. 2022
     "truncated": partial(_weights, partial(nn.init.trunc_normal_, std=0.02), True),
     "pytorch": _unchanged,
+    # Zhang et al. 2019, section 3; the branches are then changed by `_fixup`
+    "fixup": partial(_weights, partial(he_normal, mode="fan_out"), False),
 }
 
 
@@ -52,7 +56,8 @@ def initialise(
 ) -> None:
     """Initialise a network's parameters from torch's generator.
 
-    `rule` is a name of RULES; None is "he", or "truncated" for networks with layer norm.
+    `rule` is a name of RULES; None is "he", "truncated" for networks with layer norm, and "fixup"
+    for those whose blocks have the word `shift`.
     `zero_last_gamma` makes every residual block the identity at the start: the weight of the last
     norm of each branch before a `+` is 0 (Goyal et al. 2017, section 5.1); branches without a norm
     are unchanged. `gate_bias` is the initial bias of the gates of `~` and of the word `gate`: a
@@ -60,8 +65,7 @@ def initialise(
     He et al. 2016, section 3.1, tries 0 to -10).
     """
     if rule is None:
-        spec = getattr(net, "spec", None)
-        rule = "truncated" if spec is not None and spec.norm == "layer" else "he"
+        rule = _default_rule(getattr(net, "spec", None))
     if rule not in RULES:
         raise UserError(f"unknown initialisation {rule!r}; allowed are {', '.join(RULES)}")
     for module in net.modules():
@@ -86,3 +90,37 @@ def initialise(
                 nn.init.constant_(bias, gate_bias)
         if isinstance(module, ShortcutGate):
             nn.init.constant_(module.get_parameter("conv.bias"), gate_bias)
+    if rule == "fixup":
+        _fixup(net)
+
+
+def _default_rule(spec: Net | None) -> str:
+    if spec is None:
+        return "he"
+    if spec.norm == "layer":
+        return "truncated"
+    blocks = {block.body for stage in spec.stages for block in stage.blocks}
+    has_shift = any(word.kind == "shift" for body in blocks for word in parse(body).words)
+    return "fixup" if has_shift else "he"
+
+
+def _fixup(net: nn.Module) -> None:
+    """Rules 1 and 2 of Fixup (Zhang et al. 2019, section 3): the head and the last convolution of
+    every branch are 0; the others are scaled by L ** (-1 / (2 m - 2)), with L branches of m
+    convolutions each."""
+    blocks = [
+        module
+        for module in net.modules()
+        if isinstance(module, ResidualBlock) and module.merge == "add"
+    ]
+    for block in blocks:
+        layers = [block.get_submodule(name) for name in (*block.lead, *block.branch)]
+        convolutions = [layer for layer in layers if isinstance(layer, CONVOLUTIONS)]
+        for layer in convolutions[:-1]:
+            layer.weight.data.mul_(len(blocks) ** (-1 / (2 * len(convolutions) - 2)))
+        for layer in convolutions[-1:]:
+            nn.init.zeros_(layer.weight)
+    head = getattr(net, "fc", None)
+    if isinstance(head, nn.Linear):
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)

@@ -49,7 +49,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 # no backward pass of their own, no memory plan. Excluded are `drop` and the poolings, which may
 # return their input, and layers with weights, whose output may be stored.
 OVERWRITING = ("relu", "silu")
-FRESH = {"norm", "glu", "se", "eca", "cbam", "scale", "top", "embed", "pos"}
+FRESH = {"norm", "glu", "se", "eca", "cbam", "scale", "shift", "top", "embed", "pos"}
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -127,6 +127,17 @@ class Scale(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
         return self.gamma * x
+
+
+class Shift(nn.Module):
+    """One learned number that is added, initially 0 (Zhang et al. 2019, Fixup, section 3.2)."""
+
+    def __init__(self, ndim: int) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.zeros(1, *[1] * ndim))
+
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        return x + self.beta
 
 
 class ConstantScale(nn.Module):
@@ -239,8 +250,8 @@ def _pool(word: Word, shape: FeatureShape, context: LayerContext) -> nn.Module:
 def _scale(word: Word, shape: FeatureShape, context: LayerContext) -> nn.Module:
     if not word.learned:
         return ConstantScale(word.value or 0.0)
-    if word.value == 0:
-        return Scale(1, 0.0, context.net.ndim)
+    if word.value in (0, 1):
+        return Scale(1, float(word.value or 0), context.net.ndim)
     return Scale(shape.channels, 1e-6 if word.value is None else word.value, context.net.ndim)
 
 
@@ -279,6 +290,7 @@ LAYERS: dict[str, Callable[[Word, FeatureShape, LayerContext], nn.Module]] = {
     ),
     "attn": _attention,
     "scale": _scale,
+    "shift": lambda word, shape, context: Shift(context.net.ndim),
     "gate": lambda word, shape, context: ShortcutGate(shape.channels, context.net.ndim),
     "pad": lambda word, shape, context: ZeroPad(
         context.width - shape.channels, context.stride, half=word.ratio == (1, 2)

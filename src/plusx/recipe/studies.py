@@ -24,12 +24,22 @@ Rule = Literal["he", "pytorch", "normal0.01"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Degradation:
-    """Error over depth: plain, residual and pre-activation networks, with and without norms.
+    """Error over depth: plain, residual and pre-activation networks, with and without norms, and
+    networks that are made to train without them.
     Gradients are measured at the start and at every checkpoint."""
 
     kind: Literal["degradation"] = "degradation"
     depths: Depths = (20, 56)
-    kinds: NonEmpty[Literal["plain", "resnet", "preact_resnet"]] = (
+    kinds: NonEmpty[
+        Literal[
+            "plain",
+            "resnet",
+            "preact_resnet",
+            "fixup_resnet",
+            "rezero_resnet",
+            "skipinit_resnet",
+        ]
+    ] = (
         "plain",
         "resnet",
         "preact_resnet",

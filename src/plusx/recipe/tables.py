@@ -59,7 +59,7 @@ class NetByName:
 class Init:
     """Initialisation of parameters; external modules and loaded weights keep theirs."""
 
-    rule: Literal["he", "he_fan_in", "normal0.01", "truncated", "pytorch"] | None = None
+    rule: Literal["he", "he_fan_in", "normal0.01", "truncated", "pytorch", "fixup"] | None = None
     zero_last_gamma: StrictBool = False  # initialise the last norm of every branch before a + to 0
     gate_bias: Annotated[float, Strict()] = -2.0  # initial bias of the gates of `~` and `gate`
     whiten: StrictBool = False  # the first convolution whitens image patches and is not trained
@@ -241,6 +241,37 @@ class AdamW:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Lars:
+    """SGD whose step is proportional to the norm of each layer's weights (You et al. 2017)."""
+
+    kind: Literal["lars"] = "lars"
+    lr: Rate
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 1e-4
+    decay_norms: StrictBool = False
+    trust: Rate = 0.001  # the local rate of a layer over the ratio of its norms
+    clip: Rate | None = None
+    accumulation_steps: Positive = 1
+    ema: Fraction = 0.0
+    layer_decay: PositiveFraction = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Lamb:
+    """AdamW whose step is proportional to the norm of each layer's weights (You et al. 2020)."""
+
+    kind: Literal["lamb"] = "lamb"
+    lr: Rate
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.01
+    decay_norms: StrictBool = False
+    clip: Rate | None = None
+    accumulation_steps: Positive = 1
+    ema: Fraction = 0.0
+    layer_decay: PositiveFraction = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Muon:
     kind: Literal["muon"] = "muon"
     lr: Rate  # of filters; the schedule scales the other two rates equally
@@ -359,7 +390,7 @@ class Recipe:
     # None: ordinary supervised training
     method: Annotated[ContinualMethod | SelfSupervised, Discriminator("kind")] | None = None
     stream: Stream | None = None  # the tasks of continual learning
-    optim: Annotated[Sgd | AdamW | Muon, Discriminator("kind")]
+    optim: Annotated[Sgd | AdamW | Lars | Lamb | Muon, Discriminator("kind")]
     schedule: Annotated[Constant | Steps | Cosine | OneCycle, Discriminator("kind")] = Constant()
     device: Device = Device()
     evaluate: Evaluate = Evaluate()

@@ -107,6 +107,33 @@ def _adamw(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
     )
 
 
+def _lars(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
+    table: Any = recipe.optim
+    return make_optimizer(
+        task,
+        "lars",
+        lr=table.lr,
+        momentum=table.momentum,
+        weight_decay=table.weight_decay,
+        decay_norms=table.decay_norms,
+        trust=table.trust,
+        lr_scales=_lr_scales(table.layer_decay, task.net),
+    )
+
+
+def _lamb(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
+    table: Any = recipe.optim
+    return make_optimizer(
+        task,
+        "lamb",
+        lr=table.lr,
+        weight_decay=table.weight_decay,
+        decay_norms=table.decay_norms,
+        betas=table.betas,
+        lr_scales=_lr_scales(table.layer_decay, task.net),
+    )
+
+
 def _muon(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
     table: Any = recipe.optim
     return make_muon(
@@ -137,6 +164,8 @@ def _cosine(table: Any, lr: float, warmup: int, total: int) -> Schedule:
 OPTIMIZERS: dict[str, Callable[[Recipe, Task], torch.optim.Optimizer]] = {
     "sgd": _sgd,
     "adamw": _adamw,
+    "lars": _lars,
+    "lamb": _lamb,
     "muon": _muon,
 }
 # schedules that can begin with a warm-up

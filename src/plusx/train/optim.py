@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from plusx.errors import UserError
 from plusx.tasks.task import Task
+from plusx.train.layerwise import Lamb, Lars
 
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "lars", "lamb")
 
 
 def make_optimizer(
@@ -23,29 +24,39 @@ def make_optimizer(
     weight_decay: float = 1e-4,
     decay_norms: bool = True,
     betas: tuple[float, float] = (0.9, 0.999),
+    trust: float = 1e-3,
     lr_scales: Mapping[Tensor, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """Return SGD or AdamW for every trainable parameter of the task.
+    """Return SGD, AdamW, LARS or LAMB for every trainable parameter of the task.
 
     The defaults are those of He et al. 2015, section 4.2, with weight decay for all parameters.
     With `decay_norms=False` it does not apply to biases, parameters of norms and per-channel
-    scales. `momentum` and `nesterov` are for "sgd", `betas` for "adamw" (Loshchilov and Hutter
-    2019). `lr_scales` are factors of the learning rate for single parameters; the default is 1. The
-    task must already be on its device and in its memory format.
+    scales, and LARS and LAMB never adapt the rate of these. `momentum` is for "sgd" and "lars",
+    `nesterov` for "sgd", `betas` for "adamw" (Loshchilov and Hutter 2019) and "lamb", `trust` for
+    "lars". `lr_scales` are factors of the learning rate for single parameters; the default is 1.
+    The task must already be on its device and in its memory format.
     """
     if kind not in OPTIMIZERS:
         raise UserError(f"optimizer is {kind!r}; allowed are {', '.join(OPTIMIZERS)}")
     trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
     if not trained:
         raise UserError("no parameter of the task requires a gradient: nothing can be trained")
-    no_decay = set() if decay_norms else _without_decay(task)
+    layerwise = kind in ("lars", "lamb")
+    per_channel = set() if decay_norms and not layerwise else _without_decay(task)
+    others: dict[str, Any] = {} if decay_norms else {"weight_decay": 0.0}
+    if layerwise:
+        others["adapt"] = False
     groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in trained.items() if n not in no_decay]},
-        {"params": [p for n, p in trained.items() if n in no_decay], "weight_decay": 0.0},
+        {"params": [p for n, p in trained.items() if n not in per_channel]},
+        {"params": [p for n, p in trained.items() if n in per_channel], **others},
     ]
     groups = [group for group in groups if group["params"]]
     if lr_scales is not None:
         groups = [scaled_group for group in groups for scaled_group in _scaled(group, lr_scales)]
+    if kind == "lars":
+        return Lars(groups, lr, momentum=momentum, weight_decay=weight_decay, trust=trust)
+    if kind == "lamb":
+        return Lamb(groups, lr, betas=betas, weight_decay=weight_decay)
     # one kernel for all small tensors of a network: six times as fast as a loop on a CPU
     fused = all(p.device.type in ("cpu", "cuda") for p in trained.values())
     if kind == "sgd":

@@ -54,6 +54,13 @@ BOTTLENECK_ORDERS: dict[str, Block] = {
     "act_only": Block(body="act | conv1/4s norm act conv3/4 norm act conv1 norm +"),
 }
 
+# without norms
+FIXUP_A = Block(  # Zhang 2019b, figure 1, and the authors' code for CIFAR
+    body="shift | conv3s shift act shift conv3 scale1 shift + act", shortcut="pad"
+)
+REZERO_A = Block(body="conv3sb act conv3b scale0 + act", shortcut="pad")  # Bachlechner 2020
+SKIPINIT_A = Block(body="act | conv3sb act conv3b scale0 +", shortcut="pad")  # De 2020
+
 WIDE = Block(body="norm act | conv3s norm act drop.3 conv3 +", shortcut="conv1s")
 DENSE = Block(body="norm act conv3 &")
 DENSE_BC = Block(body="norm act conv1*4 norm act conv3 &")

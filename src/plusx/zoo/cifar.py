@@ -20,13 +20,16 @@ from plusx.zoo.blocks import (
     DENSE_BC,
     FIRST_PREACT,
     FIRST_PREACT_A,
+    FIXUP_A,
     HIGHWAY,
     ORDERS,
     PLAIN,
     PREACT,
     PREACT_A,
     PREACT_BOTTLENECK_V1,
+    REZERO_A,
     SHORTCUTS,
+    SKIPINIT_A,
     VGG_BN,
     WIDE,
     attended,
@@ -72,6 +75,22 @@ def preact_bottleneck(depth: int) -> Net:
     """He's code (resnet-1k-layers): a stem of one convolution, and the stride on the first 1x1."""
     block = PREACT_BOTTLENECK_V1
     return net(block, depth, BOTTLENECK_WIDTHS, stem="conv3", tail="norm act pool")
+
+
+def fixup(depth: int) -> Net:
+    """The authors' code of Zhang 2019b (hongyi-zhang/Fixup): numbers instead of norms."""
+    return net(FIXUP_A, depth, stem="conv3 shift act", tail="pool shift")
+
+
+def rezero(depth: int) -> Net:
+    """ResNets of He 2015 without norms; every branch is multiplied by a number, initially 0."""
+    return net(REZERO_A, depth, stem="conv3b act")
+
+
+def skipinit(depth: int) -> Net:
+    """Pre-activation networks without norms; every branch is multiplied by a number, initially
+    0."""
+    return net(SKIPINIT_A, depth, stem="conv3b", tail="act pool")
 
 
 def wide(depth: int, factor: int, block: Block = WIDE) -> Net:
@@ -226,6 +245,16 @@ CIFAR: dict[str, Entry] = {
         net(BOTTLENECK_ORDERS["act_only"], 18, BOTTLENECK_WIDTHS, tail="act pool"),
         "He 2016, table 2",
     ),
+    # without norms
+    "fixup_resnet20": Entry(fixup(3), "Zhang 2019b, section 4.1"),
+    "fixup_resnet56": Entry(fixup(9), "Zhang 2019b, section 4.1"),
+    "fixup_resnet110": Entry(fixup(18), "Zhang 2019b, section 4.1"),
+    "rezero_resnet20": Entry(rezero(3), "Bachlechner 2020, section 5"),
+    "rezero_resnet56": Entry(rezero(9), "Bachlechner 2020, section 5"),
+    "rezero_resnet110": Entry(rezero(18), "Bachlechner 2020, section 5"),
+    "skipinit_resnet20": Entry(skipinit(3), "De 2020, section 4"),
+    "skipinit_resnet56": Entry(skipinit(9), "De 2020, section 4"),
+    "skipinit_resnet110": Entry(skipinit(18), "De 2020, section 4"),
     # with dropout between the convolutions; _nodrop are the networks of most published results
     "wrn16_4": Entry(wide(2, 4), "Zagoruyko 2016, table 1, dropout of section 2.4"),
     "wrn16_8": Entry(wide(2, 8), "Zagoruyko 2016, table 1, dropout of section 2.4"),

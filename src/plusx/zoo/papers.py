@@ -1,10 +1,12 @@
 """The papers of the zoo. The source of every entry starts with one of these keys."""
 
 PAPERS: dict[str, str] = {
+    "Bachlechner 2020": "ReZero is All You Need, arXiv:2003.04887",
     "Banbury 2021": "MLPerf Tiny Benchmark, arXiv:2106.07597",
     "Beyer 2022": "Better plain ViT baselines for ImageNet-1k, arXiv:2205.01580",
     "Choi 2019": "Temporal Convolution for Real-time Keyword Spotting, arXiv:1904.03814",
     "Conneau 2016": "Very Deep Convolutional Networks for Text Classification, arXiv:1606.01781",
+    "De 2020": "Batch Normalization Biases Residual Blocks Towards Identity, arXiv:2002.10444",
     "Gehring 2017": "Convolutional Sequence to Sequence Learning, arXiv:1705.03122",
     "Gomez 2017": "The Reversible Residual Network, arXiv:1707.04585",
     "He 2015": "Deep Residual Learning for Image Recognition, arXiv:1512.03385",
@@ -32,4 +34,5 @@ PAPERS: dict[str, str] = {
     "Xie 2016": "Aggregated Residual Transformations (ResNeXt), arXiv:1611.05431",
     "Zagoruyko 2016": "Wide Residual Networks, arXiv:1605.07146",
     "Zhang 2019": "Making Convolutional Networks Shift-Invariant Again, arXiv:1904.11486",
+    "Zhang 2019b": "Fixup Initialization, arXiv:1901.09321",
 }
