@@ -234,6 +234,36 @@ def greet() -> None:
     print("hello")
 """
 
+FORGETFUL = '''
+"""A method that makes the weights smaller before every task."""
+
+from dataclasses import dataclass
+
+import torch
+
+from plusx.continual.method import Method
+
+
+@dataclass(frozen=True)
+class Forgetful(Method):
+    factor: float
+
+    def wrap(self, task, memory, position):
+        with torch.no_grad():
+            for weight in task.net.parameters():
+                weight *= self.factor
+        return task
+'''
+
+FORGETFUL_TABLE = """
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Forgetful:
+    kind: Literal["forgetful"] = "forgetful"
+    factor: Rate = 0.5
+
+
+"""
+
 RECIPE = """
 epochs = 2
 batch_size = 8
@@ -317,7 +347,19 @@ SCHEDULE = [
 ]
 EXPLANATION = [("explain/explain.py", "METHODS", NOTHING)]
 COMMAND = [("cli/inspect.py", "end", GREET)]
+CONTINUAL_METHOD = [
+    ("continual/forget.py", "new", FORGETFUL),
+    (
+        "continual/__init__.py",
+        "from plusx.continual.icarl",
+        "from plusx.continual.forget import Forgetful\n",
+    ),
+    ("continual/__init__.py", "METHODS", '    "forgetful": Forgetful,\n'),
+    ("recipe/continual.py", "ContinualMethod = ", FORGETFUL_TABLE),
+    ("recipe/continual.py", "ContinualMethod = ", "Forgetful | "),
+]
 ADDITIONS = {
+    "a continual method": CONTINUAL_METHOD,
     "a word": WORD,
     "a network": NETWORK,
     "a named data set": NAMED_SET,
@@ -389,6 +431,13 @@ def test_the_table_names_the_files(kind: str) -> None:
 def test_a_word_a_network_and_a_command(extended: Path) -> None:
     assert "shuffle4" in run(extended, "describe", "shuffled8")
     assert run(extended, "greet") == "hello\n"
+
+
+@pytest.mark.slow
+def test_a_continual_method(extended: Path, tmp_path: Path) -> None:
+    words = ["method.kind=forgetful", "method.factor=0.9", "epochs=1", "data.per_class=8"]
+    out = ["--out", str(tmp_path / "out"), "--seeds", "0", "--json"]
+    assert '"method": "forgetful"' in run(extended, "stream", "digits-stream", *words, *out)
 
 
 @pytest.mark.slow

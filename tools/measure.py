@@ -3,12 +3,13 @@
     python tools/measure.py RECIPE [KEY=VALUE ...] [--seeds 0 1 2] [--split test] [--work DIR]
 
 RECIPE is the name of a recipe that comes with plusx. A recipe with a table [compare] or [study] is
-run by `compare` or `study`, one with a table [tune] by `tune`. Each seed is a run under DIR
-(default: runs/measured), which resumes from its last checkpoint; a finished run is not repeated.
-The value of adversarial training is the accuracy under PGD. With `--split test`, or if the recipe
-has no validation images, each run is evaluated on the test set once. `python tools/measure.py
---header RECIPE` rewrites the header from results/. Environment variables in overrides
-('data.path=$PLUSX_DATA/faces') are expanded for the runs, but written unexpanded.
+run by `compare` or `study`, one with a table [tune] by `tune`, and one with a table [stream] by
+`stream`, with every method. Each seed is a run under DIR (default: runs/measured), which resumes
+from its last checkpoint; a finished run is not repeated. The value of adversarial training is the
+accuracy under PGD. With `--split test`, or if the recipe has no validation images, each run is
+evaluated on the test set once. `python tools/measure.py --header RECIPE` rewrites the header from
+results/. Environment variables in overrides ('data.path=$PLUSX_DATA/faces') are expanded for the
+runs, but written unexpanded.
 """
 
 import argparse
@@ -49,6 +50,10 @@ def measure(
     recipe = load_recipe(name, [os.path.expandvars(override) for override in overrides])
     if recipe.tune is not None:
         return _search(name, recipe, overrides, work)
+    if recipe.stream is not None:
+        import streams
+
+        return streams.measure(name, overrides, seeds, split, work)
     if recipe.study is not None or recipe.compare is not None:
         return _several(name, recipe, overrides, split, work)
     split = "test" if recipe.data.validation == 0 else split

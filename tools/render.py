@@ -24,6 +24,7 @@ import evidence
 import exporting
 import networks
 import scaling
+import streams
 import studies
 import twins
 
@@ -74,8 +75,8 @@ def recipes() -> str:
         if not result.is_file():
             continue
         result = json.loads(result.read_text(encoding="utf-8"))
-        if result.get("kind") == "study":
-            continue  # docs/studies.md has it
+        if result.get("kind") in ("study", "stream"):
+            continue  # docs/studies.md and docs/stream.md have it
         machine = result["machine"]
         where = machine["processor" if machine["device"] == "cpu" else "device_name"]
         value, spread = result["value"], result["spread"]
@@ -333,6 +334,10 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         "python benchmarks/stochastic_depth.py",
         stochastic_depth,
     ),
+    **{
+        name: (f"{name}.json", f"python tools/measure.py {name}", streams.table)
+        for name in ("digits-stream", "fashion-stream")
+    },
     "processes": (
         "processes.json",
         "python benchmarks/processes.py --out results/processes.json",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from plusx.attack.ascent import Ascent
@@ -18,7 +18,7 @@ from plusx.data.prediction import Prediction
 from plusx.errors import UserError
 from plusx.metrics.meter import Meter
 from plusx.tasks.classify import Classify
-from plusx.tasks.task import Task, Wrapped, run_net
+from plusx.tasks.task import Task, Wrapped, forward_pass, run_net
 from plusx.train.loop import evaluating
 
 
@@ -131,7 +131,7 @@ class TradesTraining(Adversarial):
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         perturbed = self.perturbed(batch)
-        loss, clean_logits = _with_output(self.task, batch)
+        loss, _, clean_logits = forward_pass(self.task, batch)
         logits = run_net(self.task.net, perturbed)
         divergence = _divergence(clean_logits, logits)
         self.scalars = {**self.scalars, "divergence": divergence.detach()}
@@ -161,21 +161,6 @@ def _divergence(clean: Float[Tensor, "n k"], perturbed: Float[Tensor, "n k"]) ->
     mean over the batch."""
     logs, clean_logs = perturbed.float().log_softmax(1), clean.float().log_softmax(1)
     return F.kl_div(logs, clean_logs, reduction="batchmean", log_target=True)
-
-
-def _with_output(task: Task, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the loss of a task, and the output of its network that the loss is of."""
-    outputs: list[Tensor] = []
-
-    def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        outputs.append(output)
-
-    handle = task.net.register_forward_hook(record)
-    try:
-        loss: Tensor = task(batch)
-    finally:
-        handle.remove()
-    return loss, outputs[-1]
 
 
 class AttackMeter(Meter):

@@ -31,6 +31,11 @@ class Position:
     seed: int
 
     @property
+    def num_classes(self) -> int:
+        """The number of classes of all tasks."""
+        return 1 + max(number for classes in self.classes for number in classes)
+
+    @property
     def current(self) -> tuple[int, ...]:
         """The classes of the task that is trained."""
         return self.classes[self.task]

@@ -28,7 +28,7 @@ class OfTask(Wrapped):
     def __init__(self, task: Task, position: Position, number: int | None = None) -> None:
         super().__init__(task)
         refuse_smoothing(task)
-        num_classes = 1 + max(c for classes in position.classes for c in classes)
+        num_classes = position.num_classes
         same = torch.zeros(num_classes, num_classes, dtype=torch.bool)
         for classes in position.classes:
             same[torch.tensor(classes)[:, None], torch.tensor(classes)] = True

@@ -9,9 +9,12 @@ from plusx.errors import UserError
 from plusx.recipe.values import (
     CONFIG,
     Name,
+    NonNegative,
     Path,
     Positive,
+    Rate,
     Seed,
+    UnitInterval,
 )
 
 
@@ -102,5 +105,67 @@ class Replay:
     policy: Literal["reservoir", "balanced"] = "reservoir"
 
 
-ContinualMethod = Naive | Joint | Replay
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Ewc:
+    """A penalty by the Fisher information of each task so far (Kirkpatrick et al. 2017)."""
+
+    kind: Literal["ewc"] = "ewc"
+    strength: NonNegative = 100.0  # of the penalty, lambda in the paper
+    samples: Positive = 200  # of a task, from which the Fisher information is estimated
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class OnlineEwc:
+    """One penalty by a running sum of Fisher informations (Schwarz et al. 2018)."""
+
+    kind: Literal["online-ewc"] = "online-ewc"
+    strength: NonNegative = 100.0
+    samples: Positive = 200
+    decay: UnitInterval = 1.0  # of the earlier Fisher information, gamma in the paper
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Si:
+    """A penalty by how much each weight has lowered the loss (Zenke et al. 2017)."""
+
+    kind: Literal["si"] = "si"
+    strength: NonNegative = 1.0  # 2 c in the paper
+    damping: Rate = 0.1  # xi in the paper
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Lwf:
+    """Distillation from the network before the task, on the new data (Li and Hoiem 2016)."""
+
+    kind: Literal["lwf"] = "lwf"
+    weight: NonNegative = 1.0  # of the distillation
+    temperature: Rate = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Icarl:
+    """Exemplars, distillation, and prediction by the nearest mean (Rebuffi et al. 2017)."""
+
+    kind: Literal["icarl"] = "icarl"
+    buffer: Positive = 200  # exemplars of all classes so far
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class ErAce:
+    """Replay in which new samples compete among the new classes only (Caccia et al. 2022)."""
+
+    kind: Literal["er-ace"] = "er-ace"
+    buffer: Positive = 200
+    policy: Literal["reservoir", "balanced"] = "reservoir"
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Adapters:
+    """Adapters, norms and a head for every task; the network of the first task does not change
+    (Rebuffi et al. 2017, 2018)."""
+
+    kind: Literal["adapters"] = "adapters"
+
+
+ContinualMethod = Naive | Joint | Replay | Ewc | OnlineEwc | Si | Lwf | Icarl | ErAce | Adapters
 CONTINUAL_KINDS = tuple(table.kind for table in get_args(ContinualMethod))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -87,6 +87,29 @@ def run_net(net: nn.Module, batch: Batch) -> Any:
     if batch.lengths is None:
         return net(batch.inputs)
     return masked(net, batch.inputs, batch.lengths)
+
+
+class ForwardPass(NamedTuple):
+    """The loss of a batch, and the network's inputs and output that it is of."""
+
+    loss: Tensor
+    inputs: tuple[Any, ...]
+    output: Tensor
+
+
+def forward_pass(task: "Task", batch: Batch) -> ForwardPass:
+    """Return the loss of a task, with the last inputs and output of its network."""
+    passes: list[tuple[tuple[Any, ...], Tensor]] = []
+
+    def record(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        passes.append((inputs, output))
+
+    handle = task.net.register_forward_hook(record)
+    try:
+        loss: Tensor = task(batch)
+    finally:
+        handle.remove()
+    return ForwardPass(loss, *passes[-1])
 
 
 def require_task(task: object) -> None:

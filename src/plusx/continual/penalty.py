@@ -1,0 +1,68 @@
+"""Quadratic penalties on changes of the weights, for EWC and SI."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from plusx.data.batch import Batch
+from plusx.tasks.task import Task, Wrapped
+
+
+Weights = Mapping[str, Tensor]  # by the names of the network's parameters
+
+
+class WithPenalty(Wrapped):
+    """A task with a penalty on changes of its network's weights: strength / 2 times the sum of
+    importance (weight - anchor)^2, over all weights and all pairs of importances and anchors.
+
+    After each forward `scalars["penalty"]` is that term.
+    """
+
+    def __init__(
+        self, task: Task, strength: float, terms: Sequence[tuple[Weights, Weights]]
+    ) -> None:
+        super().__init__(task)
+        self.strength, self.num_terms = strength, len(terms)
+        for number, (importances, anchors) in enumerate(terms):
+            for name, importance in importances.items():
+                # not saved: they are in the memory of the stream
+                self.register_buffer(_key("importance", number, name), importance, persistent=False)
+                self.register_buffer(_key("anchor", number, name), anchors[name], persistent=False)
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        loss: Tensor = self.task(batch)
+        penalty = self.penalty()
+        self.scalars = {**self.scalars, "penalty": penalty.detach()}
+        return loss + penalty
+
+    def penalty(self) -> Float[Tensor, ""]:
+        """Return the penalty of the present weights."""
+        total = torch.zeros((), device=self.device)
+        for name, weight in self.task.net.named_parameters():
+            for importance, anchor in self.terms(name):
+                total = total + (importance * (weight - anchor) ** 2).sum()
+        return self.strength / 2 * total
+
+    def penalty_gradient(self, name: str, weight: Tensor) -> Tensor:
+        """Return the gradient of the penalty with respect to a weight, at that value."""
+        gradient = torch.zeros_like(weight)
+        for importance, anchor in self.terms(name):
+            gradient += self.strength * importance * (weight - anchor)
+        return gradient
+
+    def terms(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        """Return the importances and anchors of the weight of that name."""
+        pairs = []
+        for number in range(self.num_terms):
+            importance = self._buffers.get(_key("importance", number, name))
+            anchor = self._buffers.get(_key("anchor", number, name))
+            if importance is not None and anchor is not None:
+                pairs.append((importance, anchor))
+        return pairs
+
+
+def _key(kind: str, number: int, name: str) -> str:
+    """Return the name of a buffer, which has no dots."""
+    return f"{kind}/{number}/{name.replace('.', '/')}"

@@ -1,0 +1,82 @@
+"""Synaptic intelligence: a penalty by how much a weight has lowered the loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plusx.continual.method import Memory, Method, Position, Trained
+from plusx.continual.penalty import Weights, WithPenalty
+from plusx.tasks.task import Task
+
+
+class PathIntegral(WithPenalty):
+    """A task that adds up, for every weight and over the updates, minus the gradient of its loss
+    times the change of the weight: what the weight has contributed to the decrease of the loss
+    (Zenke et al. 2017, equation 3). The gradient is that of the loss without the penalty.
+
+    The sums, and the weights at the start and after the latest update, are buffers, saved with the
+    state of training.
+    """
+
+    def __init__(self, task: Task, strength: float, terms: list[tuple[Weights, Weights]]) -> None:
+        super().__init__(task, strength, terms)
+        for name, weight in task.net.named_parameters():
+            self.register_buffer(key("path", name), torch.zeros_like(weight.detach()))
+            for kind in ("start", "latest"):
+                self.register_buffer(key(kind, name), weight.detach().clone())
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for name, weight in self.task.net.named_parameters():
+            if weight.grad is None:
+                continue
+            path, latest = self._buffers[key("path", name)], self._buffers[key("latest", name)]
+            assert path is not None
+            assert latest is not None
+            gradient = weight.grad - self.penalty_gradient(name, latest)
+            path -= gradient * (weight - latest)
+            latest.copy_(weight)
+        self.task.after_step()
+
+
+@dataclass(frozen=True)
+class Si(Method):
+    """A penalty by importances that add up over the tasks: the path integral of a task over the
+    squared change of the weight plus `damping` (Zenke et al. 2017, equations 4 and 5). `strength`
+    is 2 c there. Negative importances count as 0."""
+
+    strength: float
+    damping: float
+
+    def wrap(self, task: Task, memory: Memory, position: Position) -> Task:
+        names = [name for name, _ in task.net.named_parameters()]
+        terms: list[tuple[Weights, Weights]] = []
+        if memory.tensors:
+            importances = {name: memory.tensors[f"importance.{name}"] for name in names}
+            terms.append((importances, {name: memory.tensors[f"anchor.{name}"] for name in names}))
+        return PathIntegral(task, self.strength, terms)
+
+    def finish(self, trained: Trained) -> Memory:
+        tensors: dict[str, Tensor] = {}
+        for name, weight in trained.task.net.named_parameters():
+            path = _state(trained, key("path", name)).to(weight.device)
+            start = _state(trained, key("start", name)).to(weight.device)
+            latest = _state(trained, key("latest", name)).to(weight.device)
+            importance = (path / ((latest - start) ** 2 + self.damping)).clamp(min=0)
+            before = trained.memory.tensors.get(f"importance.{name}")
+            if before is not None:
+                importance = importance + before.to(weight.device)
+            tensors[f"importance.{name}"] = importance
+            tensors[f"anchor.{name}"] = weight.detach()
+        return Memory(tensors=tensors)
+
+
+def key(kind: str, name: str) -> str:
+    """Return the name of a buffer of a weight, which has no dots."""
+    return f"{kind}/{name.replace('.', '/')}"
+
+
+def _state(trained: Trained, name: str) -> Tensor:
+    """Return a buffer from the end of training."""
+    return trained.state[name]
