@@ -74,11 +74,11 @@ class Adapters(Method):
         net, position = trained.task.net, trained.position
         if position.task == 0:
             return Memory(tensors={f"base.{name}": t for name, t in net.state_dict().items()})
-        own = {
+        added = {
             f"task.{position.task}.{name}": tensor.contiguous()
             for name, tensor in _of_task(net, position.current)
         }
-        return Memory(tensors={**trained.memory.tensors, **own})
+        return Memory(tensors={**trained.memory.tensors, **added})
 
     def predictor(self, task: Task, memory: Memory, position: Position, number: int) -> Task:
         last = min(number, position.task)  # a later task has no adapters yet

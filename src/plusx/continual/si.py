@@ -1,6 +1,7 @@
 """Synaptic intelligence: a penalty by how much a weight has lowered the loss."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,20 +22,28 @@ class PathIntegral(WithPenalty):
 
     def __init__(self, task: Task, strength: float, terms: list[tuple[Weights, Weights]]) -> None:
         super().__init__(task, strength, terms)
+        self.gradients: dict[str, Tensor] = {}
         for name, weight in task.net.named_parameters():
+            if weight.requires_grad:
+                weight.register_post_accumulate_grad_hook(partial(self._record, name))
             self.register_buffer(key("path", name), torch.zeros_like(weight.detach()))
             for kind in ("start", "latest"):
                 self.register_buffer(key(kind, name), weight.detach().clone())
 
+    def _record(self, name: str, weight: Tensor) -> None:
+        """Record the gradient of a weight, before it may be clipped."""
+        assert weight.grad is not None
+        self.gradients[name] = weight.grad.detach().clone()
+
     @torch.no_grad()
     def after_step(self) -> None:
         for name, weight in self.task.net.named_parameters():
-            if weight.grad is None:
+            if name not in self.gradients:
                 continue
             path, latest = self._buffers[key("path", name)], self._buffers[key("latest", name)]
             assert path is not None
             assert latest is not None
-            gradient = weight.grad - self.penalty_gradient(name, latest)
+            gradient = self.gradients.pop(name) - self.penalty_gradient(name, latest)
             path -= gradient * (weight - latest)
             latest.copy_(weight)
         self.task.after_step()
