@@ -15,6 +15,7 @@ from plusx.nn.block import ResidualBlock
 from plusx.recipe import Recipe
 from plusx.run import build
 from plusx.run.distributed import DistributedContext
+from plusx.run.selfsupervised import check_processes
 from plusx.tasks.task import Task
 from plusx.train.state import State, Tensors
 
@@ -167,9 +168,11 @@ class FsdpEngine:
 def engine_of(recipe: Recipe, state: State, world: DistributedContext) -> Engine:
     """Return the recipe's engine for a state that is the same on every rank.
 
-    Raises UserError for what FSDP2 does not support, or if triplets need more images per process.
+    Raises UserError for what FSDP2 does not support, or if triplets or a method need more images
+    per process.
     """
     _check_triplets(recipe, world)
+    check_processes(recipe, world.size)
     spec = build.spec_of(recipe.net)
     drops = spec.drop_path > 0 and spec.drop_mode == "batch"
     if recipe.device.parallel == "ddp":

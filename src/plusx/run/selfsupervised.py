@@ -120,6 +120,27 @@ def self_supervised(recipe: Recipe, task: Task, dataset: Dataset) -> Task:
         raise UserError(f"{where}: {error}") from None
 
 
+def check_processes(recipe: Recipe, processes: int) -> None:
+    """Raise UserError if the recipe's method cannot be trained by this number of processes."""
+    table = recipe.method
+    if table is None or not is_self_supervised(recipe):
+        return
+    where, cls = f'[method] kind = "{table.kind}"', METHODS[table.kind]
+    if cls.has_queue:
+        raise UserError(
+            f"{where}: its queue has the keys of one process; use another method, or one process"
+        )
+    if cls.has_teacher and recipe.device.parallel == "fsdp":
+        raise UserError(
+            f'{where}: its teacher follows whole weights; use [device] parallel = "ddp"'
+        )
+    if cls.views == 2 and recipe.batch_size < 2 * processes:
+        raise UserError(
+            f"{where} compares the images of each of {processes} processes: batch_size = "
+            f"{2 * processes} or more"
+        )
+
+
 def _reference(recipe: Recipe, dataset: Dataset) -> Callable[[], Iterable[Batch]]:
     """Return what yields batches of training images, without augmentation, at every call."""
     if len(dataset) > REFERENCE:

@@ -44,8 +44,6 @@ class SupCon(TwoViews):
     hidden, width: of the projector, two linear layers without batch norm
     """
 
-    uses_labels = True
-
     def __init__(
         self,
         task: Task,

@@ -28,13 +28,13 @@ class SelfSupervised(Wrapped):
     `plusx.tasks.represent.Represent`, which predicts and evaluates the embeddings.
 
     views: of each image in a batch, one after the other; 1 or 2
-    uses_labels: whether the loss uses the targets
     has_teacher: whether a second network follows the trained one
+    has_queue: whether it has embeddings of earlier batches
     """
 
     views: ClassVar[int] = 2
-    uses_labels: ClassVar[bool] = False
     has_teacher: ClassVar[bool] = False
+    has_queue: ClassVar[bool] = False
 
     def __init__(self, task: Task, modality: Modality) -> None:
         super().__init__(task)

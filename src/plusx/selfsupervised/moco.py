@@ -26,6 +26,7 @@ class MoCo(TwoViews):
     """
 
     has_teacher = True
+    has_queue = True
     queue: Tensor
     position: Tensor
 
