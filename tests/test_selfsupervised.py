@@ -279,7 +279,7 @@ def test_pretrain_then_probe_then_fine_tune(tmp_path: Path, capsys) -> None:
     overrides = small_run("method.kind=byol")
     assert cli.run(["pretrain", "digits-simclr", *overrides, "--out", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["metrics"] == ["neighbour_accuracy"]
+    assert result["metrics"] == ["neighbour_accuracy", "projection_std"]
     assert 0.2 < result["validation"]["neighbour_accuracy"] <= 1
     assert result["validation"]["projection_std"] > 0
     assert "accuracy of nearest neighbours" in (out / "report.html").read_text().lower()

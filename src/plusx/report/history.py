@@ -18,6 +18,7 @@ class EpochPoint:
     train_error: float | None  # fraction of wrong predictions during the epoch
     score: float | None  # the first metric of the validation split, such as the accuracy
     loss: float | None
+    projection_std: float | None = None  # of self-supervised learning with two views
 
 
 def read_history(log: Path, score: str = "accuracy") -> tuple[EpochPoint, ...]:
@@ -46,4 +47,5 @@ def _point(line: dict[str, Any], score: str) -> EpochPoint:
         train_error=line.get("train_error"),
         score=validation.get(score),
         loss=validation.get("loss"),
+        projection_std=validation.get("projection_std"),
     )

@@ -135,7 +135,8 @@ def _is_multilabel(metrics: Mapping[str, Any]) -> bool:
 
 
 def _figures(points: Sequence[EpochPoint], key: str, noun: str) -> list[dict[str, Any]]:
-    """Return charts over the epochs: the error (or the first metric), and the loss."""
+    """Return charts over the epochs: the error (or the first metric), the loss, and the spread of
+    projections, if there are any."""
     epochs = [point.epoch for point in points]
     scores = [point.score for point in points]
     wrong = [None if score is None else 1 - score for score in scores]
@@ -157,10 +158,14 @@ def _figures(points: Sequence[EpochPoint], key: str, noun: str) -> list[dict[str
         line("validation", epochs, [point.loss for point in points]),
         line("training", epochs, [point.train_loss for point in points], dashed=True),
     ]
+    spread = [line("training", epochs, [point.projection_std for point in points])]
+    even = "Of the normalised projections, 1 / sqrt(width) if they are spread evenly."
+    deviation = METRICS["projection_std"]
     figures = []
     for (title, caption, lines), y in (
         (foremost, METRICS[key].axis),
         (("Loss", "Mean over the epoch, logarithmic scale.", losses), LOG),
+        ((capital(deviation.title), even, spread), deviation.axis),
     ):
         drawn = [drawn_line for drawn_line in lines if drawn_line["x"]]
         moving = " Training is measured while the weights change." if len(drawn) > 1 else ""

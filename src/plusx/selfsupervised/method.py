@@ -70,6 +70,10 @@ class TwoViews(SelfSupervised):
         self.width = width
         self.register_buffer("projection_std", torch.tensor(1 / math.sqrt(width)))
 
+    @property
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*self.task.metrics, "projection_std")
+
     def project(self, inputs: Float[Tensor, "n c *s"]) -> Float[Tensor, "n width"]:
         """Return the projections of inputs."""
         z: Tensor = self.projector(self.embed(inputs))
