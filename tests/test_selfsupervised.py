@@ -353,6 +353,26 @@ def test_a_collapse_is_named() -> None:
         evaluate(task, [make_batch(0)])
 
 
+def similar_views(step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(32, 1, 8, 8, generator=generator).repeat_interleave(2, 0)
+    return Batch(images + 0.3 * torch.randn(images.shape, generator=generator))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stop_gradient", "low", "high"), [(True, 0.9, 1.1), (False, 0.0, 0.5)])
+def test_simsiam_collapses_without_its_stopped_gradient(
+    stop_gradient: bool, low: float, high: float
+) -> None:
+    fields = {"hidden": 32, "width": 32, "bottleneck": 8, "stop_gradient": stop_gradient}
+    task = method("simsiam", **fields)
+    of = State(task, make_optimizer(task, "sgd", lr=0.5, weight_decay=1e-4))
+    reports = list(fit(of, map(similar_views, range(60))))
+    spreads = [report.scalars["projection_std"] * math.sqrt(32) for report in reports]
+    assert spreads[0] > 0.9
+    assert low < spreads[-1] < high
+
+
 def test_teachers_are_separate_from_the_network() -> None:
     net = plusx.nn.build.build(SPEC)
     teacher = Teacher(net, torch.nn.Linear(8, 4), 0.5)
