@@ -39,6 +39,7 @@ RECIPES = ROOT / "src" / "plusx" / "recipes"
 BEGIN, END = "# measured (tools/measure.py):", "# end of what was measured"
 # the metric of adversarial training, by PGD with more steps than in training
 ROBUST, PGD_STEPS = "robust_accuracy", 50
+ATTACKED = 2000  # samples at most
 VERSIONS = ("plusx", "python", "torch", "torchvision", "numpy", "pillow")
 MACHINE = ("processor", "processor_flags", "instructions", "cores", "threads", "platform")
 
@@ -65,7 +66,12 @@ def measure(
         clean = [run["metrics"]["accuracy"] for run in runs]
         under_attack = {
             "clean": {"mean": mean(clean), "std": stdev(clean) if len(clean) > 1 else None},
-            "attack": {"kind": "pgd", "steps": PGD_STEPS, "eps": recipe.adversarial.eps},
+            "attack": {
+                "kind": "pgd",
+                "steps": PGD_STEPS,
+                "eps": recipe.adversarial.eps,
+                "count": min(ATTACKED, runs[0]["metrics"]["count"]),
+            },
         }
     key = metrics[0]
     values = [run["metrics"][key] for run in runs]
@@ -116,7 +122,9 @@ def header(result: dict[str, Any]) -> list[str]:
     if "clean" in result:
         clean, attack = result["clean"], result["attack"]
         text = METRICS["accuracy"].text(clean["mean"], clean["std"], decimals=2)
-        lines[0] += f" (PGD of {attack['steps']} steps, eps {attack['eps']:.3g})"
+        attacked = attack.get("count", result["count"])
+        part = f", {attacked:,} of them" if attacked < result["count"] else ""
+        lines[0] += f" (PGD of {attack['steps']} steps, eps {attack['eps']:.3g}{part})"
         lines.append(f"clean accuracy {text}")
     noun = result.get("noun", "image")
     per_run = "in all" if isinstance(result["value"], dict) else "a run"
@@ -188,7 +196,7 @@ def _run(recipe: Recipe, folder: Path, split: str) -> dict[str, Any]:
 
 
 def _attacked(recipe: Recipe, folder: Path, split: str) -> dict[str, Any]:
-    """Return all samples of the split under PGD of many steps, with the threat of the recipe."""
+    """Return samples of the split under PGD of many steps, with the threat of the recipe."""
     table = recipe.adversarial
     assert table is not None
     return attack_run(
@@ -198,7 +206,7 @@ def _attacked(recipe: Recipe, folder: Path, split: str) -> dict[str, Any]:
         norm=table.norm,
         eps=[table.eps],
         steps=PGD_STEPS,
-        images=10**9,
+        images=ATTACKED,
         checked=0,
     )
 
