@@ -15,7 +15,7 @@ import torch
 
 from plusx import store
 from plusx.errors import UserError
-from plusx.evidence import arithmetic, bookkeeping, errata, properties, training
+from plusx.evidence import arithmetic, bookkeeping, directions, errata, properties, training
 from plusx.evidence.claim import CLAIMS, Claim, find_claim, members
 from plusx.evidence.ledger import FILE, RESULTS, read_results
 from plusx.evidence.verdict import Check, Decision, Options, Outcome, decide
@@ -73,6 +73,10 @@ CHECKS: dict[str, Check] = {
     "tables-recall": errata.tables_about("recall"),
     "tables-total_time": errata.tables_about("total_time"),
     "tables-rows": errata.tables_about("rows"),
+    "forgetting": directions.forgetting,
+    "fooled": directions.fooled,
+    "without-labels": directions.without_labels,
+    "tuned": directions.tuned,
     "train": training.train,
     "weights": training.published,
     "members": lambda claim, options: _members(claim, options),
