@@ -51,11 +51,11 @@ class Case(NamedTuple):
 
 CASES = (
     Case("apgd-ce", 8, 1000),
-    Case("apgd-t", 8, 200),
-    Case("pgd", 8, 1000),
+    Case("apgd-t", 8, 60),
+    Case("pgd", 8, 300),
     Case("apgd-ce", 1, 1000),
-    Case("apgd-t", 1, 200),
-    Case("pgd", 1, 1000),
+    Case("apgd-t", 1, 60),
+    Case("pgd", 1, 300),
 )
 
 

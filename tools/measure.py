@@ -123,7 +123,8 @@ def header(result: dict[str, Any]) -> list[str]:
         clean, attack = result["clean"], result["attack"]
         text = METRICS["accuracy"].text(clean["mean"], clean["std"], decimals=2)
         attacked = attack.get("count", result["count"])
-        part = f", {attacked:,} of them" if attacked < result["count"] else ""
+        noun = result.get("noun", "image")
+        part = f", {counted(attacked, noun)}" if attacked < result["count"] else ""
         lines[0] += f" (PGD of {attack['steps']} steps, eps {attack['eps']:.3g}{part})"
         lines.append(f"clean accuracy {text}")
     noun = result.get("noun", "image")
