@@ -110,7 +110,7 @@ class Ewc:
     """A penalty by the Fisher information of each task so far (Kirkpatrick et al. 2017)."""
 
     kind: Literal["ewc"] = "ewc"
-    strength: NonNegative = 100.0  # of the penalty, lambda in the paper
+    strength: NonNegative = 10.0  # of the penalty, lambda in the paper
     samples: Positive = 200  # of a task, from which the Fisher information is estimated
 
 
@@ -119,7 +119,7 @@ class OnlineEwc:
     """One penalty by a running sum of Fisher informations (Schwarz et al. 2018)."""
 
     kind: Literal["online-ewc"] = "online-ewc"
-    strength: NonNegative = 100.0
+    strength: NonNegative = 10.0
     samples: Positive = 200
     decay: UnitInterval = 1.0  # of the earlier Fisher information, gamma in the paper
 
@@ -129,7 +129,7 @@ class Si:
     """A penalty by how much each weight has lowered the loss (Zenke et al. 2017)."""
 
     kind: Literal["si"] = "si"
-    strength: NonNegative = 1.0  # 2 c in the paper
+    strength: NonNegative = 10.0  # 2 c in the paper
     damping: Rate = 0.1  # xi in the paper
 
 

@@ -407,7 +407,7 @@ class Recipe:
         if isinstance(self.method, ContinualMethod) != (self.stream is not None):
             raise UserError(
                 "continual learning needs both tables: [stream] with scenario and tasks, and "
-                f"[method] with kind = {' or '.join(CONTINUAL_KINDS)}"
+                f"[method] with kind = {', '.join(CONTINUAL_KINDS)}"
             )
 
     @property

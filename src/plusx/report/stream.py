@@ -113,9 +113,11 @@ def _over_tasks(result: Mapping[str, Any]) -> dict[str, Any]:
                 "dashed": False,
             }
         )
+    several = len(result["seed_numbers"]) > 1
+    areas = " Areas: one standard deviation over the seeds." if several else ""
     return lines_figure(
         "Accuracy on every task while later tasks are trained",
-        "A line falls where a task is forgotten. Areas: one standard deviation over the seeds.",
+        f"A line falls where a task is forgotten.{areas}",
         lines,
         x={"title": "trained tasks", "scale": "linear"},
         y={"title": "accuracy", "scale": "share"},

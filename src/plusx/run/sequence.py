@@ -8,11 +8,13 @@ so that the same command resumes at any point.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from plusx import statistics, store
@@ -76,7 +78,7 @@ def stream(
     method = method_of(recipe)
     sets = _Sets(recipe, split)
     method.check(sets.train)
-    with store.lock(store.make_folder(out)):
+    with store.lock(store.make_folder(out)), _threads(recipe.device.threads):
         rows = [
             _Seed(replace(recipe, seed=seed), out / f"seed-{seed}", split, progress).run()
             for seed in seeds
@@ -91,6 +93,17 @@ def stream(
         store.write_json(out / JSON, result)
         store.write_text(out / PAGE, stream_page(result))
     return result
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with this number of threads in the context, as the runs do; 0: the default."""
+    default = torch.get_num_threads()
+    torch.set_num_threads(count or default)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(default)
 
 
 class _Sets:
