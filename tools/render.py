@@ -208,6 +208,32 @@ def attacks(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"Times are of the first {timed} images. {_where(result)}"])
 
 
+def search(result: Mapping[str, Any]) -> str:
+    """Default and best recipe of a search, with the confirming seeds."""
+    default, best = (result["confirmation"][role] for role in ("default", "best"))
+    gap = result["difference"]
+    interval = f"{100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}"
+    searched = ", ".join(_percent(result[role]["value"]) for role in ("default", "best"))
+    cells = [
+        f"`{result['name']}`",
+        _spread(default),
+        _spread(best),
+        f"{100 * gap['difference']:+.1f} ({interval})",
+        searched,
+    ]
+    lines = [
+        f"| {result['metric']} | default | best | difference, points | in the search |",
+        "|---|---:|---:|---:|---:|",
+        f"| {' | '.join(cells)} |",
+    ]
+    about = (
+        f"{len(result['trials'])} trials on one thread, {result['seconds'] / 60:.0f} minutes; "
+        f"confirmed with seeds {', '.join(map(str, result['seeds']))} on the same "
+        f"{result['count']:,} validation images. {_where(result)}"
+    )
+    return "\n".join([*lines, "", about])
+
+
 def startup(result: Mapping[str, Any]) -> str:
     """Start-up times of commands and imports."""
     lines = ["| command | median seconds | 95 % interval | limit |", "|---|---:|---|---:|"]
@@ -364,6 +390,12 @@ def block_text(name: str) -> str:
         if not path.is_file():
             return f"Not measured yet: `python tools/measure.py {recipe}`."
         return studies.study(json.loads(path.read_text(encoding="utf-8")))
+    if name.startswith("search-"):
+        recipe = name.removeprefix("search-")
+        path = ROOT / "results" / f"{recipe}.json"
+        if not path.is_file():
+            return f"Not measured yet: `python tools/measure.py {recipe}`."
+        return search(json.loads(path.read_text(encoding="utf-8")))
     if name not in MEASURED:
         groups = (f"networks-{group}" for group in networks.GROUPS)
         known = ", ".join([*MEASURED, "recipes", *groups])
