@@ -182,6 +182,23 @@ class Transfer:
     seeds: Seeds = (0, 1, 2)
 
 
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Attention:
+    """Kinds of attention in a residual network at equal multiply-adds, beside none."""
+
+    kind: Literal["attention"] = "attention"
+    depth: Positive = 20
+    kinds: NonEmpty[Literal["se", "eca", "cbam", "nonlocal", "mhsa", "hybrid"]] = (
+        "se",
+        "eca",
+        "cbam",
+        "nonlocal",
+        "mhsa",
+        "hybrid",
+    )
+    seeds: Seeds = (0, 1, 2)
+
+
 Study: TypeAlias = (
     Degradation
     | Skips
@@ -196,4 +213,5 @@ Study: TypeAlias = (
     | Thousand
     | Tables
     | Transfer
+    | Attention
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from plusx.study import gradients, lesion, paths, responses, surface, three_tables
+from plusx.study import attention, gradients, lesion, paths, responses, surface, three_tables
 from plusx.study import training_studies as training
 from plusx.study.experiment import Experiment
 
@@ -22,6 +22,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "thousand": gradients.THOUSAND,
     "tables": three_tables.TABLES,
     "transfer": training.TRANSFER,
+    "attention": attention.ATTENTION,
 }
 
 # (recipe, folder, *settings) -> JSON
