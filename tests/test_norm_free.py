@@ -15,6 +15,7 @@ from plusx.nn.init import initialise
 from plusx.nn.layers import Scale, Shift
 from plusx.recipe import load_recipe
 from plusx.recipe.studies import Degradation
+from plusx.study.training_studies import DEGRADATION
 from plusx.zoo import find
 
 
@@ -115,3 +116,18 @@ def test_the_recipe_compares_them_at_110_layers() -> None:
     for kind in study.kinds:
         for depth in study.depths:
             assert find(f"{kind}{depth}")
+
+
+def test_at_one_depth_every_kind_is_compared_with_plain() -> None:
+    def row(kind: str, *errors: float) -> dict:
+        return {
+            "name": f"{kind}110",
+            "kind": kind,
+            "norm": "none",
+            "depth": 110,
+            "train_error": {"mean": sum(errors) / len(errors), "seeds": list(errors)},
+        }
+
+    rows = [row("plain", 0.9, 0.91, 0.89), row("fixup_resnet", 0.0, 0.01, 0.0)]
+    assert "fixup_resnet110 is better than plain110" in DEGRADATION.finding(rows)
+    assert DEGRADATION.finding(rows[1:]).endswith("at one depth: fixup_resnet110 0.3 %.")

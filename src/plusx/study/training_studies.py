@@ -44,6 +44,7 @@ from plusx.study.experiment import (
     compared,
     listed,
     network_trials,
+    percent,
     spec,
     with_net,
 )
@@ -110,7 +111,7 @@ def _degradation_finding(rows: Sequence[Row]) -> str:
     ]
     pairs = [(deep, shallow) for deep, shallow in pairs if deep is not shallow]
     if not pairs:
-        return "One depth: there is nothing to compare."
+        return _finding_at_one_depth(rows)
     errors = [tuple(row["train_error"]["seeds"] for row in pair) for pair in pairs]
     sentences = []
     for (deep, shallow), gap in zip(pairs, differences(errors), strict=True):
@@ -130,6 +131,21 @@ def _degradation_finding(rows: Sequence[Row]) -> str:
             always = verdict(deep["ratio_start"]) == "steady"
             text += f" while its gradients {'are steady' if always else 'have settled'}"
         sentences.append(text)
+    return f"Training error: {'; '.join(sentences)}."
+
+
+def _finding_at_one_depth(rows: Sequence[Row]) -> str:
+    """Compare the training error of every kind with that of the plain networks."""
+    plain = {row["norm"]: row for row in rows if row["kind"] == "plain"}
+    pairs = [(r, plain[r["norm"]]) for r in rows if r["kind"] != "plain" and r["norm"] in plain]
+    if not pairs:
+        values = listed([f"{row['name']} {percent(row['train_error'])}" for row in rows])
+        return f"Training error at one depth: {values}."
+    errors = [tuple(row["train_error"]["seeds"] for row in pair) for pair in pairs]
+    sentences = [
+        compared(row, other, "train_error", gap)
+        for (row, other), gap in zip(pairs, differences(errors), strict=True)
+    ]
     return f"Training error: {'; '.join(sentences)}."
 
 
