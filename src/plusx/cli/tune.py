@@ -52,8 +52,8 @@ def tune(
 ) -> None:
     """Search better values for keys of a recipe, on the validation split: table [tune].
 
-    Trial 0 is the recipe as it is. If the search is interrupted, run the same command again: it
-    resumes. OUT/best.toml is the best recipe, OUT/tune.html the report.
+    Trial 0 is the recipe as it is. OUT/best.toml is the best recipe, OUT/tune.html the report. An
+    interrupted search resumes with the same command.
     """
     from plusx.recipe import load_recipe
 

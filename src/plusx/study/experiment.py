@@ -176,7 +176,7 @@ def with_net(recipe: Recipe, net: Net | str, source: Dataset) -> Recipe:
     A spec is adapted to the inputs (channels, size, classes), and so is a network of images by name
     where the inputs are texts or sounds. A name keeps the other keys of the recipe's [net].
     """
-    base = replace(recipe, compare=None, study=None)
+    base = replace(recipe, compare=None, study=None, tune=None)
     if isinstance(net, str) and not suits(find(net), source):
         net = spec(net)
     if isinstance(net, Net):

@@ -197,6 +197,7 @@ def _with_seeds(trials: Sequence[Trial], seeds: Sequence[int], recipe: Recipe) -
                 device=replace(trial.recipe.device, threads=threads),
                 compare=None,
                 study=None,
+                tune=None,
             ),
         )
         for trial in trials
