@@ -340,6 +340,19 @@ def test_pretrain_refuses_a_recipe_without_a_method(capsys) -> None:
         make_training_task(recipe, plusx.nn.build.build(SPEC), Loader("digits").dataset)
 
 
+def test_methods_name_the_inputs_that_they_cannot_have() -> None:
+    oblong = ImageModality((8, 6), 1, (0.4,), (0.3,))
+    with pytest.raises(UserError, match="for square images, not images of 8 x 6"):
+        METHODS["rotation"](Represent(plusx.nn.build.build(SPEC)), oblong)
+    with pytest.raises(UserError, match="embeddings are those of a network without a head"):
+        Represent(plusx.create_model("resnet20"))
+    unlabelled = Batch(make_batch(0).inputs)
+    with pytest.raises(UserError, match="supcon needs one class per input"):
+        method("supcon").train()(unlabelled)
+    with pytest.raises(UserError, match="embeddings have no loss of their own"):
+        Represent(plusx.nn.build.build(SPEC))(make_batch(0))
+
+
 def test_a_collapse_is_named() -> None:
     task = method("simsiam")
     task.train()

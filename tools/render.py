@@ -23,6 +23,7 @@ import detecting
 import evidence
 import exporting
 import networks
+import pretrained
 import scaling
 import streams
 import studies
@@ -363,6 +364,10 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     **{
         name: (f"{name}.json", f"python tools/measure.py {name}", streams.table)
         for name in ("digits-stream", "fashion-stream")
+    },
+    **{
+        name: (f"{name}.json", f"python tools/pretraining.py {name}", pretrained.table)
+        for name in pretrained.RECIPES
     },
     "processes": (
         "processes.json",

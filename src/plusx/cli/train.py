@@ -124,7 +124,7 @@ def _train(
     help_epilogue="Examples:\n  plusx pretrain digits-simclr\n"
     "  plusx pretrain digits-simclr method.kind=byol --out runs/byol\n"
     "  plusx probe runs/byol\n"
-    "  plusx train digits net.weights=runs/byol data.train=0.1",
+    "  plusx train digits net.base=resnet8_keras net.weights=runs/byol data.train=0.1",
 )
 def pretrain(
     recipe: RecipeName,
