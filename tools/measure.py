@@ -4,12 +4,12 @@
 
 RECIPE is the name of a recipe that comes with plusx. A recipe with a table [compare] or [study] is
 run by `compare` or `study`, one with a table [tune] by `tune`, and one with a table [stream] by
-`stream`, with every method. Each seed is a run under DIR (default: runs/measured), which resumes
-from its last checkpoint; a finished run is not repeated. The value of adversarial training is the
-accuracy under PGD. With `--split test`, or if the recipe has no validation images, each run is
-evaluated on the test set once. `python tools/measure.py --header RECIPE` rewrites the header from
-results/. Environment variables in overrides ('data.path=$PLUSX_DATA/faces') are expanded for the
-runs, but written unexpanded.
+`stream`, with every method or those of --methods. Each seed is a run under DIR (default:
+runs/measured), which resumes from its last checkpoint; a finished run is not repeated. The value of
+adversarial training is the accuracy under PGD. With `--split test`, or if the recipe has no
+validation images, each run is evaluated on the test set once. `python tools/measure.py --header
+RECIPE` rewrites the header from results/. Environment variables in overrides
+('data.path=$PLUSX_DATA/faces') are expanded for the runs, but written unexpanded.
 """
 
 import argparse
@@ -45,7 +45,12 @@ MACHINE = ("processor", "processor_flags", "instructions", "cores", "threads", "
 
 
 def measure(
-    name: str, overrides: Sequence[str], seeds: Sequence[int], split: str, work: Path
+    name: str,
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    split: str,
+    work: Path,
+    methods: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train the recipe with every seed; return the content of its file under results/."""
     recipe = load_recipe(name, [os.path.expandvars(override) for override in overrides])
@@ -54,7 +59,7 @@ def measure(
     if recipe.stream is not None:
         import streams
 
-        return streams.measure(name, overrides, seeds, split, work)
+        return streams.measure(name, overrides, seeds, split, work, methods)
     if recipe.study is not None or recipe.compare is not None:
         return _several(name, recipe, overrides, split, work)
     split = "test" if recipe.data.validation == 0 else split
@@ -288,10 +293,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--split", choices=["validation", "test"], default="validation")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "measured")
+    parser.add_argument("--methods", nargs="+", default=[], help="of a stream: class-replay ...")
     parser.add_argument("--header", action="store_true", help="only rewrite the header")
     args = parser.parse_args()
     if not args.header:
-        result = measure(args.recipe, args.overrides, args.seeds, args.split, args.work)
+        result = measure(
+            args.recipe, args.overrides, args.seeds, args.split, args.work, args.methods
+        )
         RESULTS.mkdir(exist_ok=True)
         store.write_json(RESULTS / f"{args.recipe}.json", result)
     write_header(args.recipe)
