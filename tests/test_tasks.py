@@ -6,8 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from plusx.data.batch import Batch
+from plusx.data.prediction import ClassProbabilities
 from plusx.tasks.classify import Classify
 from plusx.tasks.prepare import Autocast, find_device, prepare
+from plusx.tasks.task import Wrapped
 from plusx.train.loop import evaluate
 
 
@@ -189,3 +191,18 @@ def test_a_sure_and_wrong_label_costs_its_logit() -> None:
     batch = Batch(torch.tensor([[20.0, -20.0]]), torch.tensor([[0.0, 0.0]]))
     figures = evaluate(task, [batch])
     assert figures["loss"] == pytest.approx(10.0, rel=1e-6)  # the mean of 20 and 0
+
+
+class Confident(Wrapped):
+    """Predicts the first class for every input."""
+
+    def predict(self, batch: Batch) -> ClassProbabilities:
+        first = torch.zeros(len(batch), dtype=torch.long)
+        return ClassProbabilities(F.one_hot(first, 3).float())
+
+
+def test_a_wrapper_that_overrides_predict_alone_is_what_is_stored() -> None:
+    task = Confident(Classify(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))))
+    batch = Batch(torch.randn(5, 1, 2, 2))
+    for prediction in (task.predict(batch), *task.predict_slabs(batch)):
+        assert torch.equal(prediction.probabilities.argmax(1), torch.zeros(5, dtype=torch.long))

@@ -183,6 +183,8 @@ class Wrapped(Task, ABC):
         return self.task.predict(batch)
 
     def predict_slabs(self, batch: Batch) -> Iterator[Prediction]:
+        if type(self).predict is not Wrapped.predict:
+            return super().predict_slabs(batch)  # of its own predictions
         return self.task.predict_slabs(batch)
 
     def meters(self) -> list[Meter]:

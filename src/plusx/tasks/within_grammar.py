@@ -1,6 +1,6 @@
 """Decoding of spoken commands within a grammar, by the likelihood of each of its phrases."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Float64
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from plusx.data.batch import Batch
 from plusx.data.command_grammar import CommandGrammar, refuse_outside
-from plusx.data.prediction import Prediction, SpokenCommands
+from plusx.data.prediction import SpokenCommands
 from plusx.data.tokenizer import SPACE, Tokenizer
 from plusx.errors import UserError
 from plusx.metrics.intents import IntentMeter
@@ -59,9 +59,6 @@ class WithinGrammar(Wrapped):
 
     def predict(self, batch: Batch) -> SpokenCommands:
         return self.decode(*self.task.logits(batch))
-
-    def predict_slabs(self, batch: Batch) -> Iterator[Prediction]:
-        yield self.predict(batch)
 
     def decode(self, logits: Float[Tensor, "n k t"], lengths: Tensor) -> SpokenCommands:
         """Return the command of each input, from the logits and their lengths."""
