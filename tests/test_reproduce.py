@@ -236,6 +236,14 @@ def test_the_built_network_is_counted_too(tmp_path: Path, monkeypatch: pytest.Mo
         run_claim(claim, asked(tmp_path, quick=False))
 
 
+def test_the_interval_of_a_share_stays_in_its_range(tmp_path: Path) -> None:
+    claim = find_claim("forgetting-digits")
+    outcome = Outcome(values=(0.9986, 0.9970, 1.0), exact=False, seeds=(0, 1, 2))
+    decision = reproducing.decide_outcome(claim, outcome, quick=False)
+    assert decision.interval is not None
+    assert 0.99 < decision.interval.low < decision.value < decision.interval.high == 1.0
+
+
 def test_a_row_misses_where_a_claim_behind_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

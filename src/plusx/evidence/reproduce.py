@@ -3,6 +3,7 @@
 Results are written to DIR/claims.json, which `plusx claims` and docs/evidence.md read.
 """
 
+import math
 import operator
 import shlex
 import time
@@ -186,6 +187,8 @@ def decide_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Decision:
         claim.side,
         exact=outcome.exact,
         spread=claim.spread,
+        # of fractions, and of differences between them
+        bounds=(-1.0, 1.0) if claim.unit == "share" else (-math.inf, math.inf),
     )
     if outcome.unsettled or (quick and claim.kind == "training"):
         return replace(decision, verdict="INCONCLUSIVE")

@@ -87,15 +87,20 @@ def decide(
     *,
     exact: bool,
     spread: float | None = None,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Decision:
-    """Decide on one value per seed, or an exact value. `spread` is the published one. NaN is a
-    MISS. Raises UserError if there are no values."""
+    """Decide on one value per seed, or an exact value.
+
+    spread: the published one
+    bounds: the range of possible values, which the interval does not leave
+    NaN is a MISS. Raises UserError if there are no values.
+    """
     if not values:
         raise UserError("there are no values to evaluate")
     limits = allowed(claimed, tolerance, side)
     value = float(mean(values))
     our_spread = stdev(values) if len(values) > 1 and math.isfinite(value) else None
-    interval = None if exact else mean_interval(values)
+    interval = None if exact else mean_interval(values, bounds=bounds)
     is_exact = exact or (len(values) > 1 and min(values) == max(values))
     range_of_values = Interval(value, value) if is_exact else interval
     if math.isnan(value):
