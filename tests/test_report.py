@@ -236,6 +236,12 @@ def test_networks_of_one_family_share_a_hue_and_twins_do_not() -> None:
     assert alone == {name: found[name] for name in alone}
 
 
+def test_names_with_numbers_of_their_own_have_hues_of_their_own() -> None:
+    found = colours([f"task {number}: {number}, {number + 1}" for number in range(8)])
+    hues = {name: colorsys.rgb_to_hls(*to_rgb(colour))[0] for name, colour in found.items()}
+    assert len({round(hue, 2) for hue in hues.values()}) == 8
+
+
 def test_the_interval_of_a_split_that_chose_the_epoch_is_left_out() -> None:
     """Of the best of many epochs the accuracy is too good, and an interval around it is wrong."""
     page = Page(single_page(best_epoch=4)).said

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from plusx import create_model
+from plusx import cli, create_model
 from plusx.data.dataset import images_of
 from plusx.data.readers.open import open_data
 from plusx.data.sets.synthetic import open_bands
@@ -299,3 +299,11 @@ def test_filters_of_grey_images_are_taken_for_colours() -> None:
     net.load_state_dict(adapt_input_conv(net, grey.state_dict()))
     image = torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(net(image.expand(-1, 3, -1, -1)), grey(image))
+
+
+def test_weights_that_are_not_there_are_named_with_their_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ["train", "digits", "net.weights=none", "--out", str(tmp_path / "x")]
+    assert cli.run(said) == 2
+    assert '[net] weights = "none": no such file or run; leave it' in capsys.readouterr().err

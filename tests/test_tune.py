@@ -175,6 +175,8 @@ def test_a_search_has_the_default_first_a_best_recipe_and_a_page(in_process, tmp
         assert gap["low"] is None or gap["low"] <= gap["difference"] <= gap["high"]
     page = Page((out / "tune.html").read_text())
     assert result["finding"].partition(":")[0] in " ".join(page.text)
+    assert result["importance"] == {}
+    assert "from 10 finished trials or more" in " ".join(page.text)
     assert not any(out.rglob("test_uses.jsonl"))
 
 

@@ -62,7 +62,7 @@ _VARIABLES = {
     PAPER: "var(--paper)",
 }
 # (shallow, deep): contrast of at least 3:1 in light and dark mode
-_HUES = (
+HUES = (
     ("#ec6719", "#b0490e"),
     ("#3994e3", "#1a6cb3"),
     ("#2fa369", "#22774c"),
@@ -72,7 +72,8 @@ _HUES = (
     ("#1e9eac", "#16747e"),
     ("#a09028", "#756a1d"),
 )
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+# part of a word: plain20, drop.3, wrn28_10; a number by itself is none ("task 2")
+_NUMBER = re.compile(r"(?:(?<=[^\s\d.])|(?<=[^\s\d]\.))\d+(?:\.\d+)?")
 
 Spec = Mapping[str, Any]
 Number = int | float  # as JSON gives them: 1.0 is written as 1
@@ -96,7 +97,7 @@ def charts(figures: Sequence[Spec]) -> list[Chart]:
     Raises UserError for an unknown kind or scale, or values that do not fit their axis.
     """
     shared = colours([name for figure in figures for name in names(figure)])
-    enough = len({family(name) for name in shared}) <= len(_HUES)
+    enough = len({family(name) for name in shared}) <= len(HUES)
     return [
         chart(figure, shared if enough else colours(names(figure)), f"f{number}", figures)
         for number, figure in enumerate(figures)
@@ -137,7 +138,8 @@ def names(figure: Spec) -> list[str]:
 
 
 def family(name: str) -> str:
-    """Return a name without its numbers: plain20 and plain56 are one family."""
+    """Return a name without the numbers in its words: plain20 and plain56 are one family, task 1
+    and task 2 are two."""
     return _NUMBER.sub("", name)
 
 
@@ -146,12 +148,12 @@ def colours(series: Sequence[str]) -> dict[str, str]:
     families = dict.fromkeys(family(name) for name in series)
     first = {"plain": 0, "resnet": 1, "validation": 1, "training": 4}
     others = [other for other in families if other not in first]
-    hues = first | {other: (2 + index) % len(_HUES) for index, other in enumerate(others)}
+    hues = first | {other: (2 + index) % len(HUES) for index, other in enumerate(others)}
     colour_of = {}
     for name in series:
         siblings = sorted({_depth(other) for other in series if family(other) == family(name)})
         share = siblings.index(_depth(name)) / (len(siblings) - 1) if len(siblings) > 1 else 1.0
-        ends = [np.array(matplotlib.colors.to_rgb(other)) for other in _HUES[hues[family(name)]]]
+        ends = [np.array(matplotlib.colors.to_rgb(other)) for other in HUES[hues[family(name)]]]
         colour_of[name] = matplotlib.colors.to_hex(ends[0] + (ends[1] - ends[0]) * share)
     return colour_of
 

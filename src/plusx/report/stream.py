@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plusx.report import page
-from plusx.report.charts import charts
-from plusx.report.figures import lines_figure
+from plusx.report.charts import HUES, charts
+from plusx.report.figures import line, lines_figure
 from plusx.report.page import Cell, Column, Table
 
 
@@ -16,6 +16,10 @@ METRICS = {
     "forward_transfer": "Forward transfer",
 }
 _MOST_NAMES = 4  # of the classes of a task
+_FEW_SEEDS = {
+    1: "One seed: how far seeds differ is not known.",
+    2: "Two seeds: intervals of two values are very wide.",
+}
 
 
 def stream_text(result: Mapping[str, Any]) -> str:
@@ -30,8 +34,8 @@ def stream_text(result: Mapping[str, Any]) -> str:
     lines.append("")
     lines += [f"{title.lower():<18} {metric_text(result[key])}" for key, title in METRICS.items()]
     count = len(result["seed_numbers"])
-    seeds = f"{count} seeds" if count > 1 else "one seed: how far seeds differ is not known"
-    lines.append(f"{result['method']}, {result['data']} {result['split']}, {seeds}")
+    seeds = _FEW_SEEDS.get(count, f"{count} seeds")
+    lines.append(f"{result['method']}, {result['data']} {result['split']}. {seeds}")
     return "\n".join(lines)
 
 
@@ -67,7 +71,7 @@ def stream_page(result: Mapping[str, Any]) -> str:
             "result": result,
             "finding": f"{average} average accuracy over {len(result['tasks'])} tasks, "
             f"{forgotten} forgetting.",
-            "more": "" if count > 1 else "One seed: how far seeds differ is not known.",
+            "more": _FEW_SEEDS.get(count, ""),
             "matrix": _matrix(result),
             "charts": charts([_over_tasks(result)]),
             "metrics": _metrics(result),
@@ -97,27 +101,17 @@ def _matrix(result: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]
 
 def _over_tasks(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a line for every task: its accuracy after each task from its own on."""
-    matrix, spreads = result["matrix"], result["matrix_std"]
+    matrix = result["matrix"]
     lines = []
     for j, name in enumerate(task_names(result)):
         after = range(j, len(matrix))
-        deviation = [spreads[i][j] or 0.0 for i in after]
-        mean = [matrix[i][j] for i in after]
-        lines.append(
-            {
-                "name": f"task {name}",
-                "x": [i + 1 for i in after],
-                "mean": mean,
-                "low": [max(0.0, m - d) for m, d in zip(mean, deviation)],
-                "high": [min(1.0, m + d) for m, d in zip(mean, deviation)],
-                "dashed": False,
-            }
-        )
-    several = len(result["seed_numbers"]) > 1
-    areas = " Areas: one standard deviation over the seeds." if several else ""
+        means = [matrix[i][j] for i in after]
+        # the hues repeat
+        dashed = j // len(HUES) % 2 == 1
+        lines.append(line(f"task {name}", [i + 1 for i in after], means, dashed=dashed))
     return lines_figure(
         "Accuracy on every task while later tasks are trained",
-        f"A line falls where a task is forgotten.{areas}",
+        "A line falls where a task is forgotten.",
         lines,
         x={"title": "trained tasks", "scale": "linear"},
         y={"title": "accuracy", "scale": "share"},

@@ -19,6 +19,7 @@ from plusx.report.page import Cell, Column, Table
 from plusx.report.text_table import rows_table
 
 
+FEWEST = 10  # finished trials for importances
 _MOST_KEYS = 8  # whose slices are drawn
 _MOST_ROWS = 5  # of the text, besides the default
 
@@ -35,6 +36,7 @@ def tune_page(result: Mapping[str, Any], recipe: str) -> str:
             "finding": finding + ("." if more else ""),
             "more": more,
             "finished": finished,
+            "fewest": FEWEST,
             "failed": len(failed),
             "title": METRICS[result["metric"]].title,
             "charts": charts([_history(result), *_importance(result), *_slices(result)]),

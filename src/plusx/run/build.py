@@ -35,7 +35,9 @@ from plusx.run.datasets import open_split as open_whole_split
 from plusx.run.selfsupervised import with_views
 from plusx.run.task_factory import TASKS
 from plusx.weights.convert import validation_warning
-from plusx.weights.fetch import find_weights, load_into, model_of_file
+from plusx.weights.fetch import NAME, find_weights, load_into, model_of_file
+from plusx.weights.files import Weights
+from plusx.weights.published import published_names
 from plusx.zoo import External, find
 
 
@@ -183,12 +185,25 @@ def make_net(recipe: Recipe) -> tuple[Backbone, dict[str, Any] | None]:
     source = initial_weights(recipe)
     if not source:
         return net, None
-    weights = find_weights(recipe.net_name, weights_at(source))
+    weights = _open_weights(recipe.net_name, source)
     load_into(net, recipe.net_name, weights, new_head=True)
     warning = validation_warning(weights.source, recipe.data.kind)
     if warning and recipe.data.validation != 0:
         warnings.warn(f"[net] weights: {warning}", stacklevel=2)
     return net, weights.preprocessing
+
+
+def _open_weights(network: str | None, source: str) -> Weights:
+    """Open a recipe's weights. Raises UserError, with the key, if there are none."""
+    at = weights_at(source)
+    if not Path(at).exists() and not NAME.fullmatch(at):
+        names = published_names(network) if network else ()
+        published = f"; published for {network}: {', '.join(names)}" if names else ""
+        raise UserError(
+            f"[net] weights = {json.dumps(source)}: no such file or run{published}; leave it empty "
+            "(net.weights=) to train from scratch"
+        )
+    return find_weights(network, at)
 
 
 def initial_weights(recipe: Recipe) -> str:

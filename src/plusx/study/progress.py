@@ -17,7 +17,7 @@ from rich.text import Text
 from plusx.report.metrics import METRICS
 
 
-EVERY = 5.0  # seconds between two plain lines
+EVERY = 5.0  # seconds at least between two plain lines
 
 
 class LogTail:
@@ -103,6 +103,7 @@ class Progress:
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._started = self._shown = time.monotonic()
         self._first: tuple[float, float] | None = None  # share and time of the first step
+        self._line = ""  # the last plain line, without its times
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -152,8 +153,11 @@ class Progress:
             lines = sorted(map(str, self.running))
             self._live.update(Group(head, *map(Text, lines)), refresh=True)
         elif now - self._shown >= EVERY:
-            self._shown = now
-            self.print(": ".join(filter(None, [clock, "; ".join(map(str, self.running))])))
+            runs = "; ".join(map(str, self.running))
+            line = f"{self.finished} {runs}"
+            if line != self._line:
+                self._shown, self._line = now, line
+                self.print(": ".join(filter(None, [clock, runs])))
 
     def _seconds_left(self, now: float, share: float) -> float | None:
         """Return the estimated seconds left; None before the first step, and while only evaluation

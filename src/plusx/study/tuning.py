@@ -25,7 +25,7 @@ from plusx.errors import UserError, counted, printable
 from plusx.recipe import Recipe, differences, parse_recipe, to_toml
 from plusx.recipe.tuning import Tune
 from plusx.report.metrics import METRICS, PERCENT, better
-from plusx.report.tune import tune_page
+from plusx.report.tune import FEWEST, tune_page
 from plusx.run.distributed import DistributedContext
 from plusx.run.training import make_trainer
 from plusx.statistics import difference, spread
@@ -404,7 +404,7 @@ class Search:
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
         values = [trial.value for trial in self.study.trials if trial.state.name == "COMPLETE"]
-        if len(values) < 4 or len(set(values)) < 2:
+        if len(values) < FEWEST or len(set(values)) < 2:
             return {}
         importances = get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0))
         return {key: float(value) for key, value in importances.items()}
