@@ -18,13 +18,15 @@ from page_reader import Page
 from plusx import cli
 from plusx.continual import metrics
 from plusx.continual.buffer import balanced, reservoir, with_replay
+from plusx.continual.method import Memory
 from plusx.data.concat import concat
 from plusx.data.dataset import Dataset, FileItems, MemoryItems
 from plusx.data.modality import ImageModality
 from plusx.data.readers.open import open_data
 from plusx.errors import UserError
-from plusx.recipe import load_recipe
+from plusx.recipe import load_recipe, to_toml
 from plusx.run import load_run, train
+from plusx.run.continual import read_memory, write_memory
 
 
 MATRIX = [[0.9, 0.1, 0.2], [0.6, 0.8, 0.3], [0.7, 0.5, 0.95]]
@@ -184,6 +186,36 @@ def test_a_stream_that_cannot_be_is_refused_in_one_line(stream_table, message, c
     assert not (tmp_path / "out" / "seed-0").exists()
 
 
+@pytest.mark.parametrize("override", ["stream.task=1", "stream.previous=nosuch"])
+def test_keys_of_a_single_run_are_refused_in_one_line(override, capsys, tmp_path):
+    error = refused(recipe_file(tmp_path), override, "--out", tmp_path / "out", capsys=capsys)
+    key = override.partition("=")[0].removeprefix("stream.")
+    assert f"[stream] {key} is of a single run" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_a_stream_of_another_recipe_is_refused(capsys, tmp_path):
+    path, run = recipe_file(tmp_path), tmp_path / "out" / "seed-1" / "task-1"
+    recipe = load_recipe(str(path), ["seed=1", "stream.task=1"])
+    run.mkdir(parents=True)
+    (run / "recipe.toml").write_text(to_toml(recipe))
+    error = refused(
+        path, "stream.scenario=task", "--seeds", "2", "--out", tmp_path / "out", capsys=capsys
+    )
+    assert 'another recipe (stream.scenario: "class" -> "task")' in error
+    assert not (tmp_path / "out" / "seed-2").exists()
+
+
+def test_a_memory_is_of_the_weights_it_was_written_with(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    write_memory(tmp_path, Memory(((1, 2), ()), {}))
+    assert read_memory(tmp_path).buffer == ((1, 2), ())
+    weights.write_bytes(b"weighty")
+    with pytest.raises(UserError, match=r"model\.safetensors is not what memory\.json describes"):
+        read_memory(tmp_path)
+
+
 def test_methods_that_cannot_be_are_refused_in_one_line(capsys, tmp_path):
     path, out = recipe_file(tmp_path), tmp_path / "out"
     error = refused(path, "method.kind=repaly", "--out", out, capsys=capsys)
@@ -232,7 +264,27 @@ def test_a_stream_is_a_matrix_of_ordinary_runs(capsys, tmp_path):
     assert uses.read_text().count("\n") == 1
     stream(path, "--seeds", "0", "--split", "test", "--out", out, capsys=capsys)
     assert uses.read_text().count("\n") == 1
-    # another method in the same folder
+    # weights that are not those that the next task began with
+    content = model.read_bytes()
+    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    error = refused(path, "--seeds", "0", "--out", out, capsys=capsys)
+    assert f"{model} is not what memory.json describes" in error
+    model.write_bytes(content)
+    # accuracies that are none
+    first_row = "task-1/accuracies-validation.json"
+    for name, value in ((first_row, 1.5), (first_row, True), ("untrained-validation.json", "0.5")):
+        accuracies = out / "seed-0" / name
+        content = accuracies.read_bytes()
+        accuracies.write_text(json.dumps({"accuracies": [0.5, value, 0.5]}))
+        error = refused(path, "--seeds", "0", "--out", out, capsys=capsys)
+        assert f"{accuracies} is not what plusx wrote" in error
+        accuracies.write_bytes(content)
+    # another method in the same folder, also with a seed that is not there yet
+    written_result = (out / "stream.json").read_bytes()
+    for words in (["method.buffer=10", "--seeds", "7"], ["data.per_class=15", "--seeds", "7"]):
+        assert "another recipe" in refused(path, *words, "--out", out, capsys=capsys)
+    assert (out / "stream.json").read_bytes() == written_result
+    assert not (out / "seed-7").exists()
     assert "another recipe" in refused(path, "method.kind=naive", "--out", out, capsys=capsys)
     # a memory that is not what was written
     memory = out / "seed-0" / "task-1" / "memory.safetensors"

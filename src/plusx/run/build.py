@@ -29,7 +29,7 @@ from plusx.nn.whitening import whiten
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.tables import Init
-from plusx.run.continual import stream_sets, stream_split
+from plusx.run.continual import WEIGHTS, stream_sets, stream_split
 from plusx.run.datasets import DATA, open_train_and_validation
 from plusx.run.datasets import open_split as open_whole_split
 from plusx.run.selfsupervised import with_views
@@ -41,7 +41,6 @@ from plusx.weights.published import published_names
 from plusx.zoo import External, find
 
 
-WEIGHTS = "model.safetensors"  # in the folder of a finished run
 WHITENED_IMAGES = 2000  # training images, equally many of each class, for the whitening
 _NO_SPEC = (
     "base",

@@ -21,6 +21,7 @@ from plusx.tasks.task import Task
 
 
 MEMORY, MANIFEST = "memory.safetensors", "memory.json"
+WEIGHTS = "model.safetensors"  # in the folder of a finished run
 
 
 def method_of(recipe: Recipe) -> Method:
@@ -194,26 +195,37 @@ def memory_of(recipe: Recipe) -> Memory:
 
 
 def write_memory(folder: Path, memory: Memory) -> None:
-    """Write a memory into the folder of a run; the manifest is written last."""
+    """Write a memory into the folder of a finished run; the manifest, which is written last, has
+    the digests of the memory and of the weights, with which the next task begins."""
     tensors = dict(memory.tensors)
     for number, indices in enumerate(memory.buffer):
         tensors[f"buffer.{number}"] = torch.tensor(indices, dtype=torch.int64)
     path = folder / MEMORY
     store.save_tensors(path, tensors)
-    digest = hashlib.sha256(store.read_bytes(path)).hexdigest()
-    store.write_json(folder / MANIFEST, {"sha256": digest, "tasks": len(memory.buffer)})
+    manifest = {
+        "sha256": _digest(store.read_bytes(path)),
+        "weights_sha256": _digest(store.read_part(folder / WEIGHTS)),
+        "tasks": len(memory.buffer),
+    }
+    store.write_json(folder / MANIFEST, manifest)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_memory(folder: Path) -> Memory:
-    """Read the memory in a run's folder. Raises UserError if it is not what was written."""
-    path = folder / MEMORY
+    """Read the memory in a run's folder. Raises UserError if it, or the weights of the run, are not
+    what was written."""
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} has no {MANIFEST}: its task of the stream is not finished")
     manifest = store.read_json_part(folder / MANIFEST)
-    content = store.read_bytes(path)
-    digest = hashlib.sha256(content).hexdigest()
-    if not isinstance(manifest, dict) or manifest.get("sha256") != digest:
-        raise UserError(f"{path} is not what {MANIFEST} describes: restore the files of the run")
-    tensors, _ = store.load_tensors(path)
+    for name, key in ((MEMORY, "sha256"), (WEIGHTS, "weights_sha256")):
+        digest = _digest(store.read_part(folder / name))
+        if not isinstance(manifest, dict) or manifest.get(key) != digest:
+            raise UserError(
+                f"{folder / name} is not what {MANIFEST} describes: restore the files of the run"
+            )
+    tensors, _ = store.load_tensors(folder / MEMORY)
     buffer = [tensors.pop(f"buffer.{number}") for number in range(manifest["tasks"])]
     return Memory(tuple(tuple(indices.tolist()) for indices in buffer), tensors)

@@ -38,10 +38,11 @@ from plusx.run.continual import (
     stream_of,
     write_memory,
 )
+from plusx.run.distributed import join_processes
 from plusx.run.environment import environment
-from plusx.run.folder import load_run, now, record_test_use
+from plusx.run.folder import RECIPE, load_run, now, read_recipe, record_test_use
 from plusx.run.task_factory import open_task
-from plusx.run.training import train
+from plusx.run.training import make_trainer, train
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task
 from plusx.train.loop import evaluate as evaluate_task
@@ -67,18 +68,21 @@ def stream(
     seeds: (): those of [stream]
     split: "test" evaluates every run on the test set, once, which is recorded in its folder
     `out` gets stream.json, and a folder for each seed. The same call resumes what is unfinished.
-    Raises UserError if tasks, classes, method and data do not fit, and as `train` does.
+    Raises UserError if tasks, classes, method and data do not fit, if `out` was begun with another
+    recipe or other data, and as `train` does.
     """
     out, table = Path(out), stream_of(recipe)
     if split not in SPLITS:
         raise UserError(f"split {split!r}: a stream is evaluated on {' or '.join(SPLITS)}")
-    if table.task is not None:
-        raise UserError("[stream] task is of a single run: leave it out")
+    if table.task is not None or table.previous:
+        key = "previous" if table.task is None else "task"
+        raise UserError(f"[stream] {key} is of a single run: leave it out")
     seeds = tuple(seeds) or table.seeds
     method = method_of(recipe)
     sets = _Sets(recipe, split)
     method.check(sets.train)
     with store.lock(store.make_folder(out)), _threads(recipe.device.threads):
+        _refuse_other_stream(recipe, out)
         rows = [
             _Seed(replace(recipe, seed=seed), out / f"seed-{seed}", split, progress).run()
             for seed in seeds
@@ -93,6 +97,22 @@ def stream(
         store.write_json(out / JSON, result)
         store.write_text(out / PAGE, stream_page(result))
     return result
+
+
+def _refuse_other_stream(recipe: Recipe, out: Path) -> None:
+    """Raise UserError if the runs in `out`, also those of other seeds, have another recipe or other
+    data. The first run stands for all, since all were compared with it."""
+    for path in sorted(out.glob(f"seed-*/task-1/{RECIPE}"))[:1]:
+        run = path.parent
+        of_run = _of_task(replace(recipe, seed=read_recipe(run).seed), 0, "")
+        with join_processes(recipe.device.kind, recipe.device.timeout) as world:
+            make_trainer(of_run, run, world).refuse_other_data()
+
+
+def _of_task(recipe: Recipe, number: int, previous: str) -> Recipe:
+    """Return the recipe of the run of a task; numbers begin with 0."""
+    table = replace(stream_of(recipe), task=number + 1, previous=previous)
+    return replace(recipe, stream=table)
 
 
 @contextmanager
@@ -127,23 +147,20 @@ class _Seed:
 
     def run(self) -> dict[str, Any]:
         """Train and evaluate every task; return the matrix."""
-        untrained = self._untrained()
         matrix, previous = [], ""
         for number in range(len(self.sets.classes)):
             folder = self.folder / f"task-{number + 1}"
-            recipe = self._recipe(number, previous)
+            recipe = _of_task(self.recipe, number, previous)
             train(recipe, folder, progress=sys.stderr.isatty())
             if not (folder / MANIFEST).is_file():
                 write_memory(folder, self.method.finish(self._trained(recipe, folder, number)))
             matrix.append(self._row(folder, number))
             self._report(number, matrix)
             previous = str(folder)
+        # not before a run is there, with whose recipe a later call is compared
+        untrained = self._untrained()
         run_environment = environment(load_run(previous).task.device)
         return {"matrix": matrix, "untrained": untrained, "environment": run_environment}
-
-    def _recipe(self, number: int, previous: str) -> Recipe:
-        table = replace(stream_of(self.recipe), task=number + 1, previous=previous)
-        return replace(self.recipe, stream=table)
 
     def _position(self, number: int) -> Position:
         table = stream_of(self.recipe)
@@ -201,7 +218,7 @@ class _Seed:
         path = store.make_folder(self.folder) / f"untrained-{self.split}.json"
         if path.is_file():
             return _read_accuracies(path, len(self.sets.classes))
-        recipe = build.resolved(self._recipe(0, ""), self.sets.train[0])
+        recipe = build.resolved(_of_task(self.recipe, 0, ""), self.sets.train[0])
         net, preprocessing = build.make_net(recipe)
         task = self._prepared(open_task(recipe.task, net, self.sets.train[0].classes))
         position = self._position(0)
@@ -242,7 +259,11 @@ class _Seed:
 def _read_accuracies(path: Path, count: int) -> list[float]:
     values = store.read_json(path)
     accuracies = values.get("accuracies") if isinstance(values, dict) else None
-    if not isinstance(accuracies, list) or len(accuracies) != count:
+    if (
+        not isinstance(accuracies, list)
+        or len(accuracies) != count
+        or not all(type(value) in (int, float) and 0 <= value <= 1 for value in accuracies)
+    ):
         raise UserError(f"{path} is not what plusx wrote: delete it, it is computed again")
     return [float(value) for value in accuracies]
 
