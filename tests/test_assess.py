@@ -127,3 +127,20 @@ def test_bad_input_is_one_line(runs, capsys, tmp_path):
     ):
         assert cli.run(["assess", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_refused_before_the_work(runs, capsys, tmp_path):
+    text = small_run.recipe(2, 64, data="validation = 100")
+    other = parse_recipe(text.replace("pad1 crop flip", "").replace("drop.2 ", ""))
+    train(other, tmp_path / "other", progress=False)
+    capsys.readouterr()
+    for words, message in (
+        ([str(runs[1]), str(tmp_path / "other")], "would be assessed on other images"),
+        ([str(runs[1]), "--split", "train"], "allowed are validation and test"),
+        ([str(runs[1]), "--eps", "1/255,2/255"], "a single size"),
+        ([str(runs[1]), "--steps", "0"], "steps = 0"),
+    ):
+        assert cli.run(["assess", *words]) == 2
+        err = capsys.readouterr().err
+        assert message in err, words
+        assert "accuracy and calibration" not in err

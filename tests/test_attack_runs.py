@@ -235,7 +235,7 @@ def test_a_segmenter_gets_rows_of_its_metric_and_checks():
     batch = Batch(MODALITY.normalise(values), targets)
     threat = attacking.Threat(kinds=("fgsm", "pgd"), norm="linf", eps=(0.0, 0.1), steps=5)
     attacked = attacking._Ascended(task.eval(), MODALITY, threat, checked=2)
-    attacked.add(0, batch)
+    list(attacked.add(0, batch))
     rows = {(row["attack"], row["eps"]): row["value"] for row in attacked.rows()}
     assert attacked.metric == "mean_iou"
     assert rows["pgd", 0.0] == rows["fgsm", 0.0] == attacked.clean()["value"]

@@ -390,6 +390,16 @@ ADVERSARIAL = '[adversarial]\nkind = "pgd"\neps = 0.1\nsteps = 1\nevaluate_steps
 
 
 @pytest.mark.slow
+def test_icarl_predicts_a_later_task_by_its_network():
+    task = Classify(nn.Linear(2, 4))
+    means = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    position = replace(POSITION, scenario="task", task=0)
+    memory = Memory(tensors={"means": means})
+    icarl = METHODS["icarl"]()
+    assert isinstance(icarl.predictor(task, memory, position, 0), NearestMean)
+    assert icarl.predictor(task, memory, position, 1) is task
+
+
 @pytest.mark.parametrize("kind", ["ewc", "si", "icarl", "adapters"])
 def test_methods_around_adversarial_training_resumes_to_the_bit(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

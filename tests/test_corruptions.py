@@ -179,6 +179,7 @@ def test_mce_is_the_mean_of_the_ratios_of_errors():
     ("words", "message"),
     [
         (["--kinds", "fogg"], "'fogg'"),
+        (["--kinds", ""], "--kinds ''"),
         (["--severities", "0"], "severity 0"),
         (["--severities", "x"], "--severities x"),
         (["--images", "0"], "images = 0"),

@@ -102,7 +102,9 @@ def wilson(share: Number, count: int) -> Interval:
     middle = share + z**2 / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
     scale = 1 + z**2 / count
-    return _within(((middle - half) / scale, (middle + half) / scale), _SHARE)
+    low, high = (middle - half) / scale, (middle + half) / scale
+    # rounding can leave shares of 0 and 1 out
+    return _within((min(low, share), max(high, share)), _SHARE)
 
 
 def difference(

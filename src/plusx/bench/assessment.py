@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from plusx import store
+from plusx.attack.apgd import Apgd
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.loader import Loader
@@ -23,6 +24,7 @@ from plusx.errors import UserError, printable
 from plusx.memory.count import CountResults, SavedBytes
 from plusx.metrics.calibration import calibration_error, reliability, temperature
 from plusx.report.assessment import assessment_page
+from plusx.report.attack import eps_text
 from plusx.run import build
 from plusx.run.attacking import attack_run
 from plusx.run.corrupting import corrupt_run
@@ -40,6 +42,7 @@ IMAGES = 500  # of the parts that take long: corruptions and the attack
 EPS = 2 / 255
 STEPS = 50  # of the attack
 SAMPLES = 1000  # of the bootstrap
+SPLITS = ("validation", "test")
 CALLS, WARM = 60, 10  # forward passes of one image, and those before that are not counted
 JSON, PAGE = "assess.json", "assess.html"
 
@@ -67,10 +70,11 @@ class Measure:
 MEASURES: tuple[Measure, ...] = (
     Measure("Accuracy", "clean"),
     Measure("Calibration error", "calibration", "error", larger_is_better=False),
-    Measure("Calibration error, scaled by temperature", "calibration", "scaled_error",
+    Measure("Calibration error after temperature scaling", "calibration", "scaled_error",
             larger_is_better=False),
     Measure("Accuracy on corrupted images", "corrupted"),
     Measure("Accuracy on attacked images", "attacked"),
+    Measure("Accuracy on the same images, clean", "attacked", "clean"),
     Measure("Linear probe", "probe", "linear"),
     Measure("Nearest neighbours", "probe", "neighbours"),
     Measure("Time of one image", "latency_ms", "", "ms", 1.0, larger_is_better=False),
@@ -113,6 +117,18 @@ def assess(
         raise UserError(f"{len(runs)} runs: assess takes one, or two side by side")
     for run in runs:
         _refuse_other(run)
+    if split not in SPLITS:
+        raise UserError(f"split = {split!r}: allowed are {' and '.join(SPLITS)}")
+    Apgd(eps=eps, steps=steps)  # raises an error before the work
+    datasets = [evaluated_dataset(run, data, as_split(split), "error") for run in runs]
+    if len({dataset.fingerprint() for dataset in datasets}) > 1:
+        first, second = (printable(run.path) for run in runs)
+        raise UserError(
+            f"{first} and {second} would be assessed on other {datasets[0].inputs}: give the same "
+            "ones to both with --data"
+        )
+    if len(set(datasets[0].labels.tolist())) < 2:
+        raise UserError(f"{datasets[0].name} has a single class: there is nothing to tell apart")
     started = time.monotonic()
     results = [
         _assessed(
@@ -195,11 +211,20 @@ def _assessed(
             "low": 1 - error["high"],
             "high": 1 - error["low"],
             "by_kind": corrupted["by_kind"],
+            "count": corrupted["count"],
         },
-        "attacked": {key: attacked["rows"][0][key] for key in ("value", "low", "high")},
+        "attacked": {
+            "value": attacked["rows"][0]["value"],
+            **_ends(attacked["rows"][0]),
+            "clean": {"value": attacked["clean"]["value"], **_ends(attacked["clean"])},
+            "count": attacked["count"],
+        },
         "probe": {
-            name: {"value": probed[name]["accuracy"], **_ends(probed[name])}
-            for name in ("linear", "neighbours")
+            **{
+                name: {"value": probed[name]["accuracy"], **_ends(probed[name])}
+                for name in ("linear", "neighbours")
+            },
+            "count": probed["count"],
         },
         "latency_ms": _latency(task, batch),
         "memory_bytes": {"value": _memory(task, batch)},
@@ -354,7 +379,7 @@ def finding(result: Mapping[str, Any]) -> str:
             continue
         is_better = (row["difference"] > 0) == measure.larger_is_better
         (better if is_better else worse).append(row["measure"].lower())
-    names = f"{result['run']} against {result['other']['run']}"
+    names = "A against B"
     if not better and not worse:
         return f"{names}: no difference is clear."
     parts = [f"better in {', '.join(better)}" if better else "",
@@ -364,17 +389,18 @@ def finding(result: Mapping[str, Any]) -> str:
 
 def assessment_text(result: Mapping[str, Any]) -> str:
     """Return the table as text."""
-    names = [result["run"], *([result["other"]["run"]] if "other" in result else [])]
+    runs = {"A": result, "B": result["other"]} if "other" in result else {"": result}
     count = f"{result['count']:,} {result['noun']}s"
-    heads = "".join(f"{name[-26:]:>28}" for name in names)
-    lines = [
-        f"{result['data']} {result['split']}, {count}:",
-        f"  {'':44}{heads}{'difference':>28}" if len(names) > 1 else f"  {'':44}{heads}",
+    attacked = f"{result['attacked']['count']:,} of them, eps {eps_text(result['eps'])}"
+    names = [*runs, *(["A - B"] if len(runs) > 1 else [])]
+    lines = [f"{name or 'run'}: {run['run']}" for name, run in runs.items()] + [
+        f"{result['data']} {result['split']}, {count}; corrupted and attacked: {attacked}",
+        f"  {'':46}" + "".join(f"{name:>26}" for name in names),
     ]
     for row in rows(result):
-        values = row["values"] + ([row["difference"]] if len(names) > 1 else [])
+        values = row["values"] + ([row["difference"]] if len(runs) > 1 else [])
         label = f"{row['title']}, {row['unit']}"
-        lines.append(f"  {label:44}" + "".join(f"{_text(value):>28}" for value in values))
+        lines.append(f"  {label:46}" + "".join(f"{_text(value):>26}" for value in values))
     return "\n".join(lines)
 
 

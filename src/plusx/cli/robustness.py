@@ -23,6 +23,7 @@ from plusx.cli.shell import (
     print_line,
     print_warnings,
     run_name,
+    throttled,
 )
 from plusx.errors import UserError
 
@@ -99,7 +100,7 @@ def attack(
         workers=workers,
         device=device,
         command=command(),
-        progress=print_line,
+        progress=throttled(print_line),
     )
     print_warnings(result)
     if as_json:
@@ -128,7 +129,7 @@ def corrupt(
     ] = None,
     severities: Annotated[str, about("From 1 to 5, with commas.")] = "1,2,3,4,5",
     baseline: Annotated[
-        Path | None, about("A run or a file, whose errors divide those of TRAINED in the mCE.")
+        Path | None, about("A run or a file, whose errors divide those of RUN in the mCE.")
     ] = None,
     images: Annotated[int, about("Images at most.")] = 500,
     seed: Annotated[int, about("Seed of the corruptions.")] = 0,
@@ -150,7 +151,7 @@ def corrupt(
         baseline=None if baseline is None else open_trained(str(baseline), None),
         data=data,
         split=split,
-        kinds=[] if kinds is None else [kind.strip() for kind in kinds.split(",")],
+        kinds=[] if kinds is None else _kinds(kinds),
         severities=_severities(severities),
         images=images,
         seed=seed,
@@ -160,7 +161,7 @@ def corrupt(
         workers=workers,
         device=device,
         command=command(),
-        progress=print_line,
+        progress=throttled(print_line),
     )
     print_warnings(result)
     if as_json:
@@ -204,8 +205,11 @@ def assess(
     from plusx.bench.assessment import assess as assess_runs
     from plusx.bench.assessment import assessment_text
 
-    (radius,) = _sizes(eps)[:1]
-    folder = out or Path("runs") / f"assess-{run_name(Path(trained).resolve().name, ())}"
+    radius, *others = _sizes(eps)
+    if others:
+        raise UserError(f"--eps {eps}: assess takes a single size")
+    names = [Path(name).resolve().name for name in (trained, other) if name is not None]
+    folder = out or Path("runs") / f"assess-{run_name('-'.join(names), ())}"
     result = assess_runs(
         [open_trained(name, None) for name in (trained, other) if name is not None],
         data=data,
@@ -217,13 +221,21 @@ def assess(
         device=device,
         out=folder,
         command=command(),
-        progress=print_line,
+        progress=throttled(print_line),
     )
     print_warnings(result)
     if as_json:
         print_json({"out": str(folder), **result})
         return
     print(f"{assessment_text(result)}\n\n{folder / 'assess.html'}")
+
+
+def _kinds(text: str) -> list[str]:
+    """Return the names of --kinds."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UserError(f"--kinds {text!r}: names of corruptions, with commas")
+    return names
 
 
 def _severities(text: str) -> list[int]:

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -200,6 +201,19 @@ def terminal_width() -> int | None:
 
 def print_line(line: str) -> None:
     print(f"plusx: {printable(line)}", file=sys.stderr, flush=True)
+
+
+def throttled(show: Callable[[str], None], seconds: float = 5) -> Callable[[str], None]:
+    """Return a function that shows a line at most once in this number of seconds."""
+    last = time.monotonic()
+
+    def progress(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            show(line)
+
+    return progress
 
 
 @contextmanager

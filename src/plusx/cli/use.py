@@ -1,7 +1,6 @@
 """Commands for trained networks: evaluate, predict, explain, export, probe and galleries."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +31,7 @@ from plusx.cli.shell import (
     print_line,
     print_warnings,
     run_name,
+    throttled,
 )
 from plusx.errors import UserError, counted, shortened
 
@@ -280,7 +280,7 @@ def explain(
         seed=seed,
         device=device,
         command=command(),
-        progress=_throttled(print_line),
+        progress=throttled(print_line),
     )
     print_warnings(result)
     if as_json:
@@ -289,19 +289,6 @@ def explain(
     from plusx.explain.faithfulness import explanation_text
 
     print(f"{explanation_text(result)}\n\n{folder / 'explain.html'}")
-
-
-def _throttled(show: Callable[[str], None], seconds: float = 5) -> Callable[[str], None]:
-    """Return a function that shows a line at most once in this number of seconds."""
-    last = time.monotonic()
-
-    def progress(line: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            show(line)
-
-    return progress
 
 
 @app.command(
@@ -336,7 +323,7 @@ def export(
         int8=int8,
         data=data,
         on_unreadable=on_unreadable,
-        progress=_throttled(print_line),
+        progress=throttled(print_line),
     )
     print_warnings(result)
     if as_json:

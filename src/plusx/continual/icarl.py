@@ -120,6 +120,8 @@ class Icarl(Method):
         if position.scenario == "task":
             others = [c for c in range(len(means)) if c not in position.classes[number]]
             means[others] = 0
+        if not means.any():  # of a later task: there are no exemplars yet
+            return task
         return NearestMean(task, means)
 
 

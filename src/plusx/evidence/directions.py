@@ -68,6 +68,8 @@ def tuned(claim: Claim, options: Options) -> Outcome:
     work = _work(options, "digits-tune")
     result = search(recipe, work, name="digits-tune")
     confirmed = result["confirmation"]
+    if confirmed["failed"]:
+        raise RuntimeError(f"{claim.id}: {'; '.join(confirmed['failed'])}")
     pairs = list(zip(confirmed["best"]["seeds"], confirmed["default"]["seeds"], strict=True))
     return Outcome(
         values=tuple(best - default for best, default in pairs),

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plusx.report import page
+from plusx.report.attack import eps_text
 from plusx.report.charts import charts
-from plusx.report.figures import line, lines_figure
+from plusx.report.figures import dots_figure, line, lines_figure
 from plusx.report.page import Cell, Column, Table
+from plusx.statistics import wilson
 
 
 def assessment_page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -14,7 +16,7 @@ def assessment_page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 
     rows: title, unit, values and difference in that unit, each with value, low and high or None
     """
-    runs = [result, result["other"]] if "other" in result else [result]
+    runs = {"A": result, "B": result["other"]} if "other" in result else {"network": result}
     return page.render(
         "assessment.html",
         {
@@ -22,6 +24,8 @@ def assessment_page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
             "finding": result["finding"],
             "more": "",
             "pictures": False,
+            "eps": eps_text(result["eps"]),
+            "runs": [(name, run["run"]) for name, run in runs.items()],
             "charts": charts([_reliability(runs), _corrupted(runs)]),
             "table": _table(runs, rows),
             "environment": page.environment_facts(result["machine"]),
@@ -30,10 +34,10 @@ def assessment_page(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     )
 
 
-def _table(runs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Table:
-    columns = [Column("Measure", number=False), *(Column(run["run"]) for run in runs)]
+def _table(runs: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns = [Column("Measure", number=False), *(Column(name) for name in runs)]
     if len(runs) > 1:
-        columns.append(Column("Difference"))
+        columns.append(Column("A - B"))
     cells = []
     for row in rows:
         values = [*row["values"], *([row["difference"]] if len(runs) > 1 else [])]
@@ -49,40 +53,45 @@ def _cell(value: Mapping[str, float] | None) -> Cell:
     return Cell(f"{value['value']:.3g}", value["value"], note=note)
 
 
-def _reliability(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _reliability(runs: Mapping[str, Any]) -> dict[str, Any]:
     lines = []
-    for run in runs:
+    for name, run in runs.items():
         bins = run["calibration"]["bins"]
-        confidences = [row["confidence"] for row in bins]
-        lines.append(line(run["run"], confidences, [row["accuracy"] for row in bins]))
+        ends = [wilson(row["accuracy"], row["count"]) for row in bins]
+        lines.append(
+            line(
+                name,
+                [row["confidence"] for row in bins],
+                [row["accuracy"] for row in bins],
+                low=[end.low for end in ends],
+                high=[end.high for end in ends],
+            )
+        )
     lines.append(line("calibrated", [0.0, 1.0], [0.0, 1.0], dashed=True))
     return lines_figure(
         "Accuracy by confidence",
-        "Predictions in bins of equal width, of which those without predictions are left out. "
-        "Below the dashed line, the network is too confident.",
+        "Predictions in bins of equal width, of which those without predictions are left out; "
+        "areas are intervals of 95 %. Below the dashed line, the network is too confident.",
         lines,
         x={"title": "confidence", "scale": "linear"},
         y={"title": "accuracy", "scale": "share"},
     )
 
 
-def _corrupted(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    kinds = [row["corruption"] for row in runs[0]["corrupted"]["by_kind"]]
-    lines = [
-        line(
-            run["run"],
-            list(range(1, len(kinds) + 1)),
-            [row["value"] for row in run["corrupted"]["by_kind"]],
-            low=[row["low"] for row in run["corrupted"]["by_kind"]],
-            high=[row["high"] for row in run["corrupted"]["by_kind"]],
-        )
-        for run in runs
-    ]
-    names = ", ".join(f"{number} {kind}" for number, kind in enumerate(kinds, 1))
-    return lines_figure(
+def _corrupted(runs: Mapping[str, Any]) -> dict[str, Any]:
+    spreads = {}
+    for index, row in enumerate(next(iter(runs.values()))["corrupted"]["by_kind"]):
+        for name, run in runs.items():
+            measured = run["corrupted"]["by_kind"][index]
+            label = row["corruption"].replace("-", " ")
+            spreads[f"{label}, {name}" if len(runs) > 1 else label] = {
+                "seeds": [measured["value"]],
+                "mean": measured["value"],
+                "interval": [measured["low"], measured["high"]],
+            }
+    return dots_figure(
         "Accuracy by corruption",
-        f"The mean over five severities: {names.replace('-', ' ')}.",
-        lines,
-        x={"title": "corruption", "scale": "linear"},
-        y={"title": "accuracy", "scale": "share"},
+        "The mean over five severities, with intervals of 95 % over images.",
+        {"title": "accuracy", "scale": "share"},
+        spreads,
     )

@@ -11,6 +11,15 @@ from plusx.report.page import Cell, Column, Table
 
 
 MOST = 24  # examples on the page
+MEANINGS = {
+    "zero_eps_is_clean": "at eps 0 no prediction changes",
+    "pgd_not_weaker_than_fgsm": "the accuracy under PGD is not higher than under FGSM",
+    "unbounded_reaches_zero": "PGD that may change pixels to any value reaches an accuracy of 0",
+    "white_box_not_weaker_than_transfer": "perturbations found on a linear model of the network's "
+    "predictions are not stronger",
+    "more_steps_not_weaker": "twice the steps are not weaker",
+    "no_gradient_masking": "nothing shows that the network hides its gradients",
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> Table:
                Column("Measured", number=False)]  # fmt: skip
     rows = [
         [
-            Cell(check["name"].replace("_", " ")),
+            Cell(MEANINGS[check["name"]], note=check["name"]),
             Cell("passed" if check["passed"] else "not passed"),
             Cell(check["detail"]),
         ]

@@ -12,7 +12,7 @@ from plusx.report.page import Cell, Column, Table
 
 @dataclass(frozen=True)
 class Shown:
-    """The first input with a corruption, as a PNG."""
+    """The first input with a corruption, or without ("", 0), as a PNG."""
 
     corruption: str
     severity: int

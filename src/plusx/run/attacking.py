@@ -109,10 +109,12 @@ def attack_run(
     """
     if images < 1 or checked < 0:
         raise UserError(f"images = {images}, checked = {checked}: at least 1 and 0")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"seed = {seed}: from 0 to {2**31 - 1}")
     threat = Threat(
         kinds=_kinds(run, kinds),
         norm=norm,
-        eps=tuple(eps) or EPS.get(norm, (0.0,)),
+        eps=tuple(dict.fromkeys(eps)) or EPS.get(norm, (0.0,)),
         steps=steps,
         restarts=restarts,
         seed=seed,
@@ -134,9 +136,14 @@ def attack_run(
     with loader, evaluating(task):
         attacked = evaluation(task, dataset.modality, threat, checked)
         for number, batch in enumerate(loader.epoch(0)):
-            attacked.add(number, batch)
-            progress(f"{attacked.count} of {len(dataset)} {dataset.modality.inputs} attacked")
+            for kind, radius in attacked.add(number, batch):
+                progress(
+                    f"{kind}, eps {eps_text(radius)}: {attacked.count:,} of {len(dataset):,} "
+                    f"{dataset.modality.inputs}"
+                )
         rows = attacked.rows()
+        if checked:
+            progress("checks")
         checks = attacked.checks() if checked else []
     result: dict[str, Any] = {
         "kind": "attack",
@@ -184,7 +191,7 @@ def finding(result: dict[str, Any]) -> str:
     doubt = f"; not passed: {', '.join(failed)}" if failed else ""
     metric = result["metric"].replace("_", " ")
     return (
-        f"The {metric} falls from {_percent(result['clean']['value'])} to "
+        f"The {metric} goes from {_percent(result['clean']['value'])} to "
         f"{_percent(last['value'])} under {name}, {last['norm']} {eps_text(last['eps'])}{doubt}."
     )
 
@@ -274,8 +281,8 @@ class _Classified:
         logits: Tensor = self.task.net(self.modality.from_pixels(pixels))
         return logits.float()
 
-    def add(self, number: int, batch: Batch) -> None:
-        """Attack a batch."""
+    def add(self, number: int, batch: Batch) -> Iterator[tuple[str, float]]:
+        """Attack a batch; yield the kind and eps of each attack that is done."""
         batch = batch.to(self.task.device)
         labels = batch.known_targets
         with torch.no_grad():
@@ -297,6 +304,7 @@ class _Classified:
             correct.append(is_correct.cpu())
             if eps == max(self.threat.eps) and kind == self.threat.kinds[-1]:
                 self._collect(pixels, perturbed, labels, predicted, after)
+            yield kind, eps
 
     def _collect(
         self, pixels: Tensor, perturbed: Tensor, labels: Tensor, before: Tensor, after: Tensor
@@ -375,9 +383,10 @@ class _Ascended:
         self.losses: dict[str, float] = {}
         self.changed = 0
 
-    def add(self, number: int, batch: Batch) -> None:
-        """Attack a batch."""
+    def add(self, number: int, batch: Batch) -> Iterator[tuple[str, float]]:
+        """Attack a batch; yield the kind and eps of each attack that is done."""
         batch = batch.to(self.task.device)
+        self.count += len(batch)
         for meter in self.clean_meters:
             meter.update(self._predict(batch), batch)
         for (kind, eps), meters in self.meters.items():
@@ -385,9 +394,9 @@ class _Ascended:
             prediction = self._predict(perturbed)
             for meter in meters:
                 meter.update(prediction, batch)
-        if self.count < self.checked:
+            yield kind, eps
+        if self.count - len(batch) < self.checked:
             self._check(batch, number)
-        self.count += len(batch)
 
     def _predict(self, batch: Batch) -> Any:
         with torch.no_grad():

@@ -78,6 +78,8 @@ def corrupt_run(
             check_corruption(kind, severity)
     if images < 1 or not severities:
         raise UserError(f"images = {images}: at least 1, with at least one severity")
+    if seed < 0:
+        raise UserError(f"seed = {seed}: at least 0")
     started = time.monotonic()
     plan = _Plan(kinds, tuple(severities), seed, batch_size, workers, device, progress)
     dataset = at_most(evaluated_dataset(run, data, as_split(split), on_unreadable), images)
@@ -116,8 +118,11 @@ def corrupt_run(
         result["baseline"] |= _summary(kinds, other.correct)
         result |= _relative(measured.correct, other.correct, seed)
     result["finding"] = finding(result)
-    if dataset.warnings:
-        result["warnings"] = list(dataset.warnings)
+    messages = list(dataset.warnings)
+    if result.get("mce", {}) is None:
+        messages.append("the baseline has no error with some corruption: there is no mCE")
+    if messages:
+        result["warnings"] = messages
     home = home_of(run)
     if home is not None and dataset.split == "test":
         use = {"data": dataset.name, "count": len(dataset), "by": "corrupt"}
@@ -186,14 +191,20 @@ def _measured(plan: _Plan, run: Run, dataset: Dataset) -> _Measured:
         for given in loader.epoch(0):
             batch = given.to(task.device)
             clean.add(batch, batch)
+            if not count:
+                pixels = modality.to_pixels(batch.inputs[:1]).cpu()[0]
+                shown.append(Shown("", 0, pixels_png(pixels)))
             for (kind, severity), cell in cells.items():
                 corrupted = corrupted_batch(batch, modality, kind, severity, plan.seed, count)
                 cell.add(corrupted, batch)
                 if not count and severity == _shown_severity(plan):
                     pixels = modality.to_pixels(corrupted.inputs[:1]).cpu()[0]
                     shown.append(Shown(kind, severity, pixels_png(pixels)))
+                plan.progress(
+                    f"{kind}, severity {severity}: {count + len(batch):,} of {len(dataset):,} "
+                    f"{dataset.inputs}"
+                )
             count += len(batch)
-            plan.progress(f"{count} of {len(dataset)} {dataset.inputs} corrupted")
     correct = None
     if classifies:
         flat = np.stack([np.concatenate(cell.correct) for cell in cells.values()])
@@ -317,16 +328,28 @@ def finding(result: dict[str, Any]) -> str:
     if "mean_error" not in result:
         values = [row["value"] for row in result["rows"] if row["value"] is not None]
         mean = _percent(sum(values) / len(values) if values else None)
-        return f"The {metric} falls from {clean} to {mean} over all corruptions."
+        return f"The {metric} goes from {clean} to {mean} over {_selection(result)}."
     worst = min(result["by_kind"], key=lambda row: row["value"])
     text = (
-        f"The {metric} falls from {clean} to {_percent(1 - result['mean_error']['value'])} over "
-        f"all corruptions; {CORRUPTIONS[worst['corruption']].title} is the worst, "
+        f"The {metric} goes from {clean} to {_percent(1 - result['mean_error']['value'])} over "
+        f"{_selection(result)}; {CORRUPTIONS[worst['corruption']].title} is the worst, "
         f"{_percent(worst['value'])}"
     )
     if result.get("mce"):
         text += f"; mCE {_percent(result['mce']['value'])} of {result['baseline']['run']}"
     return f"{text}."
+
+
+def _selection(result: dict[str, Any]) -> str:
+    """Return which kinds and severities were evaluated, in words."""
+    kinds = list(dict.fromkeys(row["corruption"] for row in result["rows"]))
+    severities = result["severities"]
+    if len(kinds) == len(CORRUPTIONS) and tuple(severities) == SEVERITIES:
+        return "all corruptions"
+    titles = [CORRUPTIONS[kind].title for kind in kinds]
+    names = f"{len(kinds)} of {len(CORRUPTIONS)} kinds" if len(kinds) > 3 else ", ".join(titles)
+    noun = "severity" if len(severities) == 1 else "severities"
+    return f"{names} at {noun} {', '.join(map(str, severities))}"
 
 
 def corruption_text(result: dict[str, Any]) -> str:

@@ -170,6 +170,12 @@ def evaluated_dataset(
         dataset = _with_warning(dataset, text)
     if not run.finished:
         dataset = _with_warning(dataset, f"{run.path}: {UNFINISHED}")
+    if recipe is not None and recipe.stream is not None and recipe.stream.scenario == "task":
+        text = (
+            'a run of a stream with scenario = "task": here the classes of all tasks compete; '
+            "stream.json has its accuracies among the classes of each task"
+        )
+        dataset = _with_warning(dataset, text)
     if run.assumed and dataset.in_memory:
         return dataset  # with the usual preprocessing of the named set
     return dataset.with_modality(run.preprocessing)
