@@ -16,7 +16,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from plusx import store
-from plusx.attack.apgd import Apgd
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.loader import Loader
@@ -26,7 +25,7 @@ from plusx.metrics.calibration import calibration_error, reliability, temperatur
 from plusx.report.assessment import assessment_page
 from plusx.report.attack import eps_text
 from plusx.run import build
-from plusx.run.attacking import attack_run
+from plusx.run.attacking import Threat, attack_run
 from plusx.run.corrupting import corrupt_run
 from plusx.run.environment import environment
 from plusx.run.evaluation import evaluated_dataset, home_of
@@ -40,7 +39,7 @@ from plusx.train.loop import evaluating
 
 IMAGES = 500  # of the parts that take long: corruptions and the attack
 EPS = 2 / 255
-STEPS = 50  # of the attack
+ATTACK, STEPS = "apgd-ce", 50
 SAMPLES = 1000  # of the bootstrap
 SPLITS = ("validation", "test")
 CALLS, WARM = 60, 10  # forward passes of one image, and those before that are not counted
@@ -119,7 +118,8 @@ def assess(
         _refuse_other(run)
     if split not in SPLITS:
         raise UserError(f"split = {split!r}: allowed are {' and '.join(SPLITS)}")
-    Apgd(eps=eps, steps=steps)  # raises an error before the work
+    threat = Threat(kinds=(ATTACK,), norm="linf", eps=(eps,), steps=steps)
+    threat.attack(ATTACK, eps)  # raises an error before the work
     datasets = [evaluated_dataset(run, data, as_split(split), "error") for run in runs]
     if len({dataset.fingerprint() for dataset in datasets}) > 1:
         first, second = (printable(run.path) for run in runs)
@@ -188,7 +188,7 @@ def _assessed(
     given: dict[str, Any] = {"data": data, "split": split, "images": images, "seed": seed}
     given |= {"device": device, "progress": lambda line: progress(f"{name}: {line}")}
     corrupted = corrupt_run(run, **given)
-    attacked = attack_run(run, kinds=["apgd-ce"], eps=[eps], steps=steps, checked=0, **given)
+    attacked = attack_run(run, kinds=[ATTACK], eps=[eps], steps=steps, checked=0, **given)
     progress(f"{name}: probe, time and memory")
     probed = probe(run, data=data, split="test" if split == "test" else "validation", device=device)
     home = home_of(run)
