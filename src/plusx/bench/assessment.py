@@ -128,7 +128,7 @@ def assess(
             "ones to both with --data"
         )
     if len(set(datasets[0].labels.tolist())) < 2:
-        raise UserError(f"{datasets[0].name} has a single class: there is nothing to tell apart")
+        raise UserError(f"{datasets[0].name} has a single class; at least two are needed")
     started = time.monotonic()
     results = [
         _assessed(
