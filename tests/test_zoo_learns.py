@@ -55,6 +55,16 @@ SETTINGS: dict[str, LayerContext] = {
     **dict.fromkeys(("resnet5_text", "plain5_text"), LayerContext(0.03, adam=True)),
     **dict.fromkeys(("convnext_tiny", "vit_base_patch16_gap"), LayerContext(1e-3, adam=True)),
     # no norm tells averages of noise apart
+    **{
+        f"{kind}_resnet{depth}": LayerContext(3e-3, adam=True, digits=True)
+        for kind in ("rezero", "skipinit")
+        for depth in (20, 56, 110)
+    },
+    # its head and branches begin at 0; results/norm-free.json has the training at full depth
+    **{
+        f"fixup_resnet{depth}": LayerContext(5e-3, adam=True, digits=True, depth=1)
+        for depth in (20, 56, 110)
+    },
     "highway19": LayerContext(1e-3, adam=True, width=128, depth=2, digits=True),
 }
 QUICK = ("resnet18", "resnet20", "preact_resnet20", "vit_base_patch16_gap")

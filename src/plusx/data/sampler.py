@@ -64,7 +64,7 @@ def epoch_order(
     samples_per_class: int = 4,
     patches: int = 1,
     lengths: Int64[np.ndarray, "n"] | None = None,
-) -> Int64[np.ndarray, "n ..."]:
+) -> Int64[np.ndarray, "..."]:
     """The sample numbers of one epoch, in order (`patches` * n of them); with "views" (n, 2), a row
     for the copies of a sample.
 
