@@ -395,7 +395,7 @@ def test_icarl_predicts_a_later_task_by_its_network():
     means = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
     position = replace(POSITION, scenario="task", task=0)
     memory = Memory(tensors={"means": means})
-    icarl = METHODS["icarl"]()
+    icarl = METHODS["icarl"](buffer=4)
     assert isinstance(icarl.predictor(task, memory, position, 0), NearestMean)
     assert icarl.predictor(task, memory, position, 1) is task
 
