@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,18 @@ def test_mce_of_a_run_against_itself_is_one(run, capsys, tmp_path):
     )  # fmt: skip
     assert result["mce"]["value"] == pytest.approx(1)
     assert result["mce"]["low"] == pytest.approx(1)
+
+
+def test_a_look_at_the_test_set_is_recorded_for_both_runs(run, capsys, tmp_path):
+    shutil.copytree(run, tmp_path / "other")
+    words = ("--kinds", "contrast", "--severities", "1", "--images", 10, "--split", "test")
+    result = call(
+        run, "--baseline", tmp_path / "other", *words, "--out", tmp_path / "out", capsys=capsys
+    )
+    assert result["test_uses"] == 1
+    for folder in (run, tmp_path / "other"):
+        (line,) = (folder / "test_uses.jsonl").read_text().splitlines()
+        assert json.loads(line)["by"] == "corrupt"
 
 
 def test_mce_is_the_mean_of_the_ratios_of_errors():

@@ -27,7 +27,7 @@ from plusx.run.environment import environment
 from plusx.run.evaluation import OnUnreadable, evaluated_dataset, home_of
 from plusx.run.folder import Run, record_test_use
 from plusx.statistics import LEVEL, mean_interval, wilson
-from plusx.tasks.prepare import prepare
+from plusx.tasks.prepare import find_device, prepare
 from plusx.tasks.task import Task, compute
 from plusx.train.loop import evaluating
 
@@ -123,12 +123,14 @@ def corrupt_run(
         messages.append("the baseline has no error with some corruption: there is no mCE")
     if messages:
         result["warnings"] = messages
-    home = home_of(run)
-    if home is not None and dataset.split == "test":
+    if dataset.split == "test":
         use = {"data": dataset.name, "count": len(dataset), "by": "corrupt"}
-        result["test_uses"] = record_test_use(home, use)
+        homes = [home_of(used) for used in (baseline, run) if used is not None]
+        uses = [record_test_use(home, use) for home in homes if home is not None]
+        if homes[-1] is not None:
+            result["test_uses"] = uses[-1]
     result |= {
-        "machine": environment(prepare(run.task, device=device, precision="float32").device),
+        "machine": environment(find_device(device)),
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": time.monotonic() - started,
