@@ -257,7 +257,7 @@ def test_the_numbers_of_a_figure_are_beneath_it() -> None:
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({**several([]), "kind": "pie"}, "lines, dots, bars, map, not 'pie'"),
+        ({**several([]), "kind": "pie"}, "lines, dots, points, bars, map, not 'pie'"),
         (several([], y="cubic"), "linear, log, share, not 'cubic'"),
         (several([{**line("a", [1, 2], [1, 2]), "low": [1]}]), "2 positions and 1 values"),
         ({**grid([[1, 2]]), "ys": [1, 2, 3]}, "3 ys and 1 rows"),

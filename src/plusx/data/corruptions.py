@@ -277,7 +277,7 @@ def _jpeg(image: Pixels, quality: int, rng: np.random.Generator) -> Pixels:
 def _as_jpeg(values: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(values).save(file, "JPEG", quality=quality)
-    return np.atleast_3d(np.asarray(Image.open(file)))
+    return np.atleast_3d(np.asarray(Image.open(file, formats=("JPEG",))))
 
 
 CORRUPTIONS: dict[str, Corruption] = {
