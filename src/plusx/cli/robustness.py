@@ -8,9 +8,11 @@ from cyclopts import Parameter
 from plusx.cli.shell import (
     USE,
     BatchSize,
+    DataOption,
     Device,
     Json,
     OnUnreadable,
+    Split,
     Trained,
     WeightsOption,
     Workers,
@@ -40,10 +42,8 @@ def attack(
     /,
     *,
     weights: WeightsOption = None,
-    data: Annotated[str | None, about("The data (default: that of the run).")] = None,
-    split: Annotated[str, about("validation, test, train or all; test is recorded.")] = (
-        "validation"
-    ),
+    data: DataOption = None,
+    split: Split = "validation",
     attack: Annotated[
         str | None,
         about(
@@ -120,10 +120,8 @@ def corrupt(
     /,
     *,
     weights: WeightsOption = None,
-    data: Annotated[str | None, about("The data (default: that of the run).")] = None,
-    split: Annotated[str, about("validation, test, train or all; test is recorded.")] = (
-        "validation"
-    ),
+    data: DataOption = None,
+    split: Split = "validation",
     kinds: Annotated[
         str | None, about("Kinds of corruption, with commas. Default: all 15.")
     ] = None,
@@ -183,7 +181,7 @@ def assess(
     ] = None,
     /,
     *,
-    data: Annotated[str | None, about("The data (default: that of the run).")] = None,
+    data: DataOption = None,
     split: Annotated[str, about("validation or test; test is recorded.")] = "validation",
     images: Annotated[int, about("Images at most, for corruptions and the attack.")] = 500,
     eps: Annotated[

@@ -9,12 +9,14 @@ from cyclopts import Parameter
 from plusx.cli.shell import (
     USE,
     BatchSize,
+    DataOption,
     Device,
     Differentiable,
     GrammarOption,
     InputPaths,
     Json,
     OnUnreadable,
+    Split,
     ThresholdOption,
     Trained,
     TtaOption,
@@ -51,9 +53,7 @@ def evaluate(
     data: Annotated[
         str | None, about("digits, fashion-mnist, cifar10, cifar100, a folder or a CSV.")
     ] = None,
-    split: Annotated[str, about("validation, test, train or all; test is recorded.")] = (
-        "validation"
-    ),
+    split: Split = "validation",
     tta: TtaOption = None,
     grammar: GrammarOption = None,
     threshold: ThresholdOption = None,
@@ -376,7 +376,7 @@ def probe(
     /,
     *,
     weights: WeightsOption = None,
-    data: Annotated[str | None, about("The data (default: that of the run).")] = None,
+    data: DataOption = None,
     split: Annotated[str, about("validation or test; test is recorded.")] = "validation",
     neighbours: Annotated[int, about("Number of nearest neighbours (k).")] = 20,
     images: Annotated[int, about("Training samples at most.")] = 10_000,

@@ -80,58 +80,23 @@ def _lr_scales(layer_decay: float, net: nn.Module) -> Mapping[Tensor, float] | N
     return {parameter: by_name[name] for name, parameter in net.named_parameters()}
 
 
-def _sgd(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
-    table: Any = recipe.optim
-    return make_optimizer(
-        task,
-        "sgd",
-        lr=table.lr,
-        momentum=table.momentum,
-        nesterov=table.nesterov,
-        weight_decay=table.weight_decay,
-        decay_norms=table.decay_norms,
-        lr_scales=_lr_scales(table.layer_decay, task.net),
-    )
+def _by_table(*fields: str) -> Callable[[Recipe, Task], torch.optim.Optimizer]:
+    """Return what makes the optimizer of a recipe's table, which has these fields beside the common
+    ones."""
 
+    def make(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
+        table: Any = recipe.optim
+        return make_optimizer(
+            task,
+            table.kind,
+            lr=table.lr,
+            weight_decay=table.weight_decay,
+            decay_norms=table.decay_norms,
+            lr_scales=_lr_scales(table.layer_decay, task.net),
+            **{name: getattr(table, name) for name in fields},
+        )
 
-def _adamw(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
-    table: Any = recipe.optim
-    return make_optimizer(
-        task,
-        "adamw",
-        lr=table.lr,
-        weight_decay=table.weight_decay,
-        decay_norms=table.decay_norms,
-        betas=table.betas,
-        lr_scales=_lr_scales(table.layer_decay, task.net),
-    )
-
-
-def _lars(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
-    table: Any = recipe.optim
-    return make_optimizer(
-        task,
-        "lars",
-        lr=table.lr,
-        momentum=table.momentum,
-        weight_decay=table.weight_decay,
-        decay_norms=table.decay_norms,
-        trust=table.trust,
-        lr_scales=_lr_scales(table.layer_decay, task.net),
-    )
-
-
-def _lamb(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
-    table: Any = recipe.optim
-    return make_optimizer(
-        task,
-        "lamb",
-        lr=table.lr,
-        weight_decay=table.weight_decay,
-        decay_norms=table.decay_norms,
-        betas=table.betas,
-        lr_scales=_lr_scales(table.layer_decay, task.net),
-    )
+    return make
 
 
 def _muon(recipe: Recipe, task: Task) -> torch.optim.Optimizer:
@@ -162,10 +127,10 @@ def _cosine(table: Any, lr: float, warmup: int, total: int) -> Schedule:
 
 
 OPTIMIZERS: dict[str, Callable[[Recipe, Task], torch.optim.Optimizer]] = {
-    "sgd": _sgd,
-    "adamw": _adamw,
-    "lars": _lars,
-    "lamb": _lamb,
+    "sgd": _by_table("momentum", "nesterov"),
+    "adamw": _by_table("betas"),
+    "lars": _by_table("momentum", "trust"),
+    "lamb": _by_table("betas"),
     "muon": _muon,
 }
 # schedules that can begin with a warm-up
