@@ -1,9 +1,8 @@
 """Claims about what residual networks cannot do by themselves: they forget, are fooled, need labels
 and tuning. Each is measured with a recipe on scikit-learn's digits, on validation images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from plusx import run
 from plusx.evidence.claim import SEEDS, Claim
@@ -68,6 +67,8 @@ def tuned(claim: Claim, options: Options) -> Outcome:
     work = _work(options, "digits-tune")
     result = search(recipe, work, name="digits-tune")
     confirmed = result["confirmation"]
+    if confirmed is None:
+        raise RuntimeError(f"{claim.id}: no trial was better than the default")
     if confirmed["failed"]:
         raise RuntimeError(f"{claim.id}: {'; '.join(confirmed['failed'])}")
     pairs = list(zip(confirmed["best"]["seeds"], confirmed["default"]["seeds"], strict=True))
@@ -82,7 +83,9 @@ def tuned(claim: Claim, options: Options) -> Outcome:
     )
 
 
-def _over_seeds(name: str, measured: Any, options: Options) -> Outcome:
+def _over_seeds(
+    name: str, measured: Callable[[Run], tuple[float, str]], options: Options
+) -> Outcome:
     """Train a recipe with every seed; `measured` returns the value of a run, and it as text."""
     recipe = load_recipe(name, _shorter(options))
     folders = {seed: _work(options, name) / f"seed{seed}" for seed in _seeds(options)}
