@@ -26,7 +26,7 @@ from plusx.report.assessment import assessment_page
 from plusx.report.attack import eps_text
 from plusx.run import build
 from plusx.run.attacking import Threat, attack_run
-from plusx.run.corrupting import corrupt_run
+from plusx.run.corrupting import corrupt_run, require_images
 from plusx.run.environment import environment
 from plusx.run.evaluation import evaluated_dataset, home_of
 from plusx.run.folder import WEIGHTS, Run, record_test_use
@@ -163,8 +163,7 @@ def _refuse_other(run: Run) -> None:
         raise UserError(f"{name}: assess is for networks that predict one class per image")
     if not run.has_gradients:
         raise UserError(f"{name} is an ONNX file, without gradients: give the run")
-    if run.preprocessing.kind != "image":
-        raise UserError(f"{name} takes {run.preprocessing.inputs}: assess is for images")
+    require_images(run.preprocessing)
 
 
 def _assessed(

@@ -175,8 +175,7 @@ class _Measured:
 def _measured(plan: _Plan, run: Run, dataset: Dataset) -> _Measured:
     """Evaluate a run on a data set, batch by batch, with every corruption."""
     task, modality = prepare(run.task, device=plan.device, precision="float32"), dataset.modality
-    if modality.kind not in ("image", "bands"):
-        raise UserError(f"corruptions are of images; the network takes {modality.inputs}")
+    require_images(modality)
     classifies = run.classifies and not run.multilabel
     clean = _Cell(task, classifies)
     cells = {cell: _Cell(task, classifies) for cell in plan.cells}
@@ -218,6 +217,13 @@ def _measured(plan: _Plan, run: Run, dataset: Dataset) -> _Measured:
     ]  # fmt: skip
     metric = "accuracy" if classifies else task.metrics[0]
     return _Measured(metric, clean.measured(), rows, correct, shown)
+
+
+def require_images(modality: Modality) -> None:
+    """Raise UserError for inputs other than images, of any number of bands."""
+    if modality.ndim != 2:
+        raise UserError(f"corruptions are of images; the network takes {modality.inputs}")
+    modality.to_pixels(torch.zeros(1, *modality.input_shape))  # raises an error without pixels
 
 
 def _shown_severity(plan: _Plan) -> int:
