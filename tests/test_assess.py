@@ -13,10 +13,15 @@ import small_run
 from page_reader import Page
 from plusx import cli
 from plusx.bench.assessment import MEASURES
+from plusx.bench.forgetting import after_second_task
+from plusx.data.loader import batches
 from plusx.metrics.calibration import calibration_error, reliability, temperature
 from plusx.recipe import parse_recipe
 from plusx.run import train
+from plusx.run.folder import load_run
+from plusx.run.probing import train_and_evaluated
 from plusx.statistics import difference_of_intervals, wilson
+from plusx.train.loop import evaluating
 
 
 def test_calibration_error_by_hand():
@@ -106,6 +111,29 @@ def test_two_runs_side_by_side(runs, capsys, tmp_path):
     assert any("Accuracy on attacked images" in text for text in page.text)
 
 
+def test_a_second_task_costs_accuracy_and_leaves_the_run_alone(runs):
+    trained = load_run(runs[0])
+    before = {name: value.clone() for name, value in trained.task.state_dict().items()}
+    train, evaluated, _ = train_and_evaluated(trained, None, "validation", "error")
+    task = after_second_task(trained, train, steps=30)
+    again = after_second_task(trained, train, steps=30)
+    for name, value in trained.task.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    after = task.state_dict()
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, after[name]), name
+    assert torch.equal(after["net.fc.weight"], before["net.fc.weight"])
+    first = next(name for name in before if name.endswith("weight"))
+    assert not torch.equal(after[first], before[first])
+    batch = next(iter(batches(evaluated, batch_size=len(evaluated))))
+    accuracies = []
+    for one in (trained.task, task):
+        with evaluating(one), torch.no_grad():
+            predicted = one.predict(batch).probabilities.argmax(1)
+        accuracies.append(float((predicted == batch.targets).float().mean()))
+    assert accuracies[0] > accuracies[1] + 0.1
+
+
 def test_the_test_set_is_recorded(runs, capsys, tmp_path):
     before = (runs[1] / "test_uses.jsonl").exists()
     words = ("--split", "test", "--images", 4, "--steps", 2, "--out", tmp_path)
@@ -139,6 +167,7 @@ def test_what_cannot_be_compared_is_refused_before_the_work(runs, capsys, tmp_pa
         ([str(runs[1]), "--split", "train"], "allowed are validation and test"),
         ([str(runs[1]), "--eps", "1/255,2/255"], "a single size"),
         ([str(runs[1]), "--steps", "0"], "steps = 0"),
+        ([str(runs[1]), "--second-steps", "-1"], "second_steps = -1"),
     ):
         assert cli.run(["assess", *words]) == 2
         err = capsys.readouterr().err

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from plusx import store
+from plusx.bench.forgetting import after_second_task
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.loader import Loader
@@ -30,8 +31,14 @@ from plusx.run.corrupting import corrupt_run, require_images
 from plusx.run.environment import environment
 from plusx.run.evaluation import evaluated_dataset, home_of
 from plusx.run.folder import WEIGHTS, Run, record_test_use
-from plusx.run.probing import probe
-from plusx.statistics import LEVEL, difference_of_intervals, median_interval, wilson
+from plusx.run.probing import probe, train_and_evaluated
+from plusx.statistics import (
+    LEVEL,
+    difference_of_intervals,
+    median_interval,
+    paired_difference,
+    wilson,
+)
 from plusx.tasks.prepare import find_device, prepare
 from plusx.tasks.task import Task
 from plusx.train.loop import evaluating
@@ -40,6 +47,7 @@ from plusx.train.loop import evaluating
 IMAGES = 500  # of the parts that take long: corruptions and the attack
 EPS = 2 / 255
 ATTACK, STEPS = "apgd-ce", 50
+SECOND_STEPS = 100  # of the second task
 SAMPLES = 1000  # of the bootstrap
 SPLITS = ("validation", "test")
 CALLS, WARM = 60, 10  # forward passes of one image, and those before that are not counted
@@ -74,6 +82,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("Accuracy on corrupted images", "corrupted"),
     Measure("Accuracy on attacked images", "attacked"),
     Measure("Accuracy on the same images, clean", "attacked", "clean"),
+    Measure("Accuracy lost by learning a second task", "forgotten", larger_is_better=False),
     Measure("Linear probe", "probe", "linear"),
     Measure("Nearest neighbours", "probe", "neighbours"),
     Measure("Time of one image", "latency_ms", "", "ms", 1.0, larger_is_better=False),
@@ -90,6 +99,7 @@ def assess(
     images: int = IMAGES,
     eps: float = EPS,
     steps: int = STEPS,
+    second_steps: int = SECOND_STEPS,
     seed: int = 0,
     device: str = "auto",
     out: str | Path | None = None,
@@ -103,6 +113,9 @@ def assess(
         even images, on the odd ones; intervals are bootstraps over images
     corrupted: accuracy over the 15 common corruptions, at five severities
     attacked: accuracy under APGD with `steps` steps in the Linf ball of radius `eps`
+    forgotten: the accuracy that the network loses by learning a second task for `second_steps`
+        steps, the rotation of the training images, with the interval of pairs; None with 0 steps,
+        or for images that are not square
     probe: accuracy of a linear probe and of nearest neighbours on the embeddings
     latency_ms: of one image, the median of 60 passes in float32
     memory_bytes: parameters and buffers, and the largest sum of live results in a pass of one image
@@ -118,6 +131,8 @@ def assess(
         _refuse_other(run)
     if split not in SPLITS:
         raise UserError(f"split = {split!r}: allowed are {' and '.join(SPLITS)}")
+    if second_steps < 0:
+        raise UserError(f"second_steps = {second_steps}: 0 or more")
     threat = Threat(kinds=(ATTACK,), norm="linf", eps=(eps,), steps=steps)
     threat.attack(ATTACK, eps)  # raises an error before the work
     datasets = [evaluated_dataset(run, data, as_split(split), "error") for run in runs]
@@ -132,13 +147,14 @@ def assess(
     started = time.monotonic()
     results = [
         _assessed(
-            run, data=data, split=split, images=images, eps=eps, steps=steps, seed=seed,
-            device=device, progress=progress,
+            run, data=data, split=split, images=images, eps=eps, steps=steps,
+            second_steps=second_steps, seed=seed, device=device, progress=progress,
         )
         for run in runs
     ]  # fmt: skip
     result: dict[str, Any] = {"kind": "assessment", **results[0]}
     result |= {"images": images, "eps": eps, "steps": steps, "seed": seed}
+    result["second_steps"] = second_steps
     if len(results) == 2:
         result["other"] = results[1]
         result["differences"] = _differences(*results)
@@ -174,6 +190,7 @@ def _assessed(
     images: int,
     eps: float,
     steps: int,
+    second_steps: int,
     seed: int,
     device: str,
     progress: Progress,
@@ -184,10 +201,17 @@ def _assessed(
     task = prepare(run.task, device=device, precision="float32")
     progress(f"{name}: accuracy and calibration")
     probabilities, labels = _predictions(task, dataset)
+    correct = probabilities.argmax(1) == labels
     given: dict[str, Any] = {"data": data, "split": split, "images": images, "seed": seed}
     given |= {"device": device, "progress": lambda line: progress(f"{name}: {line}")}
     corrupted = corrupt_run(run, **given)
     attacked = attack_run(run, kinds=[ATTACK], eps=[eps], steps=steps, checked=0, **given)
+    forgotten = None
+    if second_steps and len(set(run.preprocessing.size)) == 1:
+        progress(f"{name}: a second task")
+        train = train_and_evaluated(run, data, split, "error")[0]
+        second = after_second_task(run, train, steps=second_steps, seed=seed, device=device)
+        forgotten = _forgotten(correct, *_predictions(second, dataset))
     progress(f"{name}: probe, time and memory")
     probed = probe(run, data=data, split="test" if split == "test" else "validation", device=device)
     home = home_of(run)
@@ -203,7 +227,7 @@ def _assessed(
         "split": dataset.split,
         "count": len(dataset),
         "noun": dataset.noun,
-        "clean": _share((probabilities.argmax(1) == labels).double().mean().item(), len(labels)),
+        "clean": _share(correct.double().mean().item(), len(labels)),
         "calibration": _calibration(probabilities, labels, seed),
         "corrupted": {
             "value": 1 - error["value"],
@@ -218,6 +242,7 @@ def _assessed(
             "clean": {"value": attacked["clean"]["value"], **_ends(attacked["clean"])},
             "count": attacked["count"],
         },
+        "forgotten": forgotten,
         "probe": {
             **{
                 name: {"value": probed[name]["accuracy"], **_ends(probed[name])}
@@ -253,6 +278,20 @@ def _share(value: float, count: int) -> Value:
 
 def _ends(measured: Mapping[str, Any]) -> dict[str, float]:
     return {end: measured[end] for end in ("low", "high")}
+
+
+def _forgotten(
+    before: Bool[Tensor, "n"], probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"]
+) -> Value:
+    """Return how much more predictions were correct before the second task than after it."""
+    after = probabilities.argmax(1) == labels
+    lost = paired_difference(before.int().tolist(), after.int().tolist())
+    return {
+        "value": before.double().mean().item() - after.double().mean().item(),
+        "low": lost.low,
+        "high": lost.high,
+        "after": after.double().mean().item(),
+    }
 
 
 def _calibration(

@@ -192,14 +192,18 @@ def assess(
         ),
     ] = "2/255",
     steps: Annotated[int, about("Steps of the attack.")] = 50,
-    seed: Annotated[int, about("Seed of corruptions, attack and bootstrap.")] = 0,
+    second_steps: Annotated[
+        int, about("Training steps of a second task, to measure forgetting (0: none).")
+    ] = 100,
+    seed: Annotated[int, about("Seed of corruptions, attack, second task and bootstrap.")] = 0,
     out: Annotated[
         Path | None, output_folder("The folder. Default: runs/assess- and the name.")
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure accuracy, calibration, robustness, features, time, memory and size, in one table."""
+    """Measure a classifier in one table: accuracy, calibration, robustness, forgetting, features,
+    time, memory and size."""
     from plusx.bench.assessment import assess as assess_runs
     from plusx.bench.assessment import assessment_text
 
@@ -215,6 +219,7 @@ def assess(
         images=images,
         eps=radius,
         steps=steps,
+        second_steps=second_steps,
         seed=seed,
         device=device,
         out=folder,

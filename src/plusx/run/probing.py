@@ -74,7 +74,7 @@ def probe(
     split = as_split(split)
     if split not in ("validation", "test"):
         raise UserError(f"split = {split!r}: allowed are 'validation' and 'test'")
-    train, evaluated, is_own_data = _datasets(run, data, split, on_unreadable)
+    train, evaluated, is_own_data = train_and_evaluated(run, data, split, on_unreadable)
     if train.annotations is not None and not train.spatial:
         raise UserError(f"{train.name} has a text for each input; plusx probe needs classes")
     if train.classes != evaluated.classes:
@@ -125,7 +125,7 @@ def probe(
     return result
 
 
-def _datasets(
+def train_and_evaluated(
     run: Run, data: str | Path | None, split: str, on_unreadable: OnUnreadable
 ) -> tuple[Dataset, Dataset, bool]:
     """Return the training set, the evaluated set, and whether they are the run's own data."""
