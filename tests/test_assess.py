@@ -13,12 +13,12 @@ import small_run
 from page_reader import Page
 from plusx import cli
 from plusx.bench.assessment import MEASURES
-from plusx.bench.forgetting import after_second_task
 from plusx.data.loader import batches
 from plusx.metrics.calibration import calibration_error, reliability, temperature
 from plusx.recipe import parse_recipe
 from plusx.run import train
 from plusx.run.folder import load_run
+from plusx.run.forgetting import after_second_task
 from plusx.run.probing import train_and_evaluated
 from plusx.statistics import difference_of_intervals, wilson
 from plusx.train.loop import evaluating

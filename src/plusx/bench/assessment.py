@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from plusx import store
-from plusx.bench.forgetting import after_second_task
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, as_split
 from plusx.data.loader import Loader
@@ -31,6 +30,7 @@ from plusx.run.corrupting import corrupt_run, require_images
 from plusx.run.environment import environment
 from plusx.run.evaluation import evaluated_dataset, home_of
 from plusx.run.folder import WEIGHTS, Run, record_test_use
+from plusx.run.forgetting import after_second_task
 from plusx.run.probing import probe, train_and_evaluated
 from plusx.statistics import (
     LEVEL,
