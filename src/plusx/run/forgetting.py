@@ -8,7 +8,7 @@ import torch
 from plusx.data.dataset import Dataset
 from plusx.data.loader import Loader
 from plusx.run.folder import Run
-from plusx.selfsupervised import Rotation
+from plusx.selfsupervised.rotation import Rotation
 from plusx.tasks.prepare import find_device
 from plusx.tasks.task import Task
 from plusx.train.loop import fit
