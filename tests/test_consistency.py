@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from plusx import evidence
 from plusx.cli import run
 from plusx.study import consistency, printed
-from plusx.study.consistency import Complaint, check, f1_bounds, network_count
+from plusx.study.consistency import Complaint, check, confirm, f1_bounds, network_count
 from plusx.study.printed import QUANTITIES, Interval, Table, Tables, interval, read_tables
 
 
@@ -280,17 +280,21 @@ def test_the_most_of_something_is_checked() -> None:
 
 
 def test_what_is_wrong_in_the_first_text_is_found() -> None:
-    """Every contradiction between its own cells, as far as they are quoted."""
+    """Every contradiction between its own cells, and every implausible time."""
     found = {(each.table, each.row, each.column): each.what for each in check(read_tables(TEXT1))}
     recalls = {("Table 1", f"ResNet-{depth}", "recall") for depth in (18, 34, 50, 110)}
     counts = {("Table 3", f"ResNet-{depth}", "parameters") for depth in (18, 34, 50)}
+    times = {
+        ("Table 2", f"ResNet-{depth}", column)
+        for depth in (18, 34, 50)
+        for column in ("epoch_time", "total_time")
+    }
     missing = {
         *((f"Table {number}", "VGG-16", "") for number in (1, 2, 3)),
         *((f"Table {number}", "ResNet-110", "") for number in (2, 3)),
     }
     assert set(found) == {
-        *recalls, *counts, *missing,
-        ("Table 2", "ResNet-18", "total_time"),
+        *recalls, *counts, *missing, *times,
         ("Table 3", "ResNet-34", "error"),
         ("", "ResNet-110", "parameters"),
     }  # fmt: skip
@@ -298,7 +302,44 @@ def test_what_is_wrong_in_the_first_text_is_found() -> None:
     assert "is resnet34 (21,797,672)" in found["Table 3", "ResNet-34", "parameters"]
     assert "is resnet50 (25,557,032)" in found["Table 3", "ResNet-50", "parameters"]
     assert "it would fit with" in found["Table 2", "ResNet-18", "total_time"]
+    assert "it is 1.75 min" in found["Table 2", "ResNet-34", "total_time"]
+    assert "it would fit with" in found["Table 2", "ResNet-50", "total_time"]
+    assert "are 139 TFLOP/s" in found["Table 2", "ResNet-18", "epoch_time"]
     assert "it has the least" in found["", "ResNet-110", "parameters"]
+
+
+def test_what_is_consistent_in_the_first_text_is_confirmed() -> None:
+    found = {(each.table, each.row, each.column) for each in confirm(read_tables(TEXT1))}
+    assert found == {
+        *(("Table 1", f"ResNet-{depth}", "f1") for depth in (18, 34, 50, 110)),
+        ("Table 3", "ResNet-18", "error"),
+        ("Table 3", "ResNet-50", "error"),
+    }
+
+
+def test_the_tables_of_the_first_text_are_whole() -> None:
+    sizes = [(len(table.columns), len(table.rows)) for table in read_tables(TEXT1).tables]
+    assert sizes == [(4, 4), (3, 3), (2, 3)]
+    for table in read_tables(TEXT1).tables:
+        assert all(set(texts) == set(table.columns) for texts in table.rows.values())
+
+
+@given(st.integers(1, 10**6), st.integers(1, 500))
+@settings(max_examples=30)
+def test_a_time_is_plausible_from_the_time_of_its_work_on(images: int, teraflops: int) -> None:
+    least = 6 * network_count("resnet20", "multiply_adds") * images / (teraflops * 1e12)
+
+    def complaints(seconds: float) -> list[Complaint]:
+        table = Table("t", {"epoch_time": "s"}, {"a": {"epoch_time": f"{seconds:.9f}"}})
+        return check(Tables((table,), {"a": "resnet20"}, images=images, teraflops=float(teraflops)))
+
+    assert complaints(1.01 * least + 1e-8) == []
+    assume(least > 1e-7)
+    (found,) = complaints(0.9 * least)
+    assert "is not plausible" in found.what
+    assert "or more" in str(found)
+    assert found.allowed is not None
+    assert found.allowed[0] == pytest.approx(least)
 
 
 def test_no_value_of_a_text_stands_in_the_code() -> None:
@@ -322,7 +363,10 @@ def test_no_value_of_a_text_stands_in_the_code() -> None:
         ('averaging = "mean"', "macro, weighted, micro, not 'mean'"),
         ('[[tables]]\ncolumns = {acuracy = "%"}', "did you mean accuracy?"),
         ('[[tables]]\ncolumns = {accuracy = "s"}', "the unit is one of '', '%', not 's'"),
-        ('[[tables]]\ncolumns = {accuracy = "%"}\nrows = {a = {recall = "1"}}', "unknown key"),
+        (
+            '[[tables]]\ncolumns = {accuracy = "%"}\nrows = {a = {recall = "1"}}',
+            "table 1, a: the table has no column 'recall' (it has accuracy)",
+        ),
         (
             '[[tables]]\ncolumns = {accuracy = "%"}\nrows = {a = {accuracy = 95.10}}',
             "in quotes as printed",
@@ -335,7 +379,26 @@ def test_no_value_of_a_text_stands_in_the_code() -> None:
             'networks.a = "resnet2O"\ntables = [{columns.epochs = "", rows.a = {epochs = "1"}}]',
             "unknown network 'resnet2O'",
         ),
-        ("[[tables]]\nname = 'x'", "needs tables columns and rows"),
+        ("[[tables]]\nname = 'x'", "x: needs tables columns and rows"),
+        ('[[tables]]\nname = "x"\ncolumns = {error = "%"}', "x: has no rows"),
+        ('[[tables]]\nname = "x"\ncolumns = {error = "%"}\nrows = {}', "x: has no rows"),
+        ("tables = []", "no [[tables]]"),
+        (
+            (
+                '[[tables]]\nname = "x"\ncolumns = {error = "%", epochs = ""}\n'
+                'rows = {a = {error = "1"}}'
+            ),
+            "x, epochs: no row has this column",
+        ),
+        (
+            (
+                '[[tables]]\nname = "x"\ncolumns = {epoch_time = "days"}\n'
+                'rows = {a = {epoch_time = "1"}}'
+            ),
+            "x, epoch_time: the unit is one of 's', 'min', 'h', not 'days'",
+        ),
+        ("teraflops = true", "teraflops: True is not a number"),
+        ("images = 0", "images: 0 is not a number above 0"),
     ],
 )
 def test_a_file_that_is_no_tables_is_refused(
@@ -356,7 +419,8 @@ def test_the_command_lists_complaints_and_says_by_its_code_that_there_are_some(
     assert "contradiction" in said.err
     assert run(["check-tables", str(TEXT1), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
-    assert len(told["complaints"]) == 15
+    assert len(told["complaints"]) == 20
+    assert len(told["consistent"]) == 6
     good = tmp_path / "good.toml"
     good.write_text('[[tables]]\ncolumns = {error = "%"}\nrows = {a = {error = "5 ± 1"}}')
     assert run(["check-tables", str(good)]) == 0
@@ -371,4 +435,4 @@ def test_the_checker_needs_no_torch() -> None:
         f"print(len(check(read_tables({str(TEXT1)!r}))), 'torch' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert told.stdout.split() == ["15", "False"]
+    assert told.stdout.split() == ["20", "False"]

@@ -156,18 +156,24 @@ def check_tables(
     *,
     as_json: Json = False,
 ) -> None:
-    """Check tables about networks for contradictions: rounding, averages, units and counts."""
-    from plusx.study.consistency import check
+    """Check tables about networks for contradictions: rounding, averages, units, counts, speed."""
+    from plusx.study.consistency import check, confirm
     from plusx.study.printed import read_tables
 
     tables = read_tables(file)
-    complaints = check(tables)
+    complaints, confirmations = check(tables), confirm(tables)
     if as_json:
         print_json(
-            {"file": str(file), "complaints": [asdict(complaint) for complaint in complaints]}
+            {
+                "file": str(file),
+                "complaints": [asdict(complaint) for complaint in complaints],
+                "consistent": [asdict(confirmation) for confirmation in confirmations],
+            }
         )
     else:
         print("\n".join(map(str, complaints)) or f"{file}: no contradictions")
+        if confirmations:
+            print("\nconsistent:", *(f"  {line}" for line in confirmations), sep="\n")
     if complaints:
         raise RuntimeError(
             f"{file}: {len(complaints)} contradiction{'' if len(complaints) == 1 else 's'}"

@@ -13,6 +13,7 @@ The relations, with precision P, recall R and F1 of each class, and means over c
 - Error is 1 - accuracy; epochs times the time per epoch is the total time; parameters and MACs
   follow from the architecture; a quantity of a network has one value in all tables; every table has
   a row for every network that is named.
+- An epoch takes at least the time of its FLOPs on the stated machine: 6 for each MAC of each image.
 """
 
 import itertools
@@ -33,6 +34,7 @@ from plusx.study.printed import (
     TIMES,
     Interval,
     Tables,
+    check_columns,
     interval,
     refuse_unknown,
 )
@@ -42,6 +44,7 @@ from plusx.zoo import External, find, names
 _PLAIN = re.compile(r"plain\((\w+)\)")
 _UNIT = Interval(Fraction(0), Fraction(1))
 _POSITIVE = Interval(Fraction(0), Fraction(10**30))
+_UNLIMITED = 10**20  # a bound above it, in any unit, is none
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,36 @@ class Complaint:
             return f"{where}: {self.what}"
         low, high = (f"{value:,.6g}" for value in self.allowed)
         between = low if low == high else f"{low} to {high}"
-        return f"{where}: {self.what}; possible: {between} {self.unit}".rstrip()
+        possible = f"{between} {self.unit}".rstrip()
+        if self.allowed[1] > _UNLIMITED:
+            possible = f"{low} {self.unit} or more"
+        return f"{where}: {self.what}; possible: {possible}"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A printed number that agrees with others: where it is, and with what."""
+
+    table: str
+    row: str
+    column: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.table}, {self.row}, {self.column}: {self.what}"
+
+
+@dataclass(frozen=True)
+class _Relation:
+    """The values that a cell can have by a relation.
+
+    `against`: what it follows from, for a complaint. `agrees`: the same for a confirmation, empty
+    for a range that holds of every number of its kind.
+    """
+
+    allowed: Interval
+    against: str
+    agrees: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,10 +130,10 @@ def check(tables: Tables) -> list[Complaint]:
         row_cells = [cell for cell in cells if cell.row == row]
         complaints += _check_repeated(row_cells)
         complaints += [
-            cell.complaint(f"{cell.printed}{why}", allowed)
+            cell.complaint(f"{cell.printed}{relation.against}", relation.allowed)
             for cell in row_cells
-            for allowed, why in _relations(cell, row_cells, tables)
-            if not cell.interval.meets(allowed)
+            for relation in _relations(cell, row_cells, tables)
+            if not cell.interval.meets(relation.allowed)
         ]
     complaints += _check_times(cells)
     complaints += _check_rows(tables, rows)
@@ -110,15 +142,35 @@ def check(tables: Tables) -> list[Complaint]:
     return sorted(complaints, key=lambda complaint: order.get(complaint.table, len(order)))
 
 
+def confirm(tables: Tables) -> list[Confirmation]:
+    """Return the numbers that agree with others or with arithmetic, in the order of the tables.
+    Raises UserError as `check` does."""
+    cells = _cells(tables)
+    confirmations = [
+        Confirmation(cell.table, cell.row, cell.column, f"{cell.printed} {relation.agrees}")
+        for cell in cells
+        for relation in _relations(cell, [c for c in cells if c.row == cell.row], tables)
+        if relation.agrees and cell.interval.meets(relation.allowed)
+    ]
+    confirmations += [
+        Confirmation(
+            total.table,
+            total.row,
+            total.column,
+            f"{total.printed} is {epochs.printed} epochs of {epoch.printed}",
+        )
+        for epochs, epoch, total in _times(cells)
+        if (epoch.unit, total.unit) in _fitting_units(epochs, epoch, total)
+    ]
+    order = {table.name: number for number, table in enumerate(tables.tables)}
+    return sorted(confirmations, key=lambda confirmation: order[confirmation.table])
+
+
 def _cells(tables: Tables) -> list[_Cell]:
     cells = []
     for table in tables.tables:
         where = table.name
-        for column, unit in table.columns.items():
-            refuse_unknown({column: unit}, set(QUANTITIES), f"{where}, columns: ")
-            if unit not in QUANTITIES[column]:
-                allowed = ", ".join(repr(allowed_unit) for allowed_unit in QUANTITIES[column])
-                raise UserError(f"{where}, {column}: the unit is one of {allowed}, not {unit!r}")
+        check_columns(where, table.columns)
         for row, texts in table.rows.items():
             refuse_unknown(texts, set(table.columns), f"{where}, {row}: ")
             for column, text in texts.items():
@@ -148,18 +200,16 @@ def _check_repeated(row_cells: Sequence[_Cell]) -> Iterator[Complaint]:
             yield second.complaint(description, first.interval)
 
 
-def _relations(
-    cell: _Cell, row_cells: Sequence[_Cell], tables: Tables
-) -> Iterator[tuple[Interval, str]]:
-    """Yield the possible values of a cell by each relation, with the reason for a complaint."""
+def _relations(cell: _Cell, row_cells: Sequence[_Cell], tables: Tables) -> Iterator[_Relation]:
+    """Yield the possible values of a cell by each relation."""
     column, averaging = cell.column, tables.averaging
     accuracy, precision, recall = (
         _cell_of(row_cells, other, cell.table) for other in ("accuracy", "precision", "recall")
     )
     yield (
-        (_UNIT, " is not a fraction")
+        _Relation(_UNIT, " is not a fraction")
         if QUANTITIES[column] is SHARES
-        else (_POSITIVE, " is negative")
+        else _Relation(_POSITIVE, " is negative")
     )
     equal, why = (
         (("precision", "recall", "f1"), "micro averages are accuracy")
@@ -171,22 +221,58 @@ def _relations(
         else ((), "")
     )
     if accuracy and column in equal:
-        yield accuracy.interval, f", but {why}, {accuracy.printed}"
+        yield _Relation(
+            accuracy.interval,
+            f", but {why}, {accuracy.printed}",
+            f"is the accuracy, {accuracy.printed}",
+        )
     if accuracy and column == "error":
-        table = "" if accuracy.table == cell.table else f" in {accuracy.table}"
-        allowed = Interval(1 - accuracy.interval.high, 1 - accuracy.interval.low)
-        yield allowed, f", but the accuracy{table} is {accuracy.printed}"
+        where = "" if accuracy.table == cell.table else f" in {accuracy.table}"
+        yield _Relation(
+            Interval(1 - accuracy.interval.high, 1 - accuracy.interval.low),
+            f", but the accuracy{where} is {accuracy.printed}",
+            f"agrees with the accuracy{where}, {accuracy.printed}",
+        )
     if precision and recall and column == "f1":
-        yield (
+        of_both = f"of precision {precision.printed} and recall {recall.printed}"
+        yield _Relation(
             f1_bounds(precision.interval, recall.interval),
-            f" cannot be the mean F1 of precision {precision.printed} and recall {recall.printed}",
+            f" cannot be the mean F1 {of_both}",
+            f"can be the mean F1 {of_both}",
         )
     network = tables.networks.get(cell.row)
-    if network is not None and QUANTITIES[column] is COUNTS:
+    if network is None:
+        return
+    if QUANTITIES[column] is COUNTS:
         count = _count(network, column, tables)
         exact = Interval(Fraction(count), Fraction(count))
-        if not cell.interval.meets(exact):
-            yield exact, f", but {network} has {count:,}{_matching_network(cell, network, tables)}"
+        match = "" if cell.interval.meets(exact) else _matching_network(cell, network, tables)
+        yield _Relation(
+            exact, f", but {network} has {count:,}{match}", f"is that of {network}, {count:,}"
+        )
+    if column == "epoch_time" and tables.images and tables.teraflops:
+        yield _speed(cell, network, tables.images, Fraction(tables.teraflops), tables)
+
+
+def _speed(
+    cell: _Cell, network: str, images: int, teraflops: Fraction, tables: Tables
+) -> _Relation:
+    """Return the possible times of an epoch on a machine of this speed.
+
+    A training step takes three times the FLOPs of a forward pass (the backward pass computes the
+    gradients of inputs and of weights), and a MAC is two FLOPs.
+    """
+    flops = 6 * _count(network, "multiply_adds", tables) * images
+    least = Fraction(flops) / (teraflops * 10**12)
+    middle = (cell.interval.low + cell.interval.high) / 2
+    speed = f"{float(flops / middle) / 1e12:,.3g} TFLOP/s" if middle else "more than any machine's"
+    work = f"{images:,} images of {network} ({flops:.3g} FLOP)"
+    limit = f"{float(teraflops):g} TFLOP/s"
+    return _Relation(
+        Interval(least, _POSITIVE.high),
+        f" is not plausible: {work} in it are {speed}, and the stated speed is {limit}",
+        f"is plausible for {work} at {limit}",
+    )
 
 
 def f1_bounds(precision: Interval, recall: Interval) -> Interval:
@@ -250,16 +336,24 @@ def _matching_network(cell: _Cell, network: str, tables: Tables) -> str:
     return ""
 
 
-def _check_times(cells: Sequence[_Cell]) -> Iterator[Complaint]:
-    """Check that epochs times the time per epoch is the total time; if not, try other units."""
-    by_table: dict[str, list[tuple[_Cell, _Cell, _Cell]]] = {}
+def _times(cells: Sequence[_Cell]) -> list[tuple[_Cell, _Cell, _Cell]]:
+    """Return the epochs, the time of an epoch and the total time of every row that has them."""
+    trios = []
     for total in cells:
         row_cells = [cell for cell in cells if cell.row == total.row]
         epochs, epoch = (
             _cell_of(row_cells, column, total.table) for column in ("epochs", "epoch_time")
         )
         if total.column == "total_time" and epochs and epoch:
-            by_table.setdefault(total.table, []).append((epochs, epoch, total))
+            trios.append((epochs, epoch, total))
+    return trios
+
+
+def _check_times(cells: Sequence[_Cell]) -> Iterator[Complaint]:
+    """Check that epochs times the time per epoch is the total time; if not, try other units."""
+    by_table: dict[str, list[tuple[_Cell, _Cell, _Cell]]] = {}
+    for trio in _times(cells):
+        by_table.setdefault(trio[2].table, []).append(trio)
     for trios_of_table in by_table.values():
         fitting = Counter(units for trio in trios_of_table for units in _fitting_units(*trio))
         for epochs, epoch, total in trios_of_table:

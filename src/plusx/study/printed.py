@@ -1,6 +1,7 @@
 """Printed tables, read from TOML: numbers as intervals, with their units."""
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -64,7 +65,8 @@ class Tables:
     networks mentioned in the text. `most`: for a quantity the row that is claimed to have the
     largest value. `balanced`: all classes have the same number of images. `averaging` of precision,
     recall and F1, "" if not stated. `classes`, `channels` and `size` are those of the images; None:
-    as in the zoo.
+    as in the zoo. `images`: training images of an epoch, and `teraflops`: the most that the machine
+    computes, in 10^12 FLOP per second; None: not stated, and the times are not checked against it.
     """
 
     tables: tuple[Table, ...]
@@ -76,6 +78,8 @@ class Tables:
     classes: int | None = None
     channels: int | None = None
     size: int | None = None
+    images: int | None = None
+    teraflops: float | None = None
 
 
 def read_tables(path: str | Path) -> Tables:
@@ -111,14 +115,20 @@ def interval(text: str, unit: Fraction = Fraction(1), *, is_count: bool = False)
 
 
 def _tables(content: Mapping[str, Any]) -> Tables:
-    shapes: dict[str, type] = {
+    shapes: dict[str, type | tuple[type, ...]] = {
         "title": str, "tables": list, "networks": dict, "named": list, "most": dict,
         "balanced": bool, "averaging": str, "classes": int, "channels": int, "size": int,
+        "images": int, "teraflops": (int, float),
     }  # fmt: skip
     refuse_unknown(content, set(shapes), "")
     for key, value in content.items():
-        if not isinstance(value, shapes[key]):
-            raise UserError(f"{key}: {value!r} is not a {shapes[key].__name__}")
+        is_bool = isinstance(value, bool)  # which is an int too
+        if not isinstance(value, shapes[key]) or is_bool != (shapes[key] is bool):
+            words: dict[Any, str] = {dict: "table", list: "list", str: "string", bool: "boolean"}
+            raise UserError(f"{key}: {value!r} is not a {words.get(shapes[key], 'number')}")
+    for key in ("classes", "channels", "size", "images", "teraflops"):
+        if key in content and not 0 < content[key] < math.inf:
+            raise UserError(f"{key}: {content[key]!r} is not a number above 0")
     averaging = content.get("averaging", "")
     if averaging not in AVERAGES:
         raise UserError(f"averaging: one of {', '.join(AVERAGES[:-1])}, not {averaging!r}")
@@ -134,7 +144,18 @@ def _tables(content: Mapping[str, Any]) -> Tables:
         classes=content.get("classes"),
         channels=content.get("channels"),
         size=content.get("size"),
+        images=content.get("images"),
+        teraflops=None if "teraflops" not in content else float(content["teraflops"]),
     )
+
+
+def check_columns(table: str, columns: Mapping[str, str]) -> None:
+    """Raise UserError, with the place, for a column that is no quantity, or an unknown unit."""
+    for column, unit in columns.items():
+        refuse_unknown({column: unit}, set(QUANTITIES), f"{table}, columns: ")
+        if unit not in QUANTITIES[column]:
+            allowed = ", ".join(repr(allowed_unit) for allowed_unit in QUANTITIES[column])
+            raise UserError(f"{table}, {column}: the unit is one of {allowed}, not {unit!r}")
 
 
 def _table(content: Any, number: int) -> Table:
@@ -145,18 +166,30 @@ def _table(content: Any, number: int) -> Table:
     rows, columns = content.get("rows", {}), content.get("columns", {})
     if not isinstance(rows, dict) or not isinstance(columns, dict) or not columns:
         raise UserError(f"{name}: needs tables columns and rows")
+    columns = {str(column): str(unit) for column, unit in columns.items()}
+    check_columns(name, columns)
+    if not rows:
+        raise UserError(f"{name}: has no rows")
     for row, texts in rows.items():
         if not isinstance(texts, dict):
             raise UserError(f"{name}, {row}: {texts!r} is not a table of columns")
         for column, text in texts.items():
+            if column not in columns:
+                raise UserError(
+                    f"{name}, {row}: the table has no column {column!r} "
+                    f"(it has {', '.join(columns)})"
+                )
             if isinstance(text, float):
                 raise UserError(
                     f'{name}, {row}, {column}: write {text} in quotes as printed, "{text}": '
                     "its decimals show how it was rounded"
                 )
+    for column in columns:
+        if not any(column in texts for texts in rows.values()):
+            raise UserError(f"{name}, {column}: no row has this column")
     return Table(
         name,
-        {str(column): str(unit) for column, unit in columns.items()},
+        columns,
         {row: {c: str(text) for c, text in texts.items()} for row, texts in rows.items()},
     )
 
@@ -179,7 +212,7 @@ def to_toml(tables: Tables, *, title: str = "") -> str:
             return f"[{', '.join(map(as_toml, value))}]"
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
-    keys = ("named", "balanced", "averaging", "classes", "channels", "size")
+    keys = ("named", "balanced", "averaging", "classes", "channels", "size", "images", "teraflops")
     lines = [f"title = {as_toml(title)}"] if title else []
     for key in keys:
         value = getattr(tables, key)
