@@ -85,6 +85,26 @@ def scope() -> str:
     return "\n".join(lines)
 
 
+def verdicts(result: Mapping[str, Any]) -> str:
+    """How often the rules of a verdict decide simulated claims, and how often wrongly."""
+    edge, far = (100 * result["recipe"][key] for key in ("edge", "far"))
+    head = "| rule | exact reproductions that PASS | seeds | wrong, exact reproductions "
+    head += f"| wrong, {edge:g} points within the limit | wrong, {edge:g} points beyond it "
+    lines = [f"{head}| MISS, {far:g} points beyond it |", f"|---|{'---:|' * 6}"]
+    for row in result["rows"]:
+        wrong = [f"{100 * row[truth]['wrong']:.1f} %" for truth in ("exact", "within", "beyond")]
+        lines.append(
+            f"| {row['rule']} | {100 * row['exact']['passed']:.1f} % "
+            f"| {row['exact']['mean_seeds']:.1f} | {' | '.join(wrong)} "
+            f"| {100 * row['far']['missed']:.1f} % |"
+        )
+    caption = (
+        f"{result['claims']:,} simulated claims in each cell; --decide with at most "
+        f"{result['rows'][-1]['most_seeds']} seeds; seeds are the mean of exact reproductions."
+    )
+    return "\n".join([*lines, "", caption])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "arithmetic": arithmetic,

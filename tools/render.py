@@ -355,6 +355,7 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         )
     },
     "memory": ("benchmark_memory.json", "python benchmarks/memory.py", memory),
+    "verdicts": ("verdicts.json", "python benchmarks/verdicts.py", evidence.verdicts),
     "startup": ("benchmark_startup.json", "python benchmarks/startup.py", startup),
     "stochastic-depth": (
         "stochastic_depth.json",

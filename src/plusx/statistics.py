@@ -5,6 +5,9 @@ values that are all equal, the spread is unknown and there is no interval (None)
 several pairs that are compared at once hold together with 95 %: by Bonferroni's correction for the
 number of `comparisons`, or by Holm's, see `differences`.
 
+`confidence_sequence` holds for all numbers of values at once, so that values may be added until it
+decides; the other intervals hold for a number of values that is chosen in advance.
+
 Quantiles come from scipy.special, which takes 0.4 s less to import than scipy.stats.
 """
 
@@ -20,6 +23,9 @@ LEVEL = 0.95
 Number = int | float
 _EVERYTHING = (-math.inf, math.inf)
 _SHARE = (0.0, 1.0)
+# Variance of the Gaussian mixture of confidence sequences, in variances of one value. 4 makes them
+# narrow after 4 to 10 values, for limits about 2 standard deviations from the mean.
+_MIXTURE = 4.0
 
 
 class Interval(NamedTuple):
@@ -74,6 +80,48 @@ def mean_interval(
         return None
     error, freedom = stdev(values) / math.sqrt(len(values)), len(values) - 1
     return _student(mean(values), error, freedom, comparisons, bounds)
+
+
+def student_factor(count: int) -> float:
+    """Return half the width of `mean_interval` of `count` values, in their standard deviations."""
+    return float(stdtrit(count - 1, _upper())) / math.sqrt(count)
+
+
+def confidence_sequence(
+    values: Sequence[Number], *, bounds: tuple[float, float] = _EVERYTHING
+) -> Interval | None:
+    """Return the interval of a mean after these values, from a sequence of intervals, one for each
+    number of values, that all contain the mean of Gaussian values with a probability of 95 %.
+
+    The values may therefore be looked at after each one, and the last interval depends on no plan.
+    Intervals of Student's t test with a Gaussian mixture over the mean and a right Haar mixture
+    over the unknown standard deviation (Wang and Ramdas 2024, "Anytime-valid t-tests and confidence
+    sequences for Gaussian means with unknown variance"; after Lai 1976). None as for
+    `mean_interval`, and for fewer than 4 values, which leave it infinite.
+    """
+    half = sequence_factor(len(values))
+    if half == math.inf or not all(map(math.isfinite, values)) or not stdev(values):
+        return None
+    middle, half = mean(values), half * stdev(values)
+    return _within((middle - half, middle + half), bounds)
+
+
+def sequence_factor(count: int) -> float:
+    """Return half the width of `confidence_sequence` after `count` values, in their standard
+    deviations; infinite for fewer than 4.
+
+    For values x_i, a mean m, V = sum (x_i - m)^2 and S = sum (x_i - m), the likelihood ratio of the
+    mixture is sqrt(c / (n + c)) ((n + c) V / ((n + c) V - S^2))^(n/2) with c = 1/4. It is a
+    martingale if m is the true mean, so it exceeds 20 at any n with a probability of at most 5 %
+    (Ville's inequality). The interval has the m for which it is below 20.
+    """
+    if count < 2:
+        return math.inf
+    scale = 1 + count * _MIXTURE
+    limit = (scale / (1 - LEVEL) ** 2) ** (1 / count)
+    if limit >= scale:
+        return math.inf
+    return math.sqrt((count - 1) / count * scale * (limit - 1) / (scale - limit))
 
 
 def share_interval(

@@ -95,7 +95,9 @@ def claims(
     group=RESEARCH,
     help_epilogue="Examples:\n  plusx reproduce parameters-resnet110\n"
     "  plusx reproduce gradient-identity\n  plusx reproduce 'erratum-*'\n"
-    "  plusx reproduce error-resnet20-cifar10 --quick",
+    "  plusx reproduce error-resnet20-cifar10 --quick\n"
+    "  plusx reproduce convergence-digits --seeds 10\n"
+    "  plusx reproduce error-resnet20-cifar10 --decide --budget 48",
 )
 def reproduce(
     claim: Annotated[str, Parameter(name="CLAIM", help="A claim's name or a pattern in quotes.")],
@@ -105,6 +107,15 @@ def reproduce(
         bool,
         Parameter(negative="", help="Run a smaller version; the result says what is smaller."),
     ] = False,
+    seeds: Annotated[
+        int | None,
+        about("Number of seeds, 2 or more (default: 5 if they take a core-hour or less, else 3)."),
+    ] = None,
+    decide: Annotated[
+        bool,
+        Parameter(negative="", help="Add seeds until the claim is decided (at most 30)."),
+    ] = False,
+    budget: Annotated[float | None, about("Hours that --decide may take.")] = None,
     kind: Annotated[str | None, about("With a pattern: only claims of this kind.")] = None,
     out: Annotated[Path, output_folder("Folder whose claims.json keeps the result.")] = Path(
         "results"
@@ -114,7 +125,11 @@ def reproduce(
     ),
     as_json: Json = False,
 ) -> None:
-    """Test a claim: PASS, MISS or INCONCLUSIVE, and the distance from the published value."""
+    """Test a claim: PASS, MISS or INCONCLUSIVE, and the distance from the published value.
+
+    Before training, the chance that an exact reproduction passes with this number of seeds is
+    printed, and with --decide the expected cost.
+    """
     from plusx.evidence.ledger import select_claims
 
     names, several = select_claims(claim, kind)
@@ -123,14 +138,31 @@ def reproduce(
 
     if not several:
         record = reproduce_one(
-            names[0], quick=quick, out=out, work=work, command=command(), progress=print_line
+            names[0],
+            quick=quick,
+            seeds=seeds,
+            decide=decide,
+            budget=budget,
+            out=out,
+            work=work,
+            command=command(),
+            progress=print_line,
         )
         if as_json:
             print_json(record)
         else:
             print(record_text(record))
         return
-    results = reproduce_all(names, quick=quick, out=out, work=work, progress=print_line)
+    results = reproduce_all(
+        names,
+        quick=quick,
+        seeds=seeds,
+        decide=decide,
+        budget=budget,
+        out=out,
+        work=work,
+        progress=print_line,
+    )
     if as_json:
         print_json(results)
     else:

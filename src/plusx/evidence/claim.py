@@ -35,11 +35,14 @@ FILES = (
     "pretraining",
     "scope",
 )  # the order of the ledger
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2)  # of measurements that take no --seeds
+SEVERAL, FEW = 5, 3  # seeds of a claim that can afford SEVERAL, and of others
+SEEDED = ("train", "fooled", "without-labels")  # checks that take --seeds
 
 # MACs per second of one core, for convolutions forward and backward in float32: about the rate of
 # ResNet-20 on one core of the machine of results/cifar10-resnet20-quick.json.
 RATE = 2e10
+AFFORDABLE = RATE * 3600  # MACs of all seeds: an hour of one core
 
 # texts that some claims are from
 TEXTS: dict[str, str] = {
@@ -68,7 +71,11 @@ class Claim:
     unit: Unit = "count"
     side: Side = "equal"
     tolerance: int | float = 0.0
-    spread: float | None = None  # as published
+    # (statistic, number of runs) that the printed value is: "mean", "median" or "best"; empty if it
+    # is not measured over runs, such as a count or a limit
+    printed: tuple[str, int] | tuple[()] = ()
+    spread: float | None = None  # standard deviation over the runs of one network, as published
+    assumed_spread: float | None = None  # if none is published
     network: str = ""
     num_classes: int | None = None  # None: those of the network
     against: str = ""  # the metric is the difference from this network
@@ -76,6 +83,7 @@ class Claim:
     data: str = ""
     protocol: str = ""  # a key of PROTOCOLS
     overrides: tuple[str, ...] = ()  # applied to the protocol's recipe
+    network_overrides: tuple[str, ...] = ()  # applied to that of `network`, not of `against`
     passes: int = 0  # forward passes of the network, if there is no protocol
     others: tuple[tuple[str, float], ...] = ()  # measured by others: who, value
     runs: tuple[str, ...] = ()  # patterns of the ids of its member claims
@@ -157,10 +165,19 @@ def members(claim: Claim) -> list[Claim]:
     ]
 
 
-def cost_of(claim: Claim) -> int:
-    """Return the MACs of running a claim, including its members."""
-    member_claims = members(claim) if claim.check == "members" else ()
-    return _own_cost(claim) + sum(map(_own_cost, member_claims))
+def default_seeds(claim: Claim) -> int:
+    """Return the number of seeds of a claim about training: SEVERAL if they are affordable."""
+    return SEVERAL if _own_cost(claim, SEVERAL) <= AFFORDABLE else FEW
+
+
+def cost_of(claim: Claim, seeds: int | None = None) -> int:
+    """Return the MACs of running a claim, including its members, with this number of seeds (None:
+    the default)."""
+    member_claims = members(claim) if claim.check == "members" else []
+    return sum(
+        _own_cost(tested, default_seeds(tested) if seeds is None else seeds)
+        for tested in (claim, *member_claims)
+    )
 
 
 def spec(name: str, num_classes: int | None = None) -> Net:
@@ -170,7 +187,7 @@ def spec(name: str, num_classes: int | None = None) -> Net:
     return net if num_classes is None else replace(net, num_classes=num_classes)
 
 
-def _own_cost(claim: Claim) -> int:
+def _own_cost(claim: Claim, seeds: int) -> int:
     """Return the MACs of running a claim without its members. A training step costs three forward
     passes: one forward, and the backward passes for inputs and weights. Each finished run is
     evaluated once on its training and once on its test images."""
@@ -185,7 +202,7 @@ def _own_cost(claim: Claim) -> int:
     if claim.protocol:
         protocol = PROTOCOLS[claim.protocol]
         images = 3 * protocol.images + protocol.evaluated
-        return one_pass * images * (len(SEEDS) if protocol.images else 1)
+        return one_pass * images * (seeds if protocol.images else 1)
     return one_pass * claim.passes
 
 

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plusx import run
-from plusx.evidence.claim import SEEDS, Claim
+from plusx.evidence.claim import SEEDS, Claim, default_seeds
 from plusx.evidence.verdict import Options, Outcome
 from plusx.recipe import load_recipe, to_toml
 from plusx.run.attacking import attack_run
 from plusx.run.folder import Run, load_run
 from plusx.run.probing import probe
 from plusx.run.sequence import stream
-from plusx.study.results import recorded_environment, versions_and_machine
+from plusx.study.results import incomparable, recorded_environment, versions_and_machine
 from plusx.study.tuning import tune as search
 
 
@@ -23,14 +23,13 @@ QUICK = "one seed, one epoch"
 def forgetting(claim: Claim, options: Options) -> Outcome:
     """The forgetting of training on five tasks of two digits, with nothing against it."""
     recipe = load_recipe("digits-stream", ["method.kind=naive", *_shorter(options)])
-    result = stream(
-        recipe, _work(options, "digits-stream"), seeds=_seeds(options), progress=options.progress
-    )
+    seeds = SEEDS[:1] if options.quick else SEEDS
+    result = stream(recipe, _work(options, "digits-stream"), seeds=seeds, progress=options.progress)
     matrix = [[f"{value:.2f}" for value in row] for row in result["matrix"]]
     return Outcome(
         values=tuple(result["forgetting"]["seeds"]),
         exact=False,
-        seeds=_seeds(options),
+        seeds=seeds,
         shown=tuple(f"after task {i}: {', '.join(row)}" for i, row in enumerate(matrix, 1)),
         recipe=to_toml(recipe),
         smaller=QUICK if options.quick else "",
@@ -46,7 +45,7 @@ def fooled(claim: Claim, options: Options) -> Outcome:
         clean, attacked = result["clean"]["value"], result["rows"][0]["value"]
         return clean - attacked, f"clean {clean:.4f}, attacked {attacked:.4f}"
 
-    return _over_seeds("digits-resnet20", lost, options)
+    return _over_seeds(claim, "digits-resnet20", lost, options)
 
 
 def without_labels(claim: Claim, options: Options) -> Outcome:
@@ -57,7 +56,7 @@ def without_labels(claim: Claim, options: Options) -> Outcome:
         learned, random = result["linear"]["accuracy"], result["random"]["linear"]["accuracy"]
         return learned - random, f"pretrained {learned:.4f}, untrained {random:.4f}"
 
-    return _over_seeds("digits-simclr", gained, options)
+    return _over_seeds(claim, "digits-simclr", gained, options)
 
 
 def tuned(claim: Claim, options: Options) -> Outcome:
@@ -84,31 +83,37 @@ def tuned(claim: Claim, options: Options) -> Outcome:
 
 
 def _over_seeds(
-    name: str, measured: Callable[[Run], tuple[float, str]], options: Options
+    claim: Claim, name: str, measured: Callable[[Run], tuple[float, str]], options: Options
 ) -> Outcome:
-    """Train a recipe with every seed; `measured` returns the value of a run, and it as text."""
+    """Train a recipe with every seed; `measured` returns the value of a run, and it as text. Runs
+    of another version, machine or data are shown and excluded."""
     recipe = load_recipe(name, _shorter(options))
-    folders = {seed: _work(options, name) / f"seed{seed}" for seed in _seeds(options)}
-    values, shown = [], []
+    folders = {seed: _work(options, name) / f"seed{seed}" for seed in _seeds(claim, options)}
     for seed, folder in folders.items():
-        options.progress(f"{name}, seed {seed}, in {folder}")
+        if not (folder / "result.json").is_file():
+            options.progress(f"{name}, seed {seed}, in {folder}")
         run.train(load_recipe(name, [*_shorter(options), f"seed={seed}"]), folder)
-        value, text = measured(load_run(folder))
-        values.append(value)
+    excluded = incomparable({folder: str(seed) for seed, folder in folders.items()})
+    values, shown = {}, []
+    for seed, folder in folders.items():
+        if folder in excluded:
+            shown.append(f"not in the mean: seed {seed}: {excluded[folder]}")
+            continue
+        values[seed], text = measured(load_run(folder))
         shown.append(f"seed {seed}: {text}")
     return Outcome(
-        values=tuple(values),
+        values=tuple(values.values()),
         exact=False,
-        seeds=_seeds(options),
+        seeds=tuple(values),
         shown=tuple(shown),
         recipe=to_toml(recipe),
         smaller=QUICK if options.quick else "",
-        environment=versions_and_machine(folders[_seeds(options)[0]]),
+        environment=versions_and_machine(folders[next(iter(values))]),
     )
 
 
-def _seeds(options: Options) -> tuple[int, ...]:
-    return SEEDS[:1] if options.quick else SEEDS
+def _seeds(claim: Claim, options: Options) -> tuple[int, ...]:
+    return tuple(range(1 if options.quick else options.seeds or default_seeds(claim)))
 
 
 def _shorter(options: Options) -> Sequence[str]:

@@ -17,11 +17,11 @@ from plusx.evidence.claim import (
     CLAIMS,
     PROTOCOLS,
     RATE,
-    SEEDS,
     Claim,
     Kind,
     claim_names,
     cost_of,
+    default_seeds,
     hours,
 )
 
@@ -127,8 +127,10 @@ def describe_protocol(claim: Claim) -> str:
     if not claim.protocol:
         return ""
     protocol = PROTOCOLS[claim.protocol]
-    seeds = f"; seeds {', '.join(map(str, SEEDS))}" if protocol.images else ""
-    changed = f"; {' '.join(claim.overrides)}" if claim.overrides else ""
+    numbers = map(str, range(default_seeds(claim)))
+    seeds = f"; seeds {', '.join(numbers)}" if protocol.images else ""
+    changed = "".join(f"; {override}" for override in claim.overrides)
+    changed += "".join(f"; {claim.network}: {override}" for override in claim.network_overrides)
     return f"{claim.protocol}: {protocol.description}{changed}{seeds}"
 
 

@@ -5,6 +5,7 @@ Results are written to DIR/claims.json, which `plusx claims` and docs/evidence.m
 
 import math
 import operator
+import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,18 @@ import torch
 from plusx import store
 from plusx.errors import UserError
 from plusx.evidence import arithmetic, bookkeeping, directions, errata, properties, training
-from plusx.evidence.claim import CLAIMS, Claim, find_claim, members
+from plusx.evidence.claim import (
+    CLAIMS,
+    SEEDED,
+    Claim,
+    cost_of,
+    default_seeds,
+    find_claim,
+    hours,
+    members,
+)
 from plusx.evidence.ledger import FILE, RESULTS, read_results
+from plusx.evidence.power import MOST_SEEDS, Chances, chances, study_of
 from plusx.evidence.verdict import Check, Decision, Options, Outcome, decide
 from plusx.run.environment import environment
 from plusx.run.folder import now
@@ -28,9 +39,9 @@ from plusx.study.results import recorded_environment
 
 WORK = Path("runs/claims")
 # fields of a record that are written; the ledger has the others under the claim's id
-FIELDS = ("verdict", "value", "spread", "interval", "distance", "claimed", "seeds", "values",
-          "shown", "smaller", "unsettled", "command", "recipe", "date", "seconds", "versions",
-          "machine")  # fmt: skip
+FIELDS = ("verdict", "value", "spread", "interval", "distance", "power", "sequential", "claimed",
+          "seeds", "values", "shown", "smaller", "unsettled", "command", "recipe", "date",
+          "seconds", "versions", "machine")  # fmt: skip
 _WAIT = 30.0  # seconds to wait while another process writes its result
 
 # by the `check` of a claim
@@ -88,6 +99,9 @@ def reproduce(
     name: str,
     *,
     quick: bool = False,
+    seeds: int | None = None,
+    decide: bool = False,
+    budget: float | None = None,
     out: Path = RESULTS,
     work: Path = WORK,
     command: str = "",
@@ -97,12 +111,16 @@ def reproduce(
 
     Training runs are stored in `work`, and other claims reuse them. `quick` runs a smaller version,
     which the record describes; for a claim about training it is always INCONCLUSIVE, and it never
-    replaces a full result. Raises UserError if the claim is unknown or not yet runnable, or its
-    data is missing, and RuntimeError if a built network differs from its arithmetic.
+    replaces a full result. `seeds` (2 or more) is the number of seeds (None: 5 if they take an hour
+    of one core or less, else 3). `decide` adds seeds until the claim is decided, `budget` hours
+    are used, or there are 30 seeds. Exact claims have no seeds.
+    Raises UserError if the claim is unknown or not yet runnable, its data is missing, or the
+    options contradict each other, and RuntimeError if a built network differs from its arithmetic.
     """
+    options = make_options(quick, seeds, decide, budget, work, progress)
     claim = find_claim(name)
     read_results(out)  # an unreadable file must raise before the work, not after it
-    record = run_claim(claim, Options(quick=quick, work=work, progress=progress), command)
+    record = run_claim(claim, options, command)
     write_record(record, out)
     return record
 
@@ -111,6 +129,9 @@ def reproduce_all(
     names: Sequence[str],
     *,
     quick: bool = False,
+    seeds: int | None = None,
+    decide: bool = False,
+    budget: float | None = None,
     out: Path = RESULTS,
     work: Path = WORK,
     progress: Any = lambda line: None,
@@ -118,9 +139,17 @@ def reproduce_all(
     """Test several claims in turn: {claims: [record], failed, skipped: [{id, reason}]}.
 
     Each result is written at once. A claim that cannot be tested does not stop the others:
-    `skipped` are those not yet runnable, `failed` those with an error.
+    `skipped` are those not yet runnable, `failed` those with an error. The budget is that of each
+    claim.
     """
+    make_options(quick, seeds, decide, budget, work, progress)
     read_results(out)
+    options = [
+        *(["--quick"] if quick else []),
+        *([] if seeds is None else ["--seeds", str(seeds)]),
+        *(["--decide"] if decide else []),
+        *([] if budget is None else ["--budget", f"{budget:g}"]),
+    ]
     results: dict[str, Any] = {"claims": [], "failed": [], "skipped": []}
     for number, name in enumerate(names, 1):
         claim = find_claim(name)
@@ -132,9 +161,12 @@ def reproduce_all(
             record = reproduce(
                 name,
                 quick=quick,
+                seeds=seeds,
+                decide=decide,
+                budget=budget,
                 out=out,
                 work=work,
-                command=shlex.join(["plusx", "reproduce", name, *(["--quick"] if quick else [])]),
+                command=shlex.join(["plusx", "reproduce", name, *options]),
                 progress=progress,
             )
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
@@ -148,13 +180,42 @@ def reproduce_all(
     return results
 
 
+def make_options(
+    quick: bool,
+    seeds: int | None,
+    decide: bool,
+    budget: float | None,
+    work: Path,
+    progress: Any,
+) -> Options:
+    """Return the options of a check. Raises UserError if they contradict each other."""
+    if seeds is not None and seeds < 2:
+        raise UserError(f"--seeds {seeds}: a mean and its interval need 2 seeds or more")
+    if seeds is not None and decide:
+        raise UserError("--seeds fixes the number of seeds and --decide does not: give one of them")
+    if quick and (decide or seeds is not None):
+        raise UserError("--quick trains one seed: leave out --seeds and --decide")
+    if budget is not None and not decide:
+        raise UserError("--budget is the time that --decide may take: give both")
+    if budget is not None and not (budget > 0 and math.isfinite(budget)):
+        raise UserError(f"--budget {budget:g}: a number of hours above 0 is needed")
+    return Options(
+        quick=quick,
+        work=work,
+        progress=progress,
+        seeds=seeds,
+        decide=decide,
+        budget=math.inf if budget is None else budget,
+    )
+
+
 def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, Any]:
     """Test one claim and return the record without writing it."""
     if claim.missing:
         raise UserError(f"{claim.id} is not yet runnable; missing: {claim.missing}")
     started = time.monotonic()
-    outcome = CHECKS[claim.check](claim, options)
-    decision = decide_outcome(claim, outcome, options.quick)
+    expected = _expected(claim, options)
+    outcome, decision = _decided(claim, options)
     keys = ("id", "tolerance", "side", "metric", "unit", "erratum", "source")
     return {
         **{key: getattr(claim, key) for key in keys},
@@ -165,6 +226,8 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
         "spread": decision.spread,
         "interval": None if decision.interval is None else list(decision.interval),
         "distance": decision.distance,
+        "power": None if expected is None else expected.passed,
+        "sequential": (options.decide and claim.check in SEEDED) or None,
         "seeds": list(outcome.seeds),
         "values": list(map(finite, outcome.values)),
         "shown": list(outcome.shown),
@@ -178,7 +241,75 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
     }
 
 
-def decide_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Decision:
+def _expected(claim: Claim, options: Options) -> Chances | None:
+    """Return the chances of an exact reproduction with these options, and report them with the
+    cost; None if they are not known or there are no seeds."""
+    if claim.check not in SEEDED or options.quick:
+        if (options.decide or options.seeds) and claim.check != "members":
+            options.progress(f"{claim.id}: the options about seeds are ignored: it has no --seeds")
+        return None
+    one_seed = hours(cost_of(claim, 1), os.cpu_count() or 1)
+    seeds = options.seeds or default_seeds(claim)
+    if options.decide:
+        affordable = options.budget / one_seed if one_seed else math.inf
+        seeds = max(int(min(affordable, MOST_SEEDS)), 1)
+    study = study_of(claim)
+    expected = None
+    if study is not None:
+        expected = chances(study, max(seeds, 2), sequential=options.decide)
+    options.progress(f"{claim.id}: {_prospect(claim, options, expected, seeds, one_seed)}")
+    return expected
+
+
+def _prospect(
+    claim: Claim, options: Options, expected: Chances | None, seeds: int, one_seed: float
+) -> str:
+    """Return the number of seeds, the chance of PASS and the hours as a sentence."""
+    cost = f" (about {one_seed:.2g} hours a seed here)" if one_seed else ""
+    plan = f"up to {seeds} seeds" if options.decide else f"{seeds} seeds"
+    if expected is None:
+        reason = "a limit is claimed, or no spread is known"
+        return f"{plan}{cost}; the chance that it passes is not known: {reason}"
+    spread = 100 * (claim.spread or claim.assumed_spread or 0.0)
+    source = "published" if claim.spread else "assumed"
+    text = (
+        f"{plan}{cost}; an exact reproduction passes with a chance of "
+        f"{100 * expected.passed:.0f} % ({source} spread {spread:.2f} points)"
+    )
+    if not options.decide:
+        return text
+    needed = expected.mean_seeds
+    expected_cost = f", about {needed * one_seed:.2g} hours" if one_seed else ""
+    return (
+        f"{text}, after {needed:.1f} seeds in the mean{expected_cost}, and after at most "
+        f"{expected.most_seeds} in 95 % of cases"
+    )
+
+
+def _decided(claim: Claim, options: Options) -> tuple[Outcome, Decision]:
+    """Run the check; with `decide`, with one seed more until it decides or the budget ends."""
+    check = CHECKS[claim.check]
+    if not options.decide or claim.check not in SEEDED:
+        outcome = check(claim, options)
+        return outcome, decide_outcome(claim, outcome, options.quick)
+    started, longest = time.monotonic(), 0.0
+    for seeds in range(1, MOST_SEEDS + 1):
+        before = time.monotonic()
+        outcome = check(claim, replace(options, seeds=seeds))
+        decision = decide_outcome(claim, outcome, quick=False, sequential=True)
+        now = time.monotonic()
+        longest = max(longest, now - before)
+        if decision.verdict != "INCONCLUSIVE":
+            break
+        if now - started + longest > 3600 * options.budget:
+            options.progress(f"{claim.id}: the budget ends after {seeds} seeds")
+            break
+    return outcome, decision
+
+
+def decide_outcome(
+    claim: Claim, outcome: Outcome, quick: bool, sequential: bool = False
+) -> Decision:
     """Return the decision on an outcome; a smaller training run decides no claim."""
     decision = decide(
         outcome.values,
@@ -186,6 +317,7 @@ def decide_outcome(claim: Claim, outcome: Outcome, quick: bool) -> Decision:
         claim.tolerance,
         claim.side,
         exact=outcome.exact,
+        sequential=sequential,
         spread=claim.spread,
         # of fractions, and of differences between them
         bounds=(-1.0, 1.0) if claim.unit == "share" else (-math.inf, math.inf),
@@ -295,7 +427,13 @@ def record_text(record: Mapping[str, Any]) -> str:
             if distance
             else "none",
         ),
-        ("seeds", len(record["seeds"]) or "none: exact"),
+        ("seeds", _seeds_text(record)),
+        (
+            "power",
+            None
+            if record["power"] is None
+            else f"an exact reproduction passes with a chance of {100 * record['power']:.0f} %",
+        ),
         *(("", line) for line in record["shown"]),
         ("smaller", record["smaller"]),
         ("open", record["unsettled"]),
@@ -303,6 +441,13 @@ def record_text(record: Mapping[str, Any]) -> str:
     ]
     lines = [f"  {name:10} {text}" for name, text in facts if text]
     return "\n".join([f"{record['verdict']}  {record['id']}", *lines])
+
+
+def _seeds_text(record: Mapping[str, Any]) -> str:
+    if not record["seeds"]:
+        return "none: exact"
+    rule = ", added until the claim was decided" if record["sequential"] else ""
+    return f"{len(record['seeds'])}{rule}"
 
 
 def _number(value: int | float | None, unit: str) -> str:

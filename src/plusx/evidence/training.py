@@ -13,7 +13,7 @@ from typing import Any
 from plusx import run, store
 from plusx.data.sets.download import places
 from plusx.errors import UserError
-from plusx.evidence.claim import PROTOCOLS, SEEDS, Claim
+from plusx.evidence.claim import PROTOCOLS, Claim, default_seeds
 from plusx.evidence.verdict import Options, Outcome
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
@@ -35,7 +35,7 @@ def train(claim: Claim, options: Options) -> Outcome:
     """Train with every seed, and evaluate each finished run once. Raises UserError if the data is
     missing, or a folder was begun with another recipe."""
     names = [name for name in (claim.network, claim.against) if name]
-    seeds = SEEDS[:1] if options.quick else SEEDS
+    seeds = range(1 if options.quick else options.seeds or default_seeds(claim))
     recipes = {
         (name, seed): quick_recipe(claim, name, seed)
         if options.quick
@@ -43,12 +43,15 @@ def train(claim: Claim, options: Options) -> Outcome:
         for seed in seeds
         for name in names
     }
-    work = options.work / _work_name(claim, options.quick)
-    folders = {key: work / f"{key[0]}-seed{key[1]}" for key in recipes}
+    folders = {
+        (name, seed): options.work / _work_name(claim, name, options.quick) / f"{name}-seed{seed}"
+        for name, seed in recipes
+    }
     for number, (key, run_recipe) in enumerate(recipes.items(), 1):
-        options.progress(
-            f"run {number} of {len(recipes)}: {key[0]}, seed {key[1]}, in {folders[key]}"
-        )
+        if not (folders[key] / "result.json").is_file():
+            options.progress(
+                f"run {number} of {len(recipes)}: {key[0]}, seed {key[1]}, in {folders[key]}"
+            )
         run.train(run_recipe, folders[key])
     excluded = incomparable({folder: str(key[1]) for key, folder in folders.items()})
     usable_seeds = [
@@ -57,8 +60,8 @@ def train(claim: Claim, options: Options) -> Outcome:
     if not usable_seeds:
         reasons = "; ".join(f"{folder.name}: {reasons}" for folder, reasons in excluded.items())
         raise RuntimeError(
-            f"{claim.id}: no seed is left, because the runs in {work} differ in version, machine "
-            f"or data ({reasons}); move the runs to be repeated away"
+            f"{claim.id}: no seed is left, because the runs in {options.work} differ in version, "
+            f"machine or data ({reasons}); move the runs to be repeated away"
         )
     metric_name = claim.metric.partition(" of ")[0]
     metric = METRICS[QUICK_METRICS.get(metric_name, metric_name) if options.quick else metric_name]
@@ -117,7 +120,8 @@ def recipe(claim: Claim, network: str, seed: int) -> Recipe:
         overrides.append(f"data.path={imagenet()}")
     elif protocol.recipe != claim.data:
         overrides.append(f"data.kind={claim.data}")
-    loaded = load_recipe(protocol.recipe, [*overrides, *claim.overrides, f"seed={seed}"])
+    overrides += _overrides(claim, network)
+    loaded = load_recipe(protocol.recipe, [*overrides, f"seed={seed}"])
     return replace(loaded, compare=None, study=None)
 
 
@@ -129,9 +133,8 @@ def quick_recipe(claim: Claim, network: str, seed: int) -> Recipe:
     epochs = max(min(affordable // _DIGITS, _QUICK_EPOCHS), 1)
     train_images = [] if images == _DIGITS else [f"data.train={images}"]
     overrides = [f"net.base={network}", f"data.size={size}", f"epochs={epochs}", *train_images]
-    loaded = load_recipe(
-        PROTOCOLS[claim.protocol].quick, [*overrides, *claim.overrides, f"seed={seed}"]
-    )
+    overrides += _overrides(claim, network)
+    loaded = load_recipe(PROTOCOLS[claim.protocol].quick, [*overrides, f"seed={seed}"])
     return replace(loaded, compare=None)
 
 
@@ -141,10 +144,17 @@ def _without_path(recipe: Recipe) -> str:
     return to_toml(recipe) if path is None else to_toml(recipe).replace(path, Path(path).name)
 
 
-def _work_name(claim: Claim, quick: bool) -> str:
-    """Return the folder name of all runs that are trained like those of the claim."""
+def _overrides(claim: Claim, network: str) -> tuple[str, ...]:
+    """Return what the claim overrides in the protocol's recipe for this network."""
+    only = claim.network_overrides if network == claim.network else ()
+    return (*claim.overrides, *only)
+
+
+def _work_name(claim: Claim, network: str, quick: bool) -> str:
+    """Return the folder name of all runs that are trained like that network of the claim."""
     names = ["quick"] if quick else [claim.protocol, claim.data]
-    return "-".join([*names, *(override.replace("=", "") for override in claim.overrides)])
+    overrides = _overrides(claim, network)
+    return "-".join([*names, *(override.replace("=", "") for override in overrides)])
 
 
 def _quick_size(network: str) -> tuple[int, int]:

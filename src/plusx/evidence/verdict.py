@@ -3,7 +3,8 @@
 An exact value is allowed by the claim or not. Several seeds have a 95 % interval of their mean
 (Student's t over the seeds): entirely inside the allowed range is PASS, entirely outside MISS, and
 across a limit INCONCLUSIVE. A single seed is always INCONCLUSIVE; seeds with equal values are
-decided by the value.
+decided by the value. If seeds are added until a decision, the interval is that of a confidence
+sequence, which contains the mean with 95 % however often it is looked at.
 """
 
 import math
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from plusx.errors import UserError
 from plusx.evidence.claim import Claim, Side
-from plusx.statistics import Interval, mean_interval
+from plusx.statistics import Interval, confidence_sequence, mean_interval, sequence_factor
 
 
 Verdict = Literal["PASS", "MISS", "INCONCLUSIVE"]
@@ -32,6 +33,9 @@ class Options:
     quick: bool
     work: Path  # folder for training runs
     progress: Callable[[str], None]  # called with a line of text
+    seeds: int | None = None  # None: the default of the claim
+    decide: bool = False  # add seeds until the claim is decided
+    budget: float = math.inf  # hours, of `decide`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +90,13 @@ def decide(
     side: Side = "equal",
     *,
     exact: bool,
+    sequential: bool = False,
     spread: float | None = None,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Decision:
     """Decide on one value per seed, or an exact value.
 
+    sequential: whether seeds are added until a decision
     spread: the published one
     bounds: the range of possible values, which the interval does not leave
     NaN is a MISS. Raises UserError if there are no values.
@@ -100,8 +106,10 @@ def decide(
     limits = allowed(claimed, tolerance, side)
     value = float(mean(values))
     our_spread = stdev(values) if len(values) > 1 and math.isfinite(value) else None
-    interval = None if exact else mean_interval(values, bounds=bounds)
-    is_exact = exact or (len(values) > 1 and min(values) == max(values))
+    interval_of = confidence_sequence if sequential else mean_interval
+    interval = None if exact else interval_of(values, bounds=bounds)
+    enough = len(values) > 1 and not (sequential and sequence_factor(len(values)) == math.inf)
+    is_exact = exact or (enough and min(values) == max(values))
     range_of_values = Interval(value, value) if is_exact else interval
     if math.isnan(value):
         verdict: Verdict = "MISS"
