@@ -439,6 +439,16 @@ def test_every_initialisation_rule_runs(rule: str) -> None:
         initialise(net, "hee")
 
 
+@pytest.mark.parametrize(("rule", "gain"), [("orthogonal", 1.0), ("orthogonal_relu", 2**0.5)])
+def test_orthogonal_convolutions_keep_the_norm_of_their_input(rule: str, gain: float) -> None:
+    net = made(small())
+    initialise(net, rule)
+    convolution = net.layer1[0].conv2
+    assert convolution.in_channels == convolution.out_channels
+    x = torch.randn(2, convolution.in_channels, 8, 8)
+    assert convolution(x).norm().item() == pytest.approx(gain * x.norm().item(), rel=1e-5)
+
+
 def test_he_fan_out_has_the_variance_of_its_equation() -> None:
     net = made(small(stem_width=64))
     initialise(net)

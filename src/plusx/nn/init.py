@@ -32,6 +32,16 @@ def _unchanged(module: nn.Module) -> None:
     """Keep PyTorch's initialisation."""
 
 
+def _delta_orthogonal(weight: Tensor, gain: float) -> None:
+    """Make the middle of the kernels a matrix with orthogonal rows or columns, and the rest 0, so
+    that a convolution keeps the norm of its input, times `gain`."""
+    nn.init.zeros_(weight)
+    middle = weight.data
+    for size in weight.shape[2:]:
+        middle = middle[:, :, size // 2]
+    nn.init.orthogonal_(middle, gain)
+
+
 he_normal = partial(nn.init.kaiming_normal_, nonlinearity="relu")
 
 RULES: dict[str, Rule] = {
@@ -43,6 +53,9 @@ RULES: dict[str, Rule] = {
     # Dosovitskiy et al. 2021 and Liu et al. 2022
     "truncated": partial(_weights, partial(nn.init.trunc_normal_, std=0.02), True),
     "pytorch": _unchanged,
+    # Xiao et al. 2018, section 4; the gain for ReLU is He's
+    "orthogonal": partial(_weights, partial(_delta_orthogonal, gain=1.0), False),
+    "orthogonal_relu": partial(_weights, partial(_delta_orthogonal, gain=2**0.5), False),
     # Zhang et al. 2019, section 3; the branches are then changed by `_fixup`
     "fixup": partial(_weights, partial(he_normal, mode="fan_out"), False),
 }

@@ -199,6 +199,40 @@ class Attention:
     seeds: Seeds = (0, 1, 2)
 
 
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Remedies:
+    """What makes a deep plain network trainable: activation, initialisation, norms, skips."""
+
+    kind: Literal["remedies"] = "remedies"
+    depth: Positive = 56
+    remedies: NonEmpty[
+        Literal[
+            "none",
+            "tanh",
+            "orthogonal",
+            "tanh-orthogonal",
+            "batch-norm",
+            "skips",
+            "fixup",
+            "rezero",
+            "skipinit",
+            "skips-batch-norm",
+        ]
+    ] = (
+        "none",
+        "tanh",
+        "orthogonal",
+        "tanh-orthogonal",
+        "batch-norm",
+        "skips",
+        "fixup",
+        "rezero",
+        "skipinit",
+        "skips-batch-norm",
+    )
+    seeds: Seeds = (0, 1, 2)
+
+
 Study: TypeAlias = (
     Degradation
     | Skips
@@ -214,4 +248,5 @@ Study: TypeAlias = (
     | Tables
     | Transfer
     | Attention
+    | Remedies
 )

@@ -59,7 +59,19 @@ class NetByName:
 class Init:
     """Initialisation of parameters; external modules and loaded weights keep theirs."""
 
-    rule: Literal["he", "he_fan_in", "normal0.01", "truncated", "pytorch", "fixup"] | None = None
+    rule: (
+        Literal[
+            "he",
+            "he_fan_in",
+            "normal0.01",
+            "truncated",
+            "orthogonal",
+            "orthogonal_relu",
+            "pytorch",
+            "fixup",
+        ]
+        | None
+    ) = None
     zero_last_gamma: StrictBool = False  # initialise the last norm of every branch before a + to 0
     gate_bias: Annotated[float, Strict()] = -2.0  # initial bias of the gates of `~` and `gate`
     whiten: StrictBool = False  # the first convolution whitens image patches and is not trained

@@ -3,7 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from plusx.study import attention, gradients, lesion, paths, responses, surface, three_tables
+from plusx.study import (
+    attention,
+    gradients,
+    lesion,
+    paths,
+    remedies,
+    responses,
+    surface,
+    three_tables,
+)
 from plusx.study import training_studies as training
 from plusx.study.experiment import Experiment
 
@@ -23,6 +32,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "tables": three_tables.TABLES,
     "transfer": training.TRANSFER,
     "attention": attention.ATTENTION,
+    "remedies": remedies.REMEDIES,
 }
 
 # (recipe, folder, *settings) -> JSON
