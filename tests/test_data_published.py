@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 
 from plusx.data.dataset import images_of
 from plusx.data.readers.open import open_data
@@ -24,10 +25,22 @@ from plusx.data.sets.published import (
     CIFAR10,
     CIFAR100,
     FASHION_MNIST,
+    SVHN,
+    SVHN_EXTRA,
     open_cifar,
     open_idx,
+    open_svhn,
+    published_set,
     read_idx,
 )
+from plusx.errors import UserError
+
+
+SVHN_DIGESTS = {
+    "train_32x32.mat": "md5:e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "md5:eb5a983be6a315427106f1b164d9cef3",
+    "extra_32x32.mat": "md5:a93ce644f1a588dc4d68dda5feec44a7",
+}
 
 
 @pytest.fixture
@@ -291,3 +304,125 @@ def test_the_digits_are_scikit_learns():
     assert ours.labels.tolist() == theirs.target.tolist()
     pixels = torch.from_numpy(theirs.images * (255 / 16)).round().to(torch.uint8)
     assert torch.equal(images_of(ours)[:, 0], pixels)
+
+
+def small_svhn(kind: published.Svhn) -> published.Svhn:
+    """The same set with 60 images a training file and 20 for test, 2 of each class held out."""
+    train = tuple(replace(file, count=60, held_out=2) for file in kind.train)
+    return replace(kind, train=train, test=replace(kind.test, count=20))
+
+
+def write_svhn(folder: Path, kind: published.Svhn) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The files of the official site: X (32, 32, 3, n), and y (n, 1) from 1 to 10, compressed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for number, file in enumerate((*kind.train, kind.test)):
+        random = np.random.default_rng(number)
+        x = random.integers(0, 256, (32, 32, 3, file.count), dtype=np.uint8)
+        y = (random.permutation(file.count) % 10 + 1).astype(np.uint8)[:, None]
+        name = file.download.name
+        savemat(folder / name, {"X": x, "y": y}, do_compression=True)
+        arrays[name] = (x, y)
+    return arrays
+
+
+def test_svhn_is_read_from_the_official_mat_files(empty_place: Path) -> None:
+    small = small_svhn(SVHN)
+    arrays = write_svhn(empty_place / "svhn", small)
+    train, validation, test, whole = (
+        open_svhn(small, split, None) for split in ("train", "validation", "test", "all")
+    )
+    assert [len(train), len(validation), len(test), len(whole)] == [40, 20, 20, 80]
+    assert train.classes == tuple("0123456789")
+    x, y = arrays["train_32x32.mat"]
+    assert torch.equal(images_of(whole)[:60], torch.from_numpy(x.transpose(3, 2, 0, 1).copy()))
+    assert whole.labels[:60].tolist() == [0 if label == 10 else int(label) for label in y[:, 0]]
+    # the last two of each class validate
+    assert validation.labels.bincount().tolist() == [2] * 10
+    for label in range(10):
+        of_class = images_of(whole)[:60][whole.labels[:60] == label]
+        assert torch.equal(images_of(validation)[validation.labels == label], of_class[-2:])
+        assert torch.equal(images_of(train)[train.labels == label], of_class[:-2])
+    assert torch.equal(images_of(open_svhn(small, "validation", 7)), images_of(whole)[53:60])
+    assert len(open_svhn(small, "train", 0)) == 60
+    assert published_set(empty_place / "svhn") == "svhn"
+
+
+def test_the_extra_images_of_svhn_train_too(empty_place: Path) -> None:
+    small = small_svhn(SVHN_EXTRA)
+    arrays = write_svhn(empty_place / "SVHN", small)
+    train = open_svhn(small, "train", None)
+    assert len(train) == 80
+    assert len(open_svhn(small, "validation", None)) == 40
+    # numbers are counted from the end of the harder images
+    last = images_of(open_svhn(small, "validation", 7))
+    x, _ = arrays["train_32x32.mat"]
+    assert torch.equal(last, torch.from_numpy(x[..., -7:].transpose(3, 2, 0, 1).copy()))
+
+
+def test_the_published_counts_and_digests_of_svhn() -> None:
+    # the site's page; digests as torchvision has them
+    assert [file.count for file in SVHN_EXTRA.train] == [531_131, 73_257]
+    assert (SVHN.train, SVHN.test.count) == (SVHN_EXTRA.train[1:], 26_032)
+    for file in (*SVHN_EXTRA.train, SVHN.test):
+        assert SVHN_DIGESTS[file.download.name] == file.download.digest
+    # Huang 2016, section 4: 400 of each class, and 200 of the extra ones
+    assert sum(10 * file.held_out for file in SVHN_EXTRA.train) == 6_000
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ((32, 32, 3, 59), (60, 1), r"X is uint8 of \(32, 32, 3, 59\), not uint8 of"),
+        ((32, 32, 3, 60), (1, 60), r"y is uint8 of \(1, 60\)"),
+        ((32, 32, 3, 60), None, "y is missing"),
+        ((32, 32, 3, 60), (60, 1), "label 11 of image 0 is outside 1 to 10"),
+    ],
+)
+def test_other_mat_files_are_refused(
+    empty_place: Path, x: tuple[int, ...], y: tuple[int, ...] | None, message: str
+) -> None:
+    small = small_svhn(SVHN)
+    write_svhn(empty_place / "svhn", small)
+    path = empty_place / "svhn" / "train_32x32.mat"
+    arrays = {"X": np.zeros(x, np.uint8)} | ({} if y is None else {"y": np.full(y, 11, np.uint8)})
+    savemat(path, arrays)
+    with pytest.raises(UserError, match=f"train_32x32.mat is corrupt: .*{message}"):
+        open_svhn(small, "train", None)
+
+
+def test_a_cut_or_foreign_mat_file_is_refused(empty_place: Path) -> None:
+    small = small_svhn(SVHN)
+    write_svhn(empty_place / "svhn", small)
+    path = empty_place / "svhn" / "test_32x32.mat"
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 0xFF
+    for data in (
+        whole[: len(whole) // 2],
+        bytes(damaged),
+        b"",
+        b"\x89HDF\r\n\x1a\n" * 99,
+        whole[:130],
+    ):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"test_32x32\.mat is corrupt: "):
+            open_svhn(small, "test", None)
+
+
+def test_svhn_that_lies_nowhere_is_fetched(
+    empty_place: Path, tmp_path: Path, server: dict[str, bytes]
+) -> None:
+    small = small_svhn(SVHN)
+    write_svhn(tmp_path / "made", small)
+    data = (tmp_path / "made" / "test_32x32.mat").read_bytes()
+    address = f"{server['address'].decode()}/test_32x32.mat"
+    download = Download(address, f"md5:{hashlib.md5(data).hexdigest()}", len(data))
+    small = replace(small, test=replace(small.test, download=download))
+    target = tmp_path / "cache" / "data" / "svhn" / "test_32x32.mat"
+    with pytest.raises(OSError, match=f"HTTP 404 .*put it at {target}"):
+        open_svhn(small, "test", None)
+    server["/test_32x32.mat"] = data
+    assert len(open_svhn(small, "test", None)) == 20
+    del server["/test_32x32.mat"]
+    assert len(open_svhn(small, "test", None)) == 20

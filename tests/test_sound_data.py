@@ -17,7 +17,7 @@ from plusx.errors import UserError
 from plusx.recipe import load_recipe
 from plusx.report.inspection import heading, inspection_text
 from plusx.run import evaluate, load_run
-from plusx.run.evaluation import refuse_mirrored
+from plusx.run.evaluation import refuse_views
 from plusx.run.inspecting import inspect
 from plusx.weights import save_network
 
@@ -208,7 +208,7 @@ def test_predictions_for_clipped_recordings_have_a_warning(tmp_path: Path) -> No
 
 def test_recordings_are_not_mirrored() -> None:
     with pytest.raises(UserError, match="recordings cannot be mirrored; allowed is none"):
-        refuse_mirrored(FIXED, "flip")
+        refuse_views(FIXED, None, "flip")
 
 
 def test_inputs_in_memory() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plusx.describe import describe_network, description, list_networks
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_toml, to_toml
 from plusx.zoo import PAPERS, ZOO, Entry, External, find, names
-from plusx.zoo.blocks import BASIC, BASIC_A, BASIC_C, PLAIN
+from plusx.zoo.blocks import BASIC, BASIC_A, BASIC_C, BOTTLENECK, PLAIN
 from plusx.zoo.cifar import net as cifar_net
+from plusx.zoo.image import resnet
 
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "zoo_counts.json").read_text())
@@ -89,6 +92,34 @@ def test_parameters_by_arithmetic() -> None:
 def test_multiply_adds_by_arithmetic() -> None:
     counted = {name: multiply_adds(find(name)) for name in GOLDEN["multiply_adds"]}
     assert counted == GOLDEN["multiply_adds"]
+
+
+def test_depths_are_as_the_papers_count() -> None:
+    rows = {row["name"]: row for row in list_networks()}
+    for name in names("wrn*"):
+        assert rows[name]["depth"] == int(name[3:5])
+        # Zagoruyko 2016 counts the three projections, but not the head
+        assert rows[name]["layers"] == rows[name]["depth"] - 3 + 1
+    for name in (*names("iresnet*"), *names("axial_resnet*"), *names("*one_layer")):
+        assert rows[name]["depth"] == rows[name]["layers"] == int(re.findall(r"\d+", name)[0])
+    assert "28 as the paper counts; 26 layers" in description(describe_network("wrn28_10"))
+    assert "20 layers with weights" in description(describe_network("resnet20"))
+
+
+@pytest.mark.parametrize("name", ["resnet110_one_layer", "preact_resnet110_one_layer"])
+def test_skips_over_one_layer_cost_nothing(name: str) -> None:
+    ours, usual = measure(sentence_net(name)), measure(sentence_net("resnet110"))
+    assert (ours.parameters, ours.multiply_adds) == (usual.parameters, usual.multiply_adds)
+    assert [stage.blocks for stage in ours.stages] == [36, 36, 36]
+
+
+@pytest.mark.parametrize("depth", [50, 101, 152, 200])
+def test_improved_residual_networks_have_the_parameters_of_residual_ones(depth: int) -> None:
+    # Duta 2020, table 1; the norms are moved, and there are as many
+    net = sentence_net(f"iresnet{depth}")
+    blocks = tuple(map(len, (stage.blocks for stage in net.stages)))
+    usual = resnet(BOTTLENECK, blocks, (256, 512, 1024, 2048))
+    assert measure(net).parameters == measure(usual).parameters
 
 
 @given(TURNS)

@@ -26,7 +26,8 @@ QUICK = [
     *("resnet110_sd", "wrn16_4", "densenet40_12", "se_resnet20", "eca_resnet20", "cbam_resnet20"),
     *("highway19", "vgg16_cifar", "res8", "res15", "resnet18_1d", "vdcnn9", "r3d_18"),
     *("convs2s_small_encoder", "transformer_small_encoder", "resnet5_text"),
-    *("tc_resnet8", "resnet14_speech"),
+    *("tc_resnet8", "resnet14_speech", "iresnet50", "axial_resnet20"),
+    *("resnet110_one_layer", "preact_resnet110_one_layer"),
 ]
 LATER = [
     *("plain18", "resnet50_v1", "wide_resnet50_2", "densenet121", "se_resnet50", "eca_resnet50"),

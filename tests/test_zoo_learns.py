@@ -40,7 +40,10 @@ class LayerContext(NamedTuple):
 SETTINGS: dict[str, LayerContext] = {
     # He 2015 begins at a tenth of the rate from 110 layers on
     **dict.fromkeys(("resnet110", "resnet110_b", "resnet110_sd", "resnet164"), LayerContext(0.01)),
+    "resnet152_sd": LayerContext(0.01),
     **dict.fromkeys(("resnet1202", "resnet1202_b"), LayerContext(0.02, identity_start=True)),
+    **dict.fromkeys(("resnet1001", "resnet1202_sd"), LayerContext(0.02, identity_start=True)),
+    **dict.fromkeys(("resnet110_one_layer", "preact_resnet110_one_layer"), LayerContext(depth=2)),
     # He 2016 finds these hard or impossible to train at 110 layers (tables 1 and 2)
     **{f"resnet110_{row}": LayerContext(depth=2) for row in (*SHORTCUTS, *ORDERS)},
     **{f"resnet164_{row}": LayerContext(depth=2) for row in BOTTLENECK_ORDERS},

@@ -95,7 +95,7 @@ def description(described: dict[str, Any]) -> str:
         f"  classes        {described['classes']:,}",
         f"  parameters     {described['parameters']:,}",
         f"  MACs           {described['multiply_adds']:,}",
-        f"  depth          {described['depth']} layers with weights",
+        f"  depth          {_depth_text(described)}",
     ]
     if "head" in described:
         lines.append(f"  head           {described['head']['kind']}, depth is the backbone's")
@@ -170,10 +170,22 @@ def _counts(name: str, net: Model) -> dict[str, Any]:
         "name": name,
         "parameters": counts.parameters,
         "multiply_adds": counts.multiply_adds,
-        "depth": backbone_counts.depth,
+        "depth": _paper_depth(name) or backbone_counts.depth,
+        "layers": backbone_counts.depth,
         "input": list(size) if backbone.takes_tokens else [backbone.in_channels, *size],
         "classes": net.num_classes,
     }
+
+
+def _paper_depth(name: str) -> int | None:
+    """Return the depth of a network of the zoo as its paper counts it, if that is another."""
+    return ZOO[name].depth if name in ZOO else None
+
+
+def _depth_text(described: dict[str, Any]) -> str:
+    depth, layers = described["depth"], described["layers"]
+    text = f"{layers} layers with weights"
+    return text if depth == layers else f"{depth} as the paper counts; {text}"
 
 
 def _sentences(block: Block | tuple[Block, ...]) -> list[dict[str, str]]:

@@ -69,10 +69,12 @@ Json = Annotated[
 RecipeName = Annotated[str, about("The name of a recipe (see `plusx recipes`), or a TOML file.")]
 Overrides = Annotated[str, about("KEY=VALUE overrides a field: seed=1 epochs=5 optim.lr=0.05 ...")]
 TtaOption = Annotated[
-    Literal["none", "flip", "flip-shift"] | None,
+    Literal["none", "flip", "flip-shift", "ten-crop", "multi-scale"] | None,
     about(
         "Test-time augmentation. flip: the mean over an image and its mirror image. flip-shift: "
-        "also over both moved by a pixel, six views in all. Default: that of the recipe."
+        "also over both moved by a pixel, six views in all. ten-crop: over the four corners, the "
+        "centre and their mirror images. multi-scale: over the whole image with shorter sides of "
+        "224, 256, 384, 480 and 640 pixels. Default: that of the recipe."
     ),
 ]
 GrammarOption = Annotated[

@@ -51,7 +51,7 @@ def evaluate(
     *,
     weights: WeightsOption = None,
     data: Annotated[
-        str | None, about("digits, fashion-mnist, cifar10, cifar100, a folder or a CSV.")
+        str | None, about("digits, fashion-mnist, cifar10, cifar100, svhn, a folder or a CSV.")
     ] = None,
     split: Split = "validation",
     tta: TtaOption = None,

@@ -167,7 +167,8 @@ def collate(samples: Sequence[Sample], transform: Transform) -> Collated:
     }
     if samples[0].has_instance_masks:
         extras["masks"] = _instance_masks(samples, size)
-    targets = None
+    targets, lengths = collate_targets(samples)
+    extras |= lengths
     if samples[0].boxes is not None:
         targets = _boxes(samples)
     elif samples[0].masks is not None:

@@ -83,6 +83,17 @@ class Prediction(ABC):
         }
         return replace(predictions[0], **means)
 
+    @staticmethod
+    def joined(predictions: "Sequence[Prediction]") -> "Prediction":
+        """The predictions for several batches as one."""
+        first, *others = predictions
+        if not others:
+            return first
+        tensors = [prediction.tensors() for prediction in predictions]
+        return replace(
+            first, **{name: torch.cat([values[name] for values in tensors]) for name in tensors[0]}
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class ClassProbabilities(Prediction):

@@ -41,7 +41,16 @@ Sampler = Literal["uniform", "balanced", "pk", "views"]
 class KnownData:
     """A data set that plusx knows by name."""
 
-    kind: Literal["digits", "fashion-mnist", "cifar10", "cifar100", "mosaics", "bands"]
+    kind: Literal[
+        "digits",
+        "fashion-mnist",
+        "cifar10",
+        "cifar100",
+        "svhn",
+        "svhn-extra",
+        "mosaics",
+        "bands",
+    ]
     size: Positive | None = None  # pixels per side; None: as published
     augment: str = ""
     mix: Annotated[NoMix | Mix, Discriminator("kind")] = NoMix()

@@ -352,7 +352,7 @@ class Evaluate:
     keep: Literal["last", "best"] | None = None  # None: best with patience, else last
     monitor: str | None = None  # metric that selects the best weights; None: the task's first
     # test-time augmentation: views of an input over which predictions are averaged
-    tta: Literal["none", "flip", "flip-shift"] = "none"
+    tta: Literal["none", "flip", "flip-shift", "ten-crop", "multi-scale"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

@@ -541,6 +541,8 @@ DATA: dict[str, DataKind] = {
     "fashion-mnist": _NAMED,
     "cifar10": _NAMED,
     "cifar100": _NAMED,
+    "svhn": _NAMED,
+    "svhn-extra": _NAMED,
     "mosaics": _NAMED,
     "bands": _NAMED,
     "folder": _OWN,

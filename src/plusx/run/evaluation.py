@@ -17,6 +17,9 @@ from plusx.data.readers.open import is_undivided, open_data, splits_of
 from plusx.data.sets import NAMED_SETS
 from plusx.data.sets.download import located
 from plusx.errors import UserError
+from plusx.grammar.model import Model
+from plusx.grammar.spec import Net
+from plusx.grammar.words import Word, parse
 from plusx.recipe import Recipe
 from plusx.run import build
 from plusx.run.datasets import DATA as DATA_KINDS
@@ -58,7 +61,8 @@ def evaluate(
     validation set is. With split "test", a line is added to the run's test_uses.jsonl.
 
     tta: "flip" averages over an image and its mirror image, "flip-shift" also over both shifted by
-        a pixel; default: as in the recipe
+        a pixel, "ten-crop" over the corners, the centre and their mirror images, "multi-scale" over
+        whole images of five sizes; default: as in the recipe
     Raises UserError if the data is missing, its classes are not the network's, or the run's data
         has changed, so that its training set is unknown.
     """
@@ -70,7 +74,9 @@ def evaluate(
     if run.classifies and dataset.classes != run.classes:  # the weights have no class names
         task = Classify(run.net, multilabel=run.multilabel, class_names=dataset.classes).eval()
     task = prepare(task, device=device, precision="float32")
-    augmented = TestTimeAugmented(task, tta_of(run, tta))
+    views, size = tta_of(run, tta), dataset.modality.size
+    augmented = TestTimeAugmented(task, views, size)
+    dataset = dataset.with_modality(viewed(dataset.modality, views))
     loader = Loader(
         dataset,
         split="all",
@@ -110,18 +116,50 @@ def _own_training_set(run: Run, data: str | Path | None) -> Dataset | None:
 
 
 def tta_of(run: Run, tta: Tta | None) -> Tta:
-    """Return `tta`, or by default that of the recipe. Raises UserError if inputs of the network are
-    not mirrored."""
+    """Return `tta`, or by default that of the recipe. Raises UserError if the network or its inputs
+    do not allow it."""
     views = tta or (run.recipe.evaluate.tta if run.recipe is not None else "none")
-    if views != "none":
-        refuse_mirrored(run.preprocessing, views)
+    refuse_views(run.preprocessing, getattr(run.net, "spec", None), views)
     return views
 
 
-def refuse_mirrored(modality: Modality, views: Tta) -> None:
-    """Raise UserError for inputs whose mirror image is another input, such as texts."""
+def viewed(modality: Modality, views: Tta) -> Modality:
+    """Return the modality with the inputs from which test-time augmentation takes its views."""
+    if views == "ten-crop":
+        return modality.before_crop()
+    return modality.uncropped() if views == "multi-scale" else modality
+
+
+def refuse_views(modality: Modality, spec: Model | None, views: Tta) -> None:
+    """Raise UserError for inputs whose mirror image is another input, such as texts, for crops of
+    volumes, and for several scales if the network takes images of one size.
+
+    spec: None if it is unknown
+    """
+    if views == "none":
+        return
     if "flip" not in modality.words:
         raise UserError(f"tta = {views!r}: {modality.inputs} cannot be mirrored; allowed is none")
+    if views in ("ten-crop", "multi-scale") and modality.ndim != 2:
+        raise UserError(f"tta = {views!r} is for images, not for {modality.inputs}")
+    if views != "multi-scale":
+        return
+    if not isinstance(spec, Net):
+        raise UserError(
+            "tta = 'multi-scale' is for networks made of sentences, which are fully convolutional "
+            "if they end in global pooling; this one is an external module or an exported file"
+        )
+    words = [word for text in (spec.stem, spec.tail) for word in parse(text).words]
+    if fixed := [str(word) for word in words if _is_of_one_size(word)]:
+        raise UserError(
+            f"tta = 'multi-scale': the network takes images of one size, because of {fixed[0]}; it "
+            "is for networks that are fully convolutional up to a global pooling"
+        )
+
+
+def _is_of_one_size(word: Word) -> bool:
+    """Whether a word of a stem or tail needs inputs of one size, or is no convolution."""
+    return word.kind in ("pos", "fc", "top") or (word.kind == "pool" and (word.value or 1) > 1)
 
 
 def evaluated_dataset(

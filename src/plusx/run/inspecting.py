@@ -53,6 +53,8 @@ _NAMED = {
     "fashion-mnist": "fashion-resnet20",
     "cifar10": "cifar10-resnet20-quick",
     "cifar100": "cifar10-resnet20-quick data.kind=cifar100",
+    "svhn": "cifar10-resnet20-quick data.kind=svhn data.augment=",
+    "svhn-extra": "cifar10-resnet20-quick data.kind=svhn-extra data.augment=",
     "mosaics": "mosaic-labels",
     "bands": "bands-satellite",
 }

@@ -18,7 +18,7 @@ from plusx.data.prediction import Prediction
 from plusx.data.rng import SampleRNG
 from plusx.data.sample import Input, Sample
 from plusx.errors import UserError
-from plusx.run.evaluation import tta_of
+from plusx.run.evaluation import tta_of, viewed
 from plusx.run.folder import UNFINISHED, Run, load_run
 from plusx.run.sources import Failed, Source, sources_of
 from plusx.tasks.prepare import prepare
@@ -68,7 +68,7 @@ class Predictor:
             warnings.warn(f"{run.path}: {UNFINISHED}", stacklevel=3)
         self.run = run
         task = prepare(run.task, device=device, precision="float32")
-        self.task = TestTimeAugmented(task, tta_of(run, tta))
+        self.task = TestTimeAugmented(task, tta_of(run, tta), run.preprocessing.size)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -146,10 +146,11 @@ class Predictor:
         names: Sequence[str] | None = None,
         modality: Modality | None = None,
     ) -> Iterator[InputBatch]:
-        """Yield batches of preprocessed inputs; `modality` defaults to the network's."""
+        """Yield batches of preprocessed inputs; `modality` defaults to the network's, with the
+        inputs from which test-time augmentation takes its views."""
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: at least 1")
-        modality = modality or self.run.preprocessing
+        modality = modality or viewed(self.run.preprocessing, self.task.views)
         dense = self.run.task.dense
         transform = modality.transform("", train=False, annotated=dense)
         group: list[str] = []
@@ -206,7 +207,7 @@ class Predictor:
 def load(path: str | Path, *, tta: Tta | None = None, device: str = "auto") -> Predictor:
     """Return a predictor for a run's folder, or a safetensors or ONNX file that plusx wrote.
 
-    tta: test-time augmentation, "none", "flip" or "flip-shift"; default: as in the recipe
+    tta: test-time augmentation, see `plusx.evaluate`; default: as in the recipe
     Raises UserError if it is none of these, or does not state its preprocessing.
     """
     return Predictor(load_run(path), tta=tta, device=device)

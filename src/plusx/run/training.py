@@ -19,7 +19,7 @@ from plusx.run import build, memory
 from plusx.run import folder as files
 from plusx.run.distributed import DistributedContext, join_processes
 from plusx.run.environment import cached_precision
-from plusx.run.evaluation import refuse_mirrored
+from plusx.run.evaluation import refuse_views
 from plusx.run.examples import draw_examples
 from plusx.run.optim import schedule_warnings
 from plusx.run.progress import Display
@@ -219,9 +219,8 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
             "padding would change the result; leave it out"
         )
     modality = sets.train.modality
-    if recipe.evaluate.tta != "none":
-        refuse_mirrored(modality, recipe.evaluate.tta)
     spec = build.spec_of(recipe.net)
+    refuse_views(modality, spec, recipe.evaluate.tta)
     if (spec.ndim, spec.takes_tokens) != (modality.ndim, modality.tokens):
         raise UserError(
             f"[net] {recipe.net_name or 'the network'} takes {_shape(spec)}, and the "

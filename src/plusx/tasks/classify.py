@@ -37,7 +37,7 @@ class Classify(Task):
 
     metrics: tuple[str, ...] = ("accuracy", "precision", "recall", "f1")
     monitors = ("loss", "accuracy", "auroc")
-    tta = ("none", "flip", "flip-shift")
+    tta = ("none", "flip", "flip-shift", "ten-crop", "multi-scale")
     class_weights: Tensor | None
 
     def __init__(

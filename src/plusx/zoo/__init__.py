@@ -7,7 +7,7 @@
 Endings of names: `_a`, `_b`, `_c` are the shortcuts of He 2015 (CIFAR networks without
 an ending have A, ImageNet networks B), `_v1` the stride of the paper, `_cifar` the small stem,
 `_bn` batch norm, `_narrow` 19 channels instead of 45, `_nodrop` without dropout. After `resnet110_`
-or `resnet164_` it is a row of tables 1 and 2 of He 2016.
+or `resnet164_` it is a row of tables 1 to 3 of He 2016.
 """
 
 from difflib import get_close_matches

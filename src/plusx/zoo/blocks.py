@@ -10,6 +10,7 @@ BASIC = Block(body="conv3s norm act conv3 norm + act")
 BASIC_A = replace(BASIC, shortcut="pad")
 BASIC_C = replace(BASIC, identity="conv1 norm")
 PLAIN = Block(body="conv3s norm act conv3 norm act")
+ONE_LAYER_A = Block(body="conv3s norm + act", shortcut="pad")  # He 2016, table 3
 BOTTLENECK = Block(body="conv1/4 norm act conv3/4s norm act conv1 norm + act")  # v1.5
 BOTTLENECK_V1 = Block(body="conv1/4s norm act conv3/4 norm act conv1 norm + act")
 BOTTLENECK_A = replace(BOTTLENECK, shortcut="pad")
@@ -22,6 +23,8 @@ PREACT = Block(body="norm act | conv3s norm act conv3 +", shortcut="conv1s")
 PREACT_A = replace(PREACT, shortcut="pad")
 FIRST_PREACT = Block(body="conv3s norm act conv3 +", shortcut="conv1s")
 FIRST_PREACT_A = replace(FIRST_PREACT, shortcut="pad")
+PREACT_ONE_LAYER_A = Block(body="norm act | conv3s +", shortcut="pad")  # table 3
+FIRST_PREACT_ONE_LAYER_A = Block(body="conv3s +", shortcut="pad")
 PREACT_BOTTLENECK = Block(
     body="norm act | conv1/4 norm act conv3/4s norm act conv1 +", shortcut="conv1s"
 )
@@ -53,6 +56,20 @@ BOTTLENECK_ORDERS: dict[str, Block] = {
     "act_before": Block(body="conv1/4s norm act conv3/4 norm act conv1 norm act +"),
     "act_only": Block(body="act | conv1/4s norm act conv3/4 norm act conv1 norm +"),
 }
+
+# Duta 2020, figure 1: the first block of a stage, the second, those between, and the last. Only the
+# first has a norm at the end of its branch and only the last has a norm and act after the sum, so
+# the second has no norm to begin with. The shortcut is that of figure 2.
+IMPROVED_START = Block(
+    body="conv1/4 norm act conv3/4s norm act conv1 norm +", shortcut="maxpool3s conv1 norm"
+)
+IMPROVED_SECOND = Block(body="act conv1/4 norm act conv3/4 norm act conv1 +")
+IMPROVED_MIDDLE = Block(body="norm act conv1/4 norm act conv3/4 norm act conv1 +")
+IMPROVED_END = Block(body="norm act conv1/4 norm act conv3/4 norm act conv1 + norm act")
+
+# A kernel along each dimension instead of 3 x 3. The stride is on the second convolution: with a
+# stride on the first, every other row would reach neither the branch nor the shortcut.
+AXIAL_A = Block(body="conv(1,3) norm act conv(3,1)s norm + act", shortcut="pad")
 
 # without norms
 FIXUP_A = Block(  # Zhang 2019b, figure 1, and the authors' code for CIFAR

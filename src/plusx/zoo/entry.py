@@ -7,7 +7,11 @@ from plusx.grammar.spec import Net
 
 
 class Entry(NamedTuple):
-    """A network and its source: a paper of `papers.PAPERS`, and the place in it."""
+    """A network and its source: a paper of `papers.PAPERS`, and the place in it.
+
+    depth: the layers as the paper counts them, if not those with weights along the branches
+    """
 
     net: Net | External
     source: str
+    depth: int | None = None

@@ -19,6 +19,10 @@ from plusx.zoo.blocks import (
     CONVNEXT,
     DARKNET,
     DENSE_BC,
+    IMPROVED_END,
+    IMPROVED_MIDDLE,
+    IMPROVED_SECOND,
+    IMPROVED_START,
     NONLOCAL,
     PERCEIVE,
     PLAIN,
@@ -55,6 +59,25 @@ def preact(block: Block, depths: tuple[int, ...], widths: tuple[int, ...]) -> Ne
     """
     stem = PREACT_STEM
     return replace(resnet(block, depths, widths, stem), tail="norm act pool")
+
+
+def improved(depths: tuple[int, ...]) -> Net:
+    """Section 3 of Duta 2020: the stem does not pool, and every stage halves the image."""
+    body = tuple(
+        Stage(
+            block=(
+                IMPROVED_START,
+                IMPROVED_SECOND,
+                *(IMPROVED_MIDDLE,) * (depth - 3),
+                IMPROVED_END,
+            ),
+            depth=1,
+            width=width,
+            stride=2,
+        )
+        for depth, width in zip(depths, BROAD)
+    )
+    return Net(stem="conv7s2 norm act", stem_width=64, stages=body)
 
 
 def densenet(depths: tuple[int, ...], growth: int, stem_width: int) -> Net:
@@ -168,6 +191,11 @@ IMAGE: dict[str, Entry] = {
     "preact_resnet101": Entry(preact(PREACT_BOTTLENECK, D101, BROAD), "He 2016, figure 1b"),
     "preact_resnet152": Entry(preact(PREACT_BOTTLENECK, D152, BROAD), "He 2016, table 5"),
     "preact_resnet200": Entry(preact(PREACT_BOTTLENECK, D200, BROAD), "He 2016, table 5"),
+    # the parameters of ResNets of equal depth
+    "iresnet50": Entry(improved(D50), "Duta 2020, table 1"),
+    "iresnet101": Entry(improved(D101), "Duta 2020, table 1"),
+    "iresnet152": Entry(improved(D152), "Duta 2020, table 1"),
+    "iresnet200": Entry(improved(D200), "Duta 2020, table 1"),
     "wide_resnet50_2": Entry(
         resnet(BOTTLENECK_WIDE, D50, BROAD), "Zagoruyko 2016, section 3, torchvision"
     ),
@@ -194,8 +222,7 @@ IMAGE: dict[str, Entry] = {
     ),
     # the products are scaled, as in multi-head attention
     "nonlocal_resnet50": Entry(with_nonlocal(RESNET50), "Wang 2017, section 4.1"),
-    # no relative positions
-    "botnet50": Entry(BOTNET50, "Srinivas 2021, table 1"),
+    "botnet50": Entry(BOTNET50, "Srinivas 2021, table 1, without relative positions"),
     "vgg11": Entry(vgg(VGG, (1, 1, 2, 2, 2)), "Simonyan 2014, table 1, A"),
     "vgg13": Entry(vgg(VGG, (2, 2, 2, 2, 2)), "Simonyan 2014, table 1, B"),
     "vgg16": Entry(vgg(VGG, (2, 2, 3, 3, 3)), "Simonyan 2014, table 1, D"),

@@ -206,9 +206,9 @@ SEQUENCE: dict[str, Entry] = {
         with_merge(recogniser(), "none"), "He 2015, the plain twin of resnet14_speech"
     ),
     "resnet18_1d": Entry(waveform(), "He 2015, table 1, in one dimension"),
-    "vdcnn9": Entry(characters((1, 1, 1, 1)), "Conneau 2016, table 2"),
-    "vdcnn17": Entry(characters((2, 2, 2, 2)), "Conneau 2016, table 2"),
-    "vdcnn29": Entry(characters((5, 5, 2, 2)), "Conneau 2016, table 2"),
+    "vdcnn9": Entry(characters((1, 1, 1, 1)), "Conneau 2016, table 2", depth=9),
+    "vdcnn17": Entry(characters((2, 2, 2, 2)), "Conneau 2016, table 2", depth=17),
+    "vdcnn29": Entry(characters((5, 5, 2, 2)), "Conneau 2016, table 2", depth=29),
     "resnet5_text": Entry(
         words("conv3b act drop.5 conv1b scale.1 +"), "Szegedy 2016, section 3.3, over words"
     ),

@@ -94,11 +94,24 @@ class ImageModality(GridModality):
             return [resize_step("fit", self.size), {**pad, "size": list(self.size)}]
         if self.resize == "stretch":
             return super().resize_steps(dense)
-        covered = [round(side / self.crop_fraction) for side in self.size]
         return [
-            resize_step("shorter_side", covered, self.interpolation),
+            resize_step("shorter_side", self._covered, self.interpolation),
             {"step": "center_crop", "size": list(self.size)},
         ]
+
+    @property
+    def _covered(self) -> tuple[int, int]:
+        """Height and width that a resized image covers before the crop."""
+        height, width = (round(side / self.crop_fraction) for side in self.size)
+        return height, width
+
+    def before_crop(self) -> "ImageModality":
+        if self.resize != "center_crop":
+            return self
+        return replace(self, size=self._covered, crop_fraction=1.0)
+
+    def uncropped(self) -> "ImageModality":
+        return replace(self, resize="none") if self.resize == "center_crop" else self
 
     def of_one_size(self) -> "ImageModality":
         return replace(self, resize="fit") if self.varies else self

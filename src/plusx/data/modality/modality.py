@@ -147,6 +147,14 @@ class Modality:
         """Return the modality with inputs resized to the network's size."""
         return self
 
+    def before_crop(self) -> "Modality":
+        """Return the modality with the inputs from which a crop of the network's size is cut."""
+        return self
+
+    def uncropped(self) -> "Modality":
+        """Return the modality with whole inputs, as they are stored, if they are cropped."""
+        return self
+
     def padded_size(self, sample: Sample, transform: Transform) -> tuple[int, ...]:
         """Return the size of a batch with this sample; samples of other sizes are not in it."""
         return self.size

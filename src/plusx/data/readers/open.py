@@ -34,8 +34,8 @@ def open_data(
     decoder: Decoder = "pillow",
     modality: Modality | None = None,
 ) -> Dataset:
-    """Open a set by its name (digits, fashion-mnist, cifar10, cifar100), a folder, a CSV, a
-    packed file or tar files.
+    """Open a set by its name (digits, fashion-mnist, cifar10, cifar100, svhn, ...), a folder,
+    a CSV, a packed file or tar files.
 
     kind        what to read a path as (folder, csv, packed, shards); None: as it is recognised
     split       "train", "validation", "test" or "all"

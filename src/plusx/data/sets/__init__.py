@@ -7,10 +7,13 @@ from plusx.data.sets.published import (
     CIFAR10,
     CIFAR100,
     FASHION_MNIST,
+    SVHN,
+    SVHN_EXTRA,
     Validation,
     open_cifar,
     open_digits,
     open_idx,
+    open_svhn,
 )
 from plusx.data.sets.synthetic import open_bands, open_mosaics
 
@@ -21,6 +24,8 @@ NAMED_SETS: dict[str, Callable[[Split, Validation, int], Dataset]] = {
     "fashion-mnist": lambda split, validation, seed: open_idx(FASHION_MNIST, split, validation),
     "cifar10": lambda split, validation, seed: open_cifar(CIFAR10, split, validation),
     "cifar100": lambda split, validation, seed: open_cifar(CIFAR100, split, validation),
+    "svhn": lambda split, validation, seed: open_svhn(SVHN, split, validation),
+    "svhn-extra": lambda split, validation, seed: open_svhn(SVHN_EXTRA, split, validation),
     "mosaics": open_mosaics,
     "bands": open_bands,
 }

@@ -1,7 +1,7 @@
-"""The published data sets digits, Fashion-MNIST, CIFAR-10 and CIFAR-100.
+"""The published data sets digits, Fashion-MNIST, CIFAR-10, CIFAR-100 and SVHN.
 
 Each has an official training and test part. Validation images are held out of the training part: by
-default the last 5,000, as in He et al. 2015 (section 4.2).
+default the last 5,000, as in He et al. 2015 (section 4.2), and of SVHN as many of each class.
 """
 
 import gzip
@@ -60,6 +60,26 @@ class Idx:
     classes: tuple[str, ...]
     mean: float
     std: float
+
+
+@dataclass(frozen=True)
+class MatFile:
+    """Cropped digits as a MATLAB file: X (32, 32, 3, n), and y (n, 1), where 10 stands for 0."""
+
+    download: Download
+    count: int
+    held_out: int = 0  # images of each class that validate by default
+
+
+@dataclass(frozen=True)
+class Svhn:
+    """The Street View House Numbers (Netzer et al. 2011) in the official cropped format."""
+
+    name: str
+    train: tuple[MatFile, ...]
+    test: MatFile
+    mean: tuple[float, float, float] = (0.4377, 0.4438, 0.4728)  # of train_32x32.mat
+    std: tuple[float, float, float] = (0.1980, 0.2010, 0.1970)
 
 
 CIFAR10 = Cifar(
@@ -129,6 +149,27 @@ FASHION_MNIST = Idx(
 )
 
 
+def _svhn(name: str, md5: str, most_bytes: int) -> Download:
+    return Download(f"http://ufldl.stanford.edu/housenumbers/{name}", f"md5:{md5}", most_bytes)
+
+
+_SVHN_FOLDERS = ("svhn", "SVHN")  # under each of the places
+_SVHN_TRAIN = MatFile(
+    _svhn("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", 200_000_000), 73_257, held_out=400
+)
+_SVHN_EXTRA = MatFile(
+    _svhn("extra_32x32.mat", "a93ce644f1a588dc4d68dda5feec44a7", 1_400_000_000),
+    531_131,
+    held_out=200,
+)
+_SVHN_TEST = MatFile(
+    _svhn("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", 70_000_000), 26_032
+)
+SVHN = Svhn("svhn", (_SVHN_TRAIN,), _SVHN_TEST)
+# the extra images are easier, so the last images, which validate, are those of train_32x32.mat
+SVHN_EXTRA = Svhn("svhn-extra", (_SVHN_EXTRA, _SVHN_TRAIN), _SVHN_TEST)
+
+
 def published_set(path: str | Path) -> str:
     """Return the name of the set whose files are in a folder, also in Python's version, or ""."""
     folder = Path(path)
@@ -137,6 +178,8 @@ def published_set(path: str | Path) -> str:
         is_named = folder.name in (cifar.folder, pickles) and folder.is_dir()
         if is_named and not any(item.is_dir() for item in folder.iterdir()):
             return cifar.name
+    if (folder / _SVHN_TRAIN.download.name).is_file():
+        return SVHN.name
     labels = FASHION_MNIST.files[3]  # MNIST's files have the same names
     file = folder / labels.name
     is_fashion = file.is_file() and file.stat().st_size <= labels.most_bytes
@@ -282,6 +325,94 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if not data.startswith(header) or len(data) != size:
         raise UserError(f"{path} is corrupt: it is no IDX file of bytes {shape}")
     return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
+
+
+def open_svhn(svhn: Svhn, split: Split, validation: Validation) -> Dataset:
+    """Open SVHN from its folder; else download it.
+
+    By default the last 400 images of each class of train_32x32.mat validate, and the last 200 of
+    each class of extra_32x32.mat, as many as in Huang et al. 2016 (section 4); they draw them.
+    """
+    files = {"test": (svhn.test,), "all": (*svhn.train, svhn.test)}.get(split, svhn.train)
+    images, labels = _read_svhn(files)
+    if split in ("train", "validation"):
+        held = np.zeros(len(labels), bool)
+        if validation is None:
+            held[_last_of_each_class(labels, files)] = True
+        else:
+            held[len(labels) - validation_count(len(labels), validation) :] = True
+        chosen = held if split == "validation" else ~held
+        images, labels = images[chosen], labels[chosen]
+    return Dataset(
+        name=svhn.name,
+        split=split,
+        classes=tuple("0123456789"),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        modality=ImageModality((32, 32), 3, svhn.mean, svhn.std, resize="stretch"),
+        items=MemoryItems(torch.from_numpy(images)),
+    )
+
+
+def _last_of_each_class(labels: np.ndarray, files: tuple[MatFile, ...]) -> np.ndarray:
+    """Return the indices of the held-out images of files that are joined."""
+    indices, start = [], 0
+    for file in files:
+        part = labels[start : start + file.count]
+        indices += [start + np.flatnonzero(part == k)[-file.held_out :] for k in range(10)]
+        start += file.count
+    return np.concatenate(indices)
+
+
+def _read_svhn(files: tuple[MatFile, ...]) -> Part:
+    images = np.empty((sum(file.count for file in files), 3, 32, 32), np.uint8)
+    labels, start = [], 0
+    for file in files:
+        path = _svhn_file(file)
+        pixels, numbers = _read_mat(path, file.count)
+        wrong = np.flatnonzero((numbers < 1) | (numbers > 10))
+        if wrong.size:
+            raise UserError(
+                f"{path} is corrupt: label {numbers[wrong[0]]} of image {wrong[0]} is outside "
+                "1 to 10"
+            )
+        images[start : start + file.count] = pixels.transpose(3, 2, 0, 1)
+        labels.append(numbers % 10)
+        start += file.count
+    return images, np.concatenate(labels)
+
+
+def _svhn_file(file: MatFile) -> Path:
+    for root in places():
+        for folder in _SVHN_FOLDERS:
+            path = root / folder / file.download.name
+            if path.is_file():
+                return path
+    return fetch(file.download, store.cache_folder() / "data" / _SVHN_FOLDERS[0])
+
+
+def _read_mat(path: Path, count: int) -> Part:
+    """Return X (32, 32, 3, n) and y (n,) of a MATLAB file of version 5."""
+    from scipy.io import loadmat, whosmat
+
+    expected = {"X": ((32, 32, 3, count), "uint8"), "y": ((count, 1), "uint8")}
+    try:
+        # from the headers, before anything is decompressed
+        stored = {name: (tuple(shape), kind) for name, shape, kind in whosmat(path)}
+        for name, (shape, kind) in expected.items():
+            if stored.get(name) != (shape, kind):
+                raise ValueError(
+                    f"{name} is {_array_text(stored.get(name))}, not {kind} of {shape}"
+                )
+        arrays = loadmat(path, variable_names=tuple(expected))
+    except Exception as error:  # damaged files make the reader raise errors of many kinds
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{path} is corrupt: {error or type(error).__name__}") from error
+    return arrays["X"], arrays["y"][:, 0]
+
+
+def _array_text(stored: tuple[tuple[int, ...], str] | None) -> str:
+    return "missing" if stored is None else f"{stored[1]} of {stored[0]}"
 
 
 def _check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
