@@ -281,7 +281,7 @@ def test_the_chance_and_the_cost_are_printed_before_the_work(
     assert lines[1:] == ["the work"]
     assert "5 seeds" in lines[0]
     assert f"a chance of {100 * record['power']:.0f} %" in lines[0]
-    assert "hours a seed" in lines[0]
+    assert "hours a seed on the CPU" in lines[0]
     lines.clear()
     monkeypatch.setattr(reproducing, "MOST_SEEDS", 4)
     reproduce("error-resnet20-cifar10", decide=True, out=tmp_path, progress=lines.append)

@@ -265,7 +265,7 @@ def _prospect(
     claim: Claim, options: Options, expected: Chances | None, seeds: int, one_seed: float
 ) -> str:
     """Return the number of seeds, the chance of PASS and the hours as a sentence."""
-    cost = f" (about {one_seed:.2g} hours a seed here)" if one_seed else ""
+    cost = f" (about {one_seed:.2g} hours a seed on the CPU here)" if one_seed else ""
     plan = f"up to {seeds} seeds" if options.decide else f"{seeds} seeds"
     if expected is None:
         reason = "a limit is claimed, or no spread is known"
