@@ -494,3 +494,37 @@ def test_the_command_runs_a_pattern_with_progress(
     assert "BLEU" in capsys.readouterr().err
     assert cli.run(["reproduce", "scope-d*", "--out", str(tmp_path)]) == 0
     assert "not yet runnable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "views", "expected"),
+    [
+        ("error-plain18-imagenet-ten-crops", "ten-crop", 0.25),
+        ("error-resnet152_v1-imagenet-single-top5", "multi-scale", 0.125),
+    ],
+)
+def test_errors_with_views_of_an_image_are_those_of_the_validation_images_evaluated_once(
+    name: str, views: str, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def evaluate(loaded: object, **options: object) -> dict[str, float]:
+        calls.append((loaded, options))
+        return {"accuracy": 0.75, "top5": 0.875}
+
+    monkeypatch.setattr(training.run, "load_run", lambda folder: folder.name)
+    monkeypatch.setattr(training.run, "evaluate", evaluate)
+    metric = training.METRICS[find_claim(name).metric]
+    assert [metric(tmp_path), metric(tmp_path)] == [expected] * 2
+    assert calls == [(tmp_path.name, {"split": "validation", "tta": views})]
+
+
+@pytest.mark.parametrize(
+    "name", ["error-resnet34_a-imagenet-ten-crops", "error-resnet152_v1-imagenet-single"]
+)
+def test_without_imagenet_the_claim_names_its_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUSX_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="ImageNet is missing"):
+        reproduce(name, out=tmp_path / "results", work=tmp_path / "work")

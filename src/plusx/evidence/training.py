@@ -22,6 +22,7 @@ from plusx.report.history import read_history
 from plusx.run.folder import load_weights_as
 from plusx.run.probing import probe
 from plusx.study.results import epochs_to, incomparable, versions_and_machine
+from plusx.tasks.tta import Tta
 from plusx.zoo import ZOO
 
 
@@ -207,6 +208,14 @@ def _result(folder: Path) -> Any:
     return store.read_json(folder / "result.json")
 
 
+def _validation(folder: Path, tta: Tta, metric: str = "accuracy") -> float:
+    """Return a metric of the validation images with test-time augmentation, computed once."""
+    file = folder / f"validation-{tta}.json"
+    if not file.is_file():
+        store.write_json(file, run.evaluate(run.load_run(folder), split="validation", tta=tta))
+    return float(store.read_json(file)[metric])
+
+
 def _unreached(seeds: Sequence[Sequence[Path]]) -> str:
     """Return a reason if no network reached the accuracy for some seed, else an empty string."""
 
@@ -230,6 +239,12 @@ METRICS: dict[str, Callable[[Path], float]] = {
     "validation linear accuracy": lambda folder: _linear_accuracy(folder, "validation"),
     "validation error": lambda folder: 1.0 - _result(folder)["validation"]["accuracy"],
     "validation top-5 error": lambda folder: 1.0 - _result(folder)["validation"]["top5"],
+    "ten-crop validation error": lambda folder: 1.0 - _validation(folder, "ten-crop"),
+    "ten-crop validation top-5 error": lambda folder: 1.0 - _validation(folder, "ten-crop", "top5"),
+    "multi-scale validation error": lambda folder: 1.0 - _validation(folder, "multi-scale"),
+    "multi-scale validation top-5 error": lambda folder: (
+        1.0 - _validation(folder, "multi-scale", "top5")
+    ),
     "train error": lambda folder: float(_result(folder)["train_error"]),
     "gap": lambda folder: (
         1.0 - _result(folder)["validation"]["accuracy"] - _result(folder)["train_error"]
