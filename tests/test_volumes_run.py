@@ -19,14 +19,16 @@ from plusx.data.prediction import PositionProbabilities
 from plusx.data.readers.scans import read_scan
 from plusx.data.readers.volume_files import further_channels, read_channels
 from plusx.data.readers.volumes import scans_in
+from plusx.errors import UserError
 from plusx.grammar.heads import UNet
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.metrics.segmentation import SurfaceDistanceMeter, hd95
 from plusx.nn.network import Network
 from plusx.nn.with_head import NetworkWithHead
+from plusx.recipe import load_recipe
 from plusx.report import write_report
 from plusx.report.predictions import read_examples
-from plusx.run import build, load_run
+from plusx.run import build, load_run, train
 from plusx.run.examples import draw_examples
 from plusx.run.folder import test_uses as uses_of
 from plusx.run.prediction import predict, write_predictions
@@ -237,6 +239,14 @@ def test_a_network_of_images_looks_at_every_slice_by_itself() -> None:
 
 
 @pytest.mark.slow
+def test_a_network_of_images_is_trained_on_slices(tmp_path: Path) -> None:
+    words = ["steps=1", "data.train=2", "data.validation=1", "data.patches=1", "evaluate.every=0"]
+    result = train(load_recipe("volumes-slices", words), tmp_path / "run", progress=False)
+    assert result["steps"] == 1
+    with pytest.raises(UserError, match="takes arrays in 2 dimensions"):
+        train(load_recipe("volumes-slices", [*words, "head=default"]), tmp_path / "none")
+
+
 def test_distances_are_of_surfaces_and_in_mm() -> None:
     """Against every pair of surface voxels, one by one."""
     random = np.random.default_rng(0)

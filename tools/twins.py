@@ -1,12 +1,14 @@
 """Results of recipes for other tasks, the residual network next to its plain twin."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from plusx.report.metrics import METRICS, Metric
+from plusx.statistics import difference
 
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -38,8 +40,10 @@ GROUPS["all"] = tuple(name for group in GROUPS.values() for name in group)
 
 def table(group: str) -> str:
     """The recipes of a group; those without a file under results/ are listed below the table."""
-    head = "| recipe | metric | plain twin | residual | difference | seeds | samples | training |"
-    lines, missing = [head, "|---|---|---:|---:|---:|---:|---:|---:|"], []
+    columns = ("recipe", "metric", "plain twin", "residual", "difference", "seeds", "samples",
+               "parameters", "training")  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", f"|---|---|{'---:|' * (len(columns) - 2)}"]
+    missing = []
     environments: dict[str, list[str]] = {}
     for name in GROUPS[group]:
         path = RESULTS / f"{name}.json"
@@ -55,7 +59,11 @@ def table(group: str) -> str:
         for environment, names in environments.items()
         if environment != commonest
     ]
-    end = "Training is the time of one run."
+    end = (
+        "Differences have Welch's interval of 95 % over the seeds; with one seed, chance is "
+        "unknown. Parameters are those of the plain twin and the residual network. Training is the time of "
+        "one run."
+    )
     paragraphs = [
         "\n".join(lines),
         " ".join([f"{commonest}.", *(f"{environment}." for environment in others), end]),
@@ -70,7 +78,6 @@ def _row(result: Mapping[str, Any]) -> str:
     key = result["metrics"][0]
     rows = {"plain" in row["name"]: row for row in result["rows"]}
     residual, plain = rows[False], rows[True]
-    differences = [a - b for a, b in zip(residual[key]["seeds"], plain[key]["seeds"])]
     minutes = (
         max(row["seconds_per_epoch"]["mean"] for row in result["rows"]) * result["epochs"] / 60
     )
@@ -79,17 +86,31 @@ def _row(result: Mapping[str, Any]) -> str:
         f"{result['split']} {METRICS[key].title}",
         _spread(METRICS[key], plain[key]["seeds"]),
         _spread(METRICS[key], residual[key]["seeds"]),
-        _spread(METRICS[key], differences, sign="+"),
+        _difference(METRICS[key], residual[key]["seeds"], plain[key]["seeds"]),
         str(len(result["seeds"])),
         f"{result['count']:,}",
+        _parameters(plain["parameters"], residual["parameters"]),
         f"{minutes:.0f} min",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _spread(metric: Metric, values: Sequence[float], sign: str = "") -> str:
-    spread = stdev(values) if len(values) > 1 else None
-    return metric.text(mean(values), spread, sign=sign, decimals=1)
+def _spread(metric: Metric, values: Sequence[float]) -> str:
+    return metric.text(mean(values), stdev(values) if len(values) > 1 else None, decimals=1)
+
+
+def _difference(metric: Metric, first: Sequence[float], second: Sequence[float]) -> str:
+    """How much larger the first mean is than the second, and its interval."""
+    middle = metric.text(mean(first) - mean(second), sign="+", decimals=1)
+    gap = difference(first, second, bounds=(-math.inf, math.inf))
+    if gap is None:
+        return f"{middle}, {'one seed' if len(first) < 2 else 'no seed differs'}"
+    low, high = (metric.shown(end, sign="+", decimals=1) for end in (gap.low, gap.high))
+    return f"{middle} ({low} to {high})"
+
+
+def _parameters(plain: int, residual: int) -> str:
+    return f"{plain:,}" if plain == residual else f"{plain:,} and {residual:,}"
 
 
 def _where(result: Mapping[str, Any]) -> str:

@@ -221,7 +221,9 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
     modality = sets.train.modality
     spec = build.spec_of(recipe.net)
     refuse_views(modality, spec, recipe.evaluate.tta)
-    if (spec.ndim, spec.takes_tokens) != (modality.ndim, modality.tokens):
+    # a network of images with a head segments volumes slice by slice
+    slices = int(recipe.head is not None and (spec.ndim, modality.ndim) == (2, 3))
+    if (spec.ndim + slices, spec.takes_tokens) != (modality.ndim, modality.tokens):
         raise UserError(
             f"[net] {recipe.net_name or 'the network'} takes {_shape(spec)}, and the "
             f"{modality.inputs} of {sets.train.name} are {_shape(modality)}"
