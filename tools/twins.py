@@ -61,8 +61,8 @@ def table(group: str) -> str:
     ]
     end = (
         "Differences have Welch's interval of 95 % over the seeds; with one seed, chance is "
-        "unknown. Parameters are those of the plain twin and the residual network. Training is the time of "
-        "one run."
+        "unknown. Parameters are those of the plain twin and the residual network. Training is "
+        "the time of one run."
     )
     paragraphs = [
         "\n".join(lines),
