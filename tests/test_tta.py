@@ -11,7 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import plusx
-from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality
+from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality, VolumeModality
+from plusx.data.modality.space import Space
+from plusx.run.evaluation import refuse_views
 from plusx.tasks.tta import SIDES, TestTimeAugmented, Tta, five_crops, resized
 
 
@@ -58,6 +60,17 @@ def test_five_crops_are_the_corners_and_the_centre(
     begins.append(image[0, 0, rows // 2, columns // 2])
     assert [crop[0, 0, 0, 0] for crop in crops] == begins
     assert {tuple(crop.shape) for crop in crops} == {(1, 1, height, width)}
+
+
+def test_images_of_the_network_s_size_are_padded_by_an_eighth() -> None:
+    image = torch.arange(32 * 32).view(1, 1, 32, 32).float()
+    first, *_, last, centre = five_crops(image, (32, 32))
+    assert torch.equal(centre, image)
+    # by reflection, without the border
+    assert float(first[0, 0, 0, 0]) == float(image[0, 0, 4, 4])
+    assert torch.equal(first[:, :, 4:, 4:], image[:, :, :28, :28])
+    assert float(last[0, 0, -1, -1]) == float(image[0, 0, 27, 27])
+    assert torch.equal(last[:, :, :28, :28], image[:, :, 4:, 4:])
 
 
 @pytest.mark.parametrize("side", [32, 40])
@@ -202,3 +215,15 @@ def test_networks_of_one_size_have_no_scales(
     with pytest.raises(plusx.UserError, match=f"images of one size, because of {word}"):
         plusx.load(path, tta="multi-scale", device="cpu")
     assert len(plusx.load(path, tta="ten-crop", device="cpu")(photos)) == 4
+
+
+def test_volumes_have_no_crops_and_external_modules_no_scales() -> None:
+    space = Space((16, 16, 16), (1.0, 1.0, 1.0), "SPL", (0.0, 1.0))
+    volumes = VolumeModality((16, 16), 1, (0.5,), (0.25,), space=space)
+    with pytest.raises(plusx.UserError, match="is for images, not for volumes"):
+        refuse_views(volumes, None, "ten-crop")
+    images = ImageModality((32, 32), 3, IMAGENET_MEAN[3], IMAGENET_STD[3])
+    with pytest.raises(plusx.UserError, match="external module or an exported file"):
+        refuse_views(images, plusx.find("resnet8_keras"), "multi-scale")
+    refuse_views(images, plusx.find("resnet8_keras"), "ten-crop")
+    refuse_views(images, plusx.find("resnet20"), "multi-scale")
