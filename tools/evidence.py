@@ -10,25 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plusx.evidence.claim import RATE, TEXTS, hours
+from plusx.evidence.claim import CLAIMS, RATE, TEXTS, hours
 from plusx.evidence.ledger import FILE, ledger, read_results
 
 
 RESULTS = Path(__file__).parents[1] / "results"
-STATES = ("PASS", "MISS", "INCONCLUSIVE", "not run", "not yet runnable")
+STATES = ("PASS", "MISS", "IN PART", "INCONCLUSIVE", "not run", "not yet runnable")
+WORDS = ("WRONG", "IN PART", "UNSUPPORTED", "SLIP", "HOLDS", "INCONCLUSIVE", "not run")
 
 
 def summary() -> str:
     """The number of claims of each kind in each state."""
-    rows = [row for row in ledger(results=RESULTS) if row["erratum"] is None]
-    errata = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
+    rows = [row for row in ledger(results=RESULTS) if not _is_about_texts(row)]
     lines = [f"| claims | {' | '.join(STATES)} | total |", f"|---|{'---:|' * (len(STATES) + 1)}"]
     lines += [
         _counts(kind, [row for row in rows if row["kind"] == kind])
         for kind in ("arithmetic", "property", "training")
     ]
-    lines.append(_counts("errata of the texts", errata))
-    return "\n".join([*lines, "", *_where()])
+    words = Counter(row["erratum_verdict"] for row in _errata())
+    counts = ", ".join(f"{words[word]} {word}" for word in WORDS if words[word])
+    return "\n".join([*lines, "", f"Errata of the texts: {counts}.", "", *_where()])
 
 
 def arithmetic() -> str:
@@ -57,19 +58,42 @@ def training() -> str:
 
 
 def errata() -> str:
-    """Wrong claims of the texts, the measured values, and the correct statements."""
-    rows = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
+    """Statements of the texts, the measured values, and the correct statements."""
     lines = [
-        "| | where | claim | metric | claimed | measured | state | correct statement |",
-        "|---:|---|---|---|---:|---:|---|---|",
+        "| | where | claim | found | verdict | correct statement |",
+        "|---:|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['erratum']} | {row['source']} | {row['statement']} | {row['metric']} "
-        f"| {_claimed(row)} | {_measured(row)} | {_state(row)} | {row['truth']} |"
-        for row in sorted(rows, key=lambda row: row["erratum"])
-    ]
+    for row in _errata():
+        quote = f'"{row["quote"]}": ' if row["quote"] else ""
+        lines.append(
+            f"| {row['erratum']} | {row['source']} | {quote}{row['statement']} | {_found(row)} "
+            f"| {row['erratum_verdict']} | {row['truth']} |"
+        )
     texts = [f"{name.capitalize()} is {source}." for name, source in TEXTS.items()]
     return "\n".join([*lines, "", " ".join(texts)])
+
+
+def _errata() -> list[dict[str, Any]]:
+    rows = [row for row in ledger(results=RESULTS) if row["erratum"] is not None]
+    return sorted(rows, key=lambda row: row["erratum"])
+
+
+def _is_about_texts(row: Mapping[str, Any]) -> bool:
+    """Whether a claim is one of the errata, or a part of one."""
+    return row["erratum"] is not None or row["part_of"] is not None
+
+
+def _found(row: Mapping[str, Any]) -> str:
+    """The metric with its claimed and measured values, or each part with its own verdict."""
+    record = read_results(RESULTS).get(row["id"])
+    if record is None:
+        return ""
+    if not record["members"]:
+        return f"{row['metric']}: {_measured(row)}, claimed {_claimed(row)}"
+    return "; ".join(
+        f"{member['erratum_verdict'] or member['verdict']}: {CLAIMS[member['id']].statement}"
+        for member in record["members"]
+    )
 
 
 def scope() -> str:
@@ -77,7 +101,7 @@ def scope() -> str:
     lines = ["| row | claim of the texts | tests | state |", "|---|---|---|---|"]
     for row in ledger("scope-*", results=RESULTS):
         run = [f"`{name}`" for name in (*row["runs"], *row["commands"])]
-        tests = ", ".join(run) if run else f"nothing yet: {row['missing']}"
+        tests = ", ".join(run) if run else f"nothing yet: {', '.join(row['missing'])}"
         lines.append(
             f"| {row['id'].removeprefix('scope-').upper()} | {row['statement']} | {tests} "
             f"| {_state(row)} |"
@@ -119,7 +143,7 @@ def _rows(kind: str) -> list[dict[str, Any]]:
     return [
         row
         for row in ledger(kind=kind, results=RESULTS)
-        if row["erratum"] is None and not row["id"].startswith("scope-")
+        if not _is_about_texts(row) and not row["id"].startswith("scope-")
     ]
 
 

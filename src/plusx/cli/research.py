@@ -125,7 +125,7 @@ def reproduce(
     ),
     as_json: Json = False,
 ) -> None:
-    """Test a claim: PASS, MISS or INCONCLUSIVE, and the distance from the published value.
+    """Test a claim: PASS, MISS, IN PART or INCONCLUSIVE, and the distance from the paper.
 
     Before training, the chance that an exact reproduction passes with this number of seeds is
     printed, and with --decide the expected cost.

@@ -19,6 +19,7 @@ from plusx.zoo import ZOO
 from plusx.zoo.blocks import BASIC, BOTTLENECK
 
 
+_WORDS = {"parameters": "parameters", "multiply_adds": "multiply-adds", "depth": "layers"}
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)  # He 2015, table 6
 
 
@@ -109,10 +110,9 @@ def compare_two(quantity: str, combine: Callable[[int, int], float]) -> Check:
 
     def check(claim: Claim, options: Options) -> Outcome:
         first, second = (network_count(name, quantity) for name in (claim.network, claim.against))
-        words = quantity.replace("_", "-")
+        quantities = list(dict.fromkeys(("parameters", "multiply_adds", "depth", quantity)))
         shown = tuple(
-            f"{name}: {network_count(name, quantity):,} {words}, {measure(spec(name)).depth} "
-            f"layers, {ZOO[name].net.num_classes:,} classes"
+            f"{name}: " + ", ".join(f"{network_count(name, q):,} {_WORDS[q]}" for q in quantities)
             for name in (claim.network, claim.against, *claim.beside)
         )
         return Outcome(values=(float(combine(first, second)),), shown=shown)
@@ -120,20 +120,38 @@ def compare_two(quantity: str, combine: Callable[[int, int], float]) -> Check:
     return check
 
 
-def identity_shortcut_cost(claim: Claim, options: Options) -> Outcome:
-    """The parameters and MACs of a residual network beyond those of its plain twin."""
+def additions(claim: Claim, options: Options) -> Outcome:
+    """The operations that a residual network has and its plain twin has not: an addition for every
+    element of a block's output."""
     residual, plain = measure(spec(claim.network)), measure(spec(claim.against))
     more = residual.parameters - plain.parameters + residual.multiply_adds - plain.multiply_adds
-    additions = sum(
+    count = sum(
         stage.blocks * stage.channels * stage.size[0] * stage.size[1] for stage in residual.stages
     )
     return _count(
-        more,
+        count,
         [
-            f"{name}: {counts.parameters:,} parameters, {counts.multiply_adds:,} multiply-adds"
-            for name, counts in ((claim.network, residual), (claim.against, plain))
-        ]
-        + [f"additions of the skips: {additions:,}, {additions / residual.multiply_adds:.2%} more"],
+            f"{claim.network}: {residual.multiply_adds:,} multiply-adds",
+            f"additions of the skips: {count / residual.multiply_adds:.2%} of them",
+            f"parameters and multiply-adds beyond those of {claim.against}: {more:,}",
+        ],
+    )
+
+
+def bottleneck_order(claim: Claim, options: Options) -> Outcome:
+    """The number of blocks whose convolutions are 3 x 3, 1 x 1, 3 x 3; the others are shown."""
+    orders = [
+        tuple(word.kernel[0] for word in parse(block.body).words if word.kind == "conv")
+        for stage in spec(claim.network).stages
+        for block in stage.blocks
+    ]
+    return _count(
+        orders.count((3, 1, 3)),
+        [
+            f"{claim.network}: {orders.count(order)} blocks of "
+            + ", ".join(f"{kernel} x {kernel}" for kernel in order)
+            for order in sorted(set(orders))
+        ],
     )
 
 

@@ -25,6 +25,7 @@ from plusx.zoo import ZOO
 Kind = Literal["arithmetic", "property", "training"]
 Unit = Literal["count", "share", "number"]
 Side = Literal["equal", "most", "least"]
+Word = Literal["WRONG", "UNSUPPORTED", "SLIP"]
 
 FILES = (
     "counts",
@@ -89,8 +90,13 @@ class Claim:
     runs: tuple[str, ...] = ()  # patterns of the ids of its member claims
     commands: tuple[str, ...] = ()  # further commands about it
     erratum: int | None = None
+    part_of: int | None = None  # the erratum of which this is a part
+    quote: str = ""  # the words or cells of the text, if they are on record
+    word: Word = "WRONG"  # of an erratum: what a MISS shows; SLIP: of notation
     truth: str = ""  # the correct statement, if the claim is wrong
-    missing: str = ""  # the feature or data without which it cannot be run
+    # KIND:NAME of what plusx does not have and it needs, such as network:resnet1001; the kinds are
+    # those of `ledger.HAS`
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +171,14 @@ def members(claim: Claim) -> list[Claim]:
     ]
 
 
+def erratum_word(claim: Claim, verdict: str) -> str:
+    """Return the verdict on a statement of the texts in words: `claim.word` for a MISS, HOLDS for a
+    PASS, else as it is. Empty if the claim is none of the errata and their parts."""
+    if claim.erratum is None and claim.part_of is None:
+        return ""
+    return {"MISS": claim.word, "PASS": "HOLDS"}.get(verdict, verdict)
+
+
 def default_seeds(claim: Claim) -> int:
     """Return the number of seeds of a claim about training: SEVERAL if they are affordable."""
     return SEVERAL if _own_cost(claim, SEVERAL) <= AFFORDABLE else FEW
@@ -174,10 +188,8 @@ def cost_of(claim: Claim, seeds: int | None = None) -> int:
     """Return the MACs of running a claim, including its members, with this number of seeds (None:
     the default)."""
     member_claims = members(claim) if claim.check == "members" else []
-    return sum(
-        _own_cost(tested, default_seeds(tested) if seeds is None else seeds)
-        for tested in (claim, *member_claims)
-    )
+    own = _own_cost(claim, default_seeds(claim) if seeds is None else seeds)
+    return own + sum(cost_of(member, seeds) for member in member_claims)
 
 
 def spec(name: str, num_classes: int | None = None) -> Net:

@@ -2,20 +2,27 @@
 
 import itertools
 import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import resources
+from typing import cast, get_args
 
 import torch
+from torch import Tensor, nn
 
 from plusx.data.loader import batches
-from plusx.evidence.claim import SEEDS, Claim, find_claim, spec
-from plusx.evidence.properties import unrolling
+from plusx.errors import UserError
+from plusx.evidence.claim import SEEDS, Claim, spec
 from plusx.evidence.training import imagenet, published_metrics
 from plusx.evidence.verdict import Check, Options, Outcome
+from plusx.grammar.arithmetic import each_dimension
+from plusx.grammar.spec import Activation, Net
 from plusx.grammar.twins import without_norm
 from plusx.models import create_model
 from plusx.nn.build import build
 from plusx.nn.init import initialise
-from plusx.study.consistency import check
+from plusx.study.consistency import check, confirm, network_count
 from plusx.study.gradients import BlockGradient, block_gradients, gradient_ratio
 from plusx.study.printed import read_tables
 from plusx.tasks.classify import Classify
@@ -25,102 +32,223 @@ from plusx.train.state import State
 
 
 TABLES = "text1.toml"
-SETTLED = 60  # training steps after which gradients are measured again
+IMAGES = 64  # for which gradients are measured
+RATE, BATCH = 0.05, 64  # of the few training steps
+ROUNDS, REPEATS = 8, 3  # of time measurements
+EPOCH_BATCH, EPOCH_IMAGES = 16, 50_000  # of the time of an epoch of CIFAR-10
+TIMED_SIZE = 160  # of images of networks for larger ones, whose time is measured
 
 
-def plain_gradients(claim: Claim, options: Options) -> Outcome:
-    """The gradient ratio of plain networks at initialisation, over seeds, with and without batch
-    norm. The inputs are random images of CIFAR's shape; the loss is the cross-entropy."""
-    count = 16 if options.quick else 64
-    names = (claim.network,) if options.quick else ("plain20", claim.network, "plain110")
-    shown: list[str] = []
-    values: list[float] = []
-    for name in names:
-        without_batch_norm = without_norm(spec(name))
-        for description, net, rule in (
-            ("with batch norm", spec(name), "he"),
-            ("without, He's initialisation", without_batch_norm, "he"),
-            ("without, PyTorch's initialisation", without_batch_norm, "pytorch"),
-        ):
-            ratios = []
-            for seed in SEEDS:
-                torch.manual_seed(seed)
-                model = build(net, initialised=False)
-                initialise(model, rule)
-                x = torch.randn(count, 3, 32, 32)
-                gradients = block_gradients(model, x, torch.arange(count) % 10, seed=seed)
-                ratios.append(gradient_ratio(gradients))
-            if name == claim.network and not values:
-                values = [_log10(ratio) for ratio in ratios]
-            shown.append(
-                f"{name} {description}: first to last block {', '.join(map(_ratio, ratios))}"
-            )
-    if not options.quick:
-        ratio = gradient_ratio(_gradients_after(claim.network, SETTLED))
-        shown.append(
-            f"{claim.network} with batch norm, after {SETTLED} steps on digits: {_ratio(ratio)}"
-        )
-    shown += unrolling(find_claim("preactivation-unrolling"), options).shown
-    shown.append("worse with depth all the same: plusx reproduce degradation-plain-digits")
+def gradient_ratios(claim: Claim, options: Options) -> Outcome:
+    """log10 of the gradient at the first block's output over that at the last block's, by seed.
+
+    `overrides` of the claim: norm (batch or none), init (a rule of `nn.init`), act, and steps, the
+    training steps on digits before the measurement. The inputs are the first digits if the claim's
+    data is digits, else random images of CIFAR's shape; the loss is the cross-entropy.
+    """
+    images = IMAGES // 4 if options.quick else IMAGES
+    ratios = [gradient_ratio(gradients) for gradients in _gradients(claim, images)]
     return Outcome(
-        values=tuple(values),
+        values=tuple(map(_log10, ratios)),
         exact=False,
         seeds=SEEDS,
-        shown=tuple(shown),
-        smaller=f"{count} images and {claim.network} alone" if options.quick else "",
+        shown=(f"first over last block, by seed: {', '.join(map(_ratio, ratios))}",),
+        smaller=f"{images} images in place of {IMAGES}" if options.quick else "",
     )
 
 
-def _gradients_after(network: str, steps: int) -> list[BlockGradient]:
-    """Return the gradients at the blocks of a network after `steps` steps on the digits."""
-    net = create_model(network, in_channels=1, seed=0)
+def first_gradient(claim: Claim, options: Options) -> Outcome:
+    """The number of seeds with a gradient other than 0 in the output of the first block. The
+    settings are those of `gradient_ratios`."""
+    norms = [gradients[0].outputs for gradients in _gradients(claim, IMAGES)]
+    shown = f"gradient at the first block, by seed: {', '.join(f'{norm:.3g}' for norm in norms)}"
+    return Outcome(values=(float(sum(norm > 0 for norm in norms)),), shown=(shown,))
+
+
+def train_error_after(claim: Claim, options: Options) -> Outcome:
+    """The training error after a few steps on digits, by seed. The settings are those of
+    `gradient_ratios`."""
+    settings = _settings(claim)
+    values = []
+    for seed in SEEDS:
+        net = _network(claim, settings, seed)
+        _train(net, int(settings["steps"]))
+        net.eval()
+        wrong = count = 0
+        with torch.no_grad():
+            for batch in batches("digits", batch_size=256):
+                wrong += int((net(batch.inputs).argmax(1) != batch.known_targets).sum())
+                count += len(batch.inputs)
+        values.append(wrong / count)
+    shown = f"by seed: {', '.join(f'{100 * value:.1f} %' for value in values)}; by chance 90 %"
+    return Outcome(values=tuple(values), exact=False, seeds=SEEDS, shown=(shown,))
+
+
+def cheaper_networks(claim: Claim, options: Options) -> Outcome:
+    """The number of networks in `beside` that take fewer MACs than `against`. The claim's network
+    is shown and not counted; so are the seconds of an epoch on one thread, if not --quick."""
+    limit = network_count(claim.against, "multiply_adds")
+    names = (claim.against, *claim.beside, claim.network)
+    shown, cheaper = [], 0
+    for name in names:
+        count = network_count(name, "multiply_adds")
+        cheaper += name in claim.beside and count < limit
+        line = f"{name}: {count:,} multiply-adds, {count / limit:.2f} times"
+        if not options.quick:
+            step = _step(name, EPOCH_BATCH)
+            seconds = min(_seconds(step) for _ in range(1 + REPEATS))
+            epoch = seconds * EPOCH_IMAGES / EPOCH_BATCH
+            line += f"; an epoch of {EPOCH_IMAGES:,} images takes {epoch:,.0f} s of processor time"
+        shown.append(line)
+    return Outcome(
+        values=(float(cheaper),),
+        shown=tuple(shown),
+        smaller="no time is measured" if options.quick else "",
+    )
+
+
+def seconds_ratio(claim: Claim, options: Options) -> Outcome:
+    """Processor seconds of a training step of one network over those of another, on one thread, for
+    one image. The values are those of the rounds; a round takes the quickest of a few steps of
+    each, which alternate."""
+    names = (claim.network, claim.against)
+    rounds = 3 if options.quick else ROUNDS
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        steps = [_step(name) for name in names]
+        for step in steps:
+            step()
+        seconds = []
+        for _ in range(rounds):
+            repeats = [[_seconds(step) for step in steps] for _ in range(REPEATS)]
+            seconds.append([min(column) for column in zip(*repeats, strict=True)])
+    finally:
+        torch.set_num_threads(threads)
+    shown = [
+        f"{name}: {min(row[i] for row in seconds):.3f} s at best" for i, name in enumerate(names)
+    ]
+    return Outcome(
+        values=tuple(first / second for first, second in seconds),
+        exact=False,
+        seeds=tuple(range(rounds)),
+        shown=(*shown, f"{rounds} rounds, processor time of one thread, one image"),
+        smaller=f"{rounds} rounds in place of {ROUNDS}" if options.quick else "",
+    )
+
+
+def _step(name: str, images: int = 1) -> Callable[[], None]:
+    """Return a training step of a network: forward and backward on random images."""
+    net = spec(name)
+    size = min(max(each_dimension(net.size, net.ndim)), TIMED_SIZE)
+    model = create_model(name, seed=0).train()
+    x = torch.randn(images, net.in_channels, size, size)
+    targets = torch.zeros(images, dtype=torch.int64)
+
+    def step() -> None:
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x), targets).backward()
+
+    return step
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+def _settings(claim: Claim) -> dict[str, str]:
+    """Return the settings of a small measurement. Raises UserError for an unknown one."""
+    settings = dict(override.split("=", 1) for override in claim.overrides)
+    if unknown := settings.keys() - {"norm", "init", "act", "steps"}:
+        raise UserError(f"{claim.id}: unknown settings {', '.join(sorted(unknown))}")
+    return {"norm": "batch", "init": "he", "act": "relu", "steps": "0", **settings}
+
+
+def _network(claim: Claim, settings: Mapping[str, str], seed: int) -> nn.Module:
+    """Return the claim's network with these settings, initialised from the seed."""
+    act = settings["act"]
+    if act not in get_args(Activation):
+        raise UserError(f"{claim.id}: unknown activation {act!r}")
+    net: Net = replace(spec(claim.network), act=cast("Activation", act))
+    if claim.data == "digits":
+        net = replace(net, in_channels=1)
+    if settings["norm"] == "none":
+        net = without_norm(net)
+    torch.manual_seed(seed)
+    model: nn.Module = build(net, initialised=False)
+    initialise(model, settings["init"])
+    return model
+
+
+def _gradients(claim: Claim, images: int) -> Iterator[list[BlockGradient]]:
+    """Yield the gradients at the blocks of the claim's network, seed by seed."""
+    settings = _settings(claim)
+    for seed in SEEDS:
+        model = _network(claim, settings, seed)
+        _train(model, int(settings["steps"]))
+        inputs, targets = _images(claim.data, images)
+        yield block_gradients(model, inputs, targets, seed=seed)
+
+
+def _images(data: str, count: int) -> tuple[Tensor, Tensor]:
+    if data == "digits":
+        batch = next(iter(batches("digits", batch_size=count)))
+        return batch.inputs, batch.known_targets
+    return torch.randn(count, 3, 32, 32), torch.arange(count) % 10
+
+
+def _train(net: nn.Module, steps: int) -> None:
+    """Train a network for a few steps on the digits."""
+    if not steps:
+        return
     task = Classify(net)
-    state = State(task, torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9))
-    epochs = (batches("digits", batch_size=64, epoch=epoch) for epoch in itertools.count())
+    state = State(task, torch.optim.SGD(task.parameters(), lr=RATE, momentum=0.9))
+    epochs = (batches("digits", batch_size=BATCH, epoch=epoch) for epoch in itertools.count())
     stream = itertools.chain.from_iterable(epochs)
-    for _ in fit(state, itertools.islice(stream, steps), constant(0.05)):
+    for _ in fit(state, itertools.islice(stream, steps), constant(RATE)):
         pass
-    batch = next(iter(batches("digits", batch_size=64)))
-    return block_gradients(net, batch.inputs, batch.known_targets)
 
 
-def vgg19(claim: Claim, options: Options) -> Outcome:
-    """The top-5 difference of ResNet-34 and VGG-19: measured if ImageNet is available, else as
-    published."""
-    shown = [f"published by {who}: top-5 {100 * value:.2f} %" for who, value in claim.others]
+def top5_difference(claim: Claim, options: Options) -> Outcome:
+    """The difference in top-5 accuracy of published weights on ImageNet's 50,000 validation images:
+    measured if they are here, else as their publisher prints it."""
+    (_, first), (_, second) = claim.others
+    shown = [f"{name}: top-5 {100 * top5:.2f} %" for name, top5 in claim.others]
     try:
         imagenet()
-    except ValueError:
-        (_, first), (_, second), *_ = claim.others
-        return Outcome(
-            values=(first - second,),
-            shown=tuple(shown),
-            # no path in it, so that the record is the same on every machine
-            unsettled="the values are published, not measured: ImageNet was not available",
-        )
-    names = (claim.network, claim.against, *claim.beside)
-    top5 = {name: float(published_metrics(name)["top5"]) for name in names}
-    shown += [f"measured here: {name}: top-5 {100 * value:.2f} %" for name, value in top5.items()]
-    return Outcome(values=(top5[names[0]] - top5[names[1]],), shown=tuple(shown))
+    except UserError:
+        shown.append("published for all 50,000 images; not measured here, ImageNet is not there")
+        return Outcome(values=(first - second,), shown=tuple(shown))
+    measured = [float(published_metrics(name)["top5"]) for name in (claim.network, claim.against)]
+    shown += [f"measured here: {100 * measured[0]:.2f} % and {100 * measured[1]:.2f} %"]
+    return Outcome(values=(measured[0] - measured[1],), shown=tuple(shown))
 
 
-def tables_about(column: str) -> Check:
-    """Return a check of the tables of text 1: the complaints about one column, or, for "rows",
-    about missing rows."""
+def tables_about(column: str, beside: str = "") -> Check:
+    """Return a check of the tables of text 1: the contradictions in one column, or, for "rows",
+    missing rows. What is consistent in that column or in `beside`, and the complaints about
+    `beside`, are shown and not counted."""
 
     def check_tables(claim: Claim, options: Options) -> Outcome:
         with resources.as_file(resources.files("plusx.evidence") / TABLES) as path:
-            all_complaints = check(read_tables(path))
-        complaints = [
-            str(complaint) for complaint in all_complaints if (complaint.column or "rows") == column
-        ]
-        return Outcome(values=(float(len(complaints)),), shown=tuple(complaints))
+            tables = read_tables(path)
+        complaints = check(tables)
+        counted = [str(c) for c in complaints if (c.column or "rows") == column]
+        others = [str(c) for c in complaints if beside and c.column == beside]
+        consistent = [str(c) for c in confirm(tables) if c.column in (column, beside)]
+        shown = counted + [f"besides: {line}" for line in others]
+        shown += [f"consistent: {line}" for line in consistent]
+        return Outcome(values=(float(len(counted)),), shown=tuple(shown))
 
     return check_tables
 
 
 def _log10(ratio: float | None) -> float:
-    return math.nan if ratio is None or ratio <= 0 else math.log10(ratio)
+    if ratio is None:
+        return math.nan
+    return -math.inf if ratio == 0 else math.log10(ratio)
 
 
 def _ratio(ratio: float | None) -> str:

@@ -22,6 +22,7 @@ from plusx.evidence.claim import (
     claim_names,
     cost_of,
     default_seeds,
+    erratum_word,
     hours,
 )
 
@@ -36,9 +37,11 @@ def ledger(
 ) -> list[dict[str, Any]]:
     """Return a row for every claim whose id matches the shell pattern, with its state.
 
-    `state` is PASS, MISS or INCONCLUSIVE if it was tested, else "not run", or "not yet runnable"
-    with the reason in `missing`. `marks` are reasons why this version might give another result.
-    Raises UserError if no claim matches, the kind is unknown, or the results file is unreadable.
+    `state` is PASS, MISS, IN PART or INCONCLUSIVE if it was tested, else "not run", or "not yet
+    runnable" with what is needed in `missing`. `erratum_verdict` is that on a statement of the
+    texts in words, such as WRONG for a MISS. `marks` are reasons why this version might give
+    another result. Raises UserError if no claim matches, the kind is unknown, or the results file
+    is unreadable.
     """
     if kind is not None:
         _check_kind(kind)
@@ -69,7 +72,8 @@ def ledger_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) ->
         cost = "" if not row["cost"]["multiply_adds"] else f"{hours:,.2f}"
         mark = " *" if row["marks"] else ""
         lines.append(
-            f"{row['id']:{id_width}}  {row['kind']:10}  {row['state'] + mark:16}  {cost:>9}  "
+            f"{row['id']:{id_width}}  {row['kind']:10}  "
+            f"{(row['erratum_verdict'] or row['state']) + mark:16}  {cost:>9}  "
             f"{row['statement']} ({row['source']})"
         )
     if width is not None:
@@ -148,12 +152,16 @@ def marks(record: Mapping[str, Any], claim: Claim) -> list[str]:
 
 def _row(claim: Claim, record: Mapping[str, Any] | None) -> dict[str, Any]:
     result = record or {}
+    state = result.get("verdict", NOT_YET if claim.missing else NOT_RUN)
     keys = ("id", "kind", "statement", "source", "metric", "unit", "side", "tolerance", "spread",
               "erratum")  # fmt: skip
     return {
         **{key: getattr(claim, key) for key in keys},
-        **{key: getattr(claim, key) or None for key in ("network", "data", "truth", "missing")},
-        "state": result.get("verdict", NOT_YET if claim.missing else NOT_RUN),
+        **{key: getattr(claim, key) or None for key in ("network", "data", "quote", "truth")},
+        "part_of": claim.part_of,
+        "missing": list(claim.missing),
+        "state": state,
+        "erratum_verdict": erratum_word(claim, state) or None,
         "protocol": describe_protocol(claim) or None,
         "claimed": claim.value,
         "others": [{"who": who, "value": value} for who, value in claim.others],

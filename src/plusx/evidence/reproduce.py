@@ -1,4 +1,4 @@
-"""Test claims: PASS, MISS or INCONCLUSIVE, with the distance.
+"""Test claims: PASS, MISS, IN PART or INCONCLUSIVE, with the distance.
 
 Results are written to DIR/claims.json, which `plusx claims` and docs/evidence.md read.
 """
@@ -24,13 +24,14 @@ from plusx.evidence.claim import (
     Claim,
     cost_of,
     default_seeds,
+    erratum_word,
     find_claim,
     hours,
     members,
 )
 from plusx.evidence.ledger import FILE, RESULTS, read_results
 from plusx.evidence.power import MOST_SEEDS, Chances, chances, study_of
-from plusx.evidence.verdict import Check, Decision, Options, Outcome, decide
+from plusx.evidence.verdict import Check, Decision, Options, Outcome, decide, verdict_of_members
 from plusx.run.environment import environment
 from plusx.run.folder import now
 from plusx.study.experiment import finite
@@ -39,9 +40,9 @@ from plusx.study.results import recorded_environment
 
 WORK = Path("runs/claims")
 # fields of a record that are written; the ledger has the others under the claim's id
-FIELDS = ("verdict", "value", "spread", "interval", "distance", "power", "sequential", "claimed",
-          "seeds", "values", "shown", "smaller", "unsettled", "command", "recipe", "date",
-          "seconds", "versions", "machine")  # fmt: skip
+FIELDS = ("verdict", "members", "value", "spread", "interval", "distance", "power",
+          "sequential", "claimed", "seeds", "values", "shown", "smaller", "unsettled", "command",
+          "recipe", "date", "seconds", "versions", "machine")  # fmt: skip
 _WAIT = 30.0  # seconds to wait while another process writes its result
 
 # by the `check` of a claim
@@ -51,12 +52,9 @@ CHECKS: dict[str, Check] = {
     "parameters-with-auxiliary-heads": arithmetic.auxiliary_heads,
     "twins": arithmetic.twins,
     "option-b-minus-a": arithmetic.option_b_minus_a,
-    "parameters-of-two": arithmetic.compare_two("parameters", operator.add),
     "networks-with-more": arithmetic.networks_with_more,
     "parameters-difference": arithmetic.compare_two("parameters", operator.sub),
-    "parameters-ratio": arithmetic.compare_two("parameters", lambda a, b: abs(a - b) / b),
     "multiply-adds-difference": arithmetic.compare_two("multiply_adds", operator.sub),
-    "identity-shortcut-cost": arithmetic.identity_shortcut_cost,
     "bottleneck": arithmetic.bottleneck,
     "merges": arithmetic.merges,
     "convolutions-a-block": arithmetic.convolutions_per_block,
@@ -72,18 +70,26 @@ CHECKS: dict[str, Check] = {
     "option-a": properties.option_a,
     "grad-cam": properties.grad_cam_identity,
     "identity-branch": properties.identity_branch,
-    "projection": properties.projection,
     "balanced-recall": bookkeeping.balanced_recall,
     "macro-f1": bookkeeping.macro_f1,
     "resume": bookkeeping.resume,
     "warm-up": bookkeeping.warm_up_rate,
     "cited": bookkeeping.cited,
     "cited-difference": bookkeeping.cited_difference,
-    "plain-gradients": errata.plain_gradients,
-    "vgg19": errata.vgg19,
+    "nested-functions": properties.nested_functions,
+    "gradient-ratio": errata.gradient_ratios,
+    "gradient-at-first-block": errata.first_gradient,
+    "train-error-after": errata.train_error_after,
+    "seconds-ratio": errata.seconds_ratio,
+    "top5-difference": errata.top5_difference,
+    "cheaper-networks": errata.cheaper_networks,
+    "additions": arithmetic.additions,
+    "bottleneck-order": arithmetic.bottleneck_order,
+    "depth-difference": arithmetic.compare_two("depth", operator.sub),
+    "multiply-adds-ratio": arithmetic.compare_two("multiply_adds", operator.truediv),
     "tables-error": errata.tables_about("error"),
-    "tables-recall": errata.tables_about("recall"),
-    "tables-total_time": errata.tables_about("total_time"),
+    "tables-recall": errata.tables_about("recall", "f1"),
+    "tables-total_time": errata.tables_about("total_time", "epoch_time"),
     "tables-rows": errata.tables_about("rows"),
     "forgetting": directions.forgetting,
     "fooled": directions.fooled,
@@ -154,8 +160,9 @@ def reproduce_all(
     for number, name in enumerate(names, 1):
         claim = find_claim(name)
         if claim.missing:
-            results["skipped"].append({"id": name, "reason": claim.missing})
-            progress(f"{number} of {len(names)}: {name}: not yet runnable: {claim.missing}")
+            reason = ", ".join(claim.missing)
+            results["skipped"].append({"id": name, "reason": reason})
+            progress(f"{number} of {len(names)}: {name}: not yet runnable; missing: {reason}")
             continue
         try:
             record = reproduce(
@@ -212,7 +219,7 @@ def make_options(
 def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, Any]:
     """Test one claim and return the record without writing it."""
     if claim.missing:
-        raise UserError(f"{claim.id} is not yet runnable; missing: {claim.missing}")
+        raise UserError(f"{claim.id} is not yet runnable; missing: {', '.join(claim.missing)}")
     started = time.monotonic()
     expected = _expected(claim, options)
     outcome, decision = _decided(claim, options)
@@ -220,8 +227,10 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
     return {
         **{key: getattr(claim, key) for key in keys},
         "claimed": claim.value,
+        "quote": claim.quote or None,
         "truth": claim.truth or None,
         "verdict": decision.verdict,
+        "erratum_verdict": erratum_word(claim, decision.verdict) or None,
         "value": finite(decision.value),
         "spread": decision.spread,
         "interval": None if decision.interval is None else list(decision.interval),
@@ -231,6 +240,7 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
         "seeds": list(outcome.seeds),
         "values": list(map(finite, outcome.values)),
         "shown": list(outcome.shown),
+        "members": list(outcome.members),
         "smaller": outcome.smaller or None,
         "unsettled": outcome.unsettled or None,
         "command": command,
@@ -324,6 +334,8 @@ def decide_outcome(
     )
     if outcome.unsettled or (quick and claim.kind == "training"):
         return replace(decision, verdict="INCONCLUSIVE")
+    if outcome.verdict is not None:
+        return replace(decision, verdict=outcome.verdict)
     return decision
 
 
@@ -379,27 +391,38 @@ def _replace_record(record: Mapping[str, Any], out: Path) -> None:
 
 
 def _members(claim: Claim, options: Options) -> Outcome:
-    """Test every member claim. The claim is a MISS if one of them is."""
-    shown, verdicts, environment = [], [], {}
-    smaller = []
+    """Test every member claim. The value is the number of those that miss."""
+    records = []
     for member in members(claim):
         options.progress(f"{claim.id}: {member.id}")
-        record = run_claim(member, options)
-        verdicts.append(record["verdict"])
-        shown.append(f"{member.id}: {record['verdict']}")
-        smaller += [record["smaller"]] if record["smaller"] else []
-        environment = {key: record[key] for key in ("versions", "machine")}
-    inconclusive = verdicts.count("INCONCLUSIVE")
-    misses = verdicts.count("MISS")
+        records.append(run_claim(member, options))
+    verdict = verdict_of_members([record["verdict"] for record in records])
+    smaller = [record["smaller"] for record in records if record["smaller"]]
+    inconclusive = sum(record["verdict"] == "INCONCLUSIVE" for record in records)
+    keys = ("id", "verdict", "erratum_verdict", "value", "claimed", "side", "tolerance", "metric",
+            "unit", "shown", "unsettled")  # fmt: skip
     return Outcome(
-        values=(float(misses),),
-        shown=tuple(shown),
+        values=(float(sum(record["verdict"] == "MISS" for record in records)),),
+        shown=tuple(line for record in records for line in _member_lines(record)),
         smaller="; ".join(dict.fromkeys(smaller)),
-        unsettled=f"{inconclusive} of {len(verdicts)} member claims are inconclusive"
-        if inconclusive and not misses
+        unsettled=f"{inconclusive} of {len(records)} member claims are inconclusive"
+        if verdict == "INCONCLUSIVE"
         else "",
-        environment=environment,
+        verdict=verdict,
+        members=tuple({key: record[key] for key in keys} for record in records),
+        environment={key: records[-1][key] for key in ("versions", "machine")},
     )
+
+
+def _member_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return a member of a claim as lines of evidence."""
+    claim = find_claim(record["id"])
+    word = record["erratum_verdict"] or record["verdict"]
+    value = _number(record["value"], record["unit"])
+    lines = [f"{word}: {claim.statement} ({claim.id})"]
+    if claim.check != "members":
+        lines.append(f"  {claim.metric}: {value}, claimed {_allowed(record)}")
+    return [*lines, *(f"  {line}" for line in record["shown"])]
 
 
 def record_text(record: Mapping[str, Any]) -> str:
@@ -410,14 +433,9 @@ def record_text(record: Mapping[str, Any]) -> str:
         value += f" ± {_number(record['spread'], unit)}"
     if record["interval"] is not None:
         value += f" (95 %: {' to '.join(_number(end, unit) for end in record['interval'])})"
-    words, sign = {"equal": ("", "±"), "most": ("at most ", "+"), "least": ("at least ", "-")}[
-        record["side"]
-    ]
-    tolerance = f" {sign} {_number(record['tolerance'], unit)}" if record["tolerance"] else ""
-    facts = [
-        ("claim", f"{claim.statement} ({claim.source})"),
+    measured = [
         ("metric", record["metric"]),
-        ("claimed", f"{words}{_number(record['claimed'], unit)}{tolerance}"),
+        ("claimed", _allowed(record)),
         ("found", value),
         (
             "distance",
@@ -434,13 +452,29 @@ def record_text(record: Mapping[str, Any]) -> str:
             if record["power"] is None
             else f"an exact reproduction passes with a chance of {100 * record['power']:.0f} %",
         ),
+    ]
+    facts = [
+        ("claim", f"{claim.statement} ({claim.source})"),
+        ("quote", claim.quote and f'"{claim.quote}"'),
+        *([] if claim.check == "members" else measured),  # members have their own
         *(("", line) for line in record["shown"]),
         ("smaller", record["smaller"]),
         ("open", record["unsettled"]),
         ("true", record["truth"]),
+        ("verdict", record["erratum_verdict"]),
     ]
     lines = [f"  {name:10} {text}" for name, text in facts if text]
     return "\n".join([f"{record['verdict']}  {record['id']}", *lines])
+
+
+def _allowed(record: Mapping[str, Any]) -> str:
+    """Return the allowed values of a claim as text."""
+    unit = record["unit"]
+    words, sign = {"equal": ("", "±"), "most": ("at most ", "+"), "least": ("at least ", "-")}[
+        record["side"]
+    ]
+    tolerance = f" {sign} {_number(record['tolerance'], unit)}" if record["tolerance"] else ""
+    return f"{words}{_number(record['claimed'], unit)}{tolerance}"
 
 
 def _seeds_text(record: Mapping[str, Any]) -> str:

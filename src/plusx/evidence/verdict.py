@@ -4,7 +4,8 @@ An exact value is allowed by the claim or not. Several seeds have a 95 % interva
 (Student's t over the seeds): entirely inside the allowed range is PASS, entirely outside MISS, and
 across a limit INCONCLUSIVE. A single seed is always INCONCLUSIVE; seeds with equal values are
 decided by the value. If seeds are added until a decision, the interval is that of a confidence
-sequence, which contains the mean with 95 % however often it is looked at.
+sequence, which contains the mean with 95 % however often it is looked at. A claim of several
+members is IN PART if some of them hold and some do not.
 """
 
 import math
@@ -19,7 +20,7 @@ from plusx.evidence.claim import Claim, Side
 from plusx.statistics import Interval, confidence_sequence, mean_interval, sequence_factor
 
 
-Verdict = Literal["PASS", "MISS", "INCONCLUSIVE"]
+Verdict = Literal["PASS", "MISS", "IN PART", "INCONCLUSIVE"]
 Number = int | float
 
 # tolerance for sums such as 0.0875 + 0.003, which are not exact in binary
@@ -43,7 +44,8 @@ class Outcome:
     """The outcome of a check: one value per seed, or one exact value.
 
     `shown` are lines of evidence. `smaller` describes what --quick reduced. `unsettled` is a reason
-    why the values cannot decide the claim.
+    why the values cannot decide the claim. `verdict`: that of the members, if they decide it;
+    `members` are their records in short.
     """
 
     values: tuple[float, ...]
@@ -53,6 +55,8 @@ class Outcome:
     recipe: str | None = None
     smaller: str = ""
     unsettled: str = ""
+    verdict: Verdict | None = None
+    members: tuple[dict[str, Any], ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +77,15 @@ class Decision:
     spread: float | None
     interval: Interval | None
     distance: float | None
+
+
+def verdict_of_members(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the verdict on a statement from those on its parts: theirs if they agree, IN PART if
+    some hold and some do not, else INCONCLUSIVE."""
+    different = set(verdicts)
+    if len(different) == 1:
+        return verdicts[0]
+    return "IN PART" if "IN PART" in different or {"PASS", "MISS"} <= different else "INCONCLUSIVE"
 
 
 def allowed(claimed: Number, tolerance: Number, side: Side) -> Interval:
