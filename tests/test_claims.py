@@ -27,7 +27,10 @@ from plusx.evidence.ledger import NOT_RUN, NOT_YET, ledger, read_results, select
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.recipe import load_recipe
+from plusx.run.datasets import DATA
+from plusx.run.task_factory import TASKS
 from plusx.selfsupervised import METHODS
+from plusx.shipped import shipped_recipes
 from plusx.study.consistency import network_count
 from plusx.zoo import PAPERS, ZOO
 
@@ -195,19 +198,59 @@ def test_an_erratum_quotes_the_text_where_its_words_are_on_record() -> None:
 def test_a_part_belongs_to_one_erratum() -> None:
     parts = [claim for claim in CLAIMS.values() if claim.part_of is not None]
     for part in parts:
-        owners = [claim for claim in CLAIMS.values() if claim.check == "members"
-                  and part in members(claim)]  # fmt: skip
-        assert [(owner.erratum or owner.part_of) for owner in owners] == [part.part_of], part.id
+        owners = [
+            claim.erratum or claim.part_of
+            for claim in CLAIMS.values()
+            if claim.check == "members" and part in members(claim)
+        ]
+        assert list(filter(None, owners)) == [part.part_of], part.id
+
+
+HAS = {
+    "network": set(ZOO),
+    "recipe": set(shipped_recipes()),
+    "data": set(DATA),
+    "protocol": set(PROTOCOLS),
+    "task": set(TASKS),
+}
+
+
+def test_what_a_claim_misses_is_nothing_that_plusx_has() -> None:
+    missing = {claim.id: claim.missing for claim in CLAIMS.values() if claim.missing}
+    assert len(missing) <= 8
+    for name, needs in missing.items():
+        for need in needs:
+            kind, _, what = need.partition(":")
+            assert what, name
+            assert what not in HAS[kind], f"{name} says that {need} is missing, and it is there"
+
+
+def test_a_recorded_claim_names_a_row_of_its_result_and_the_command() -> None:
+    """Of all that are measured: their rows, keys and seeds are in the file."""
+    folder = Path(__file__).parents[1] / "results"
+    for claim in CLAIMS.values():
+        assert (claim.recorded is not None) == (claim.check == "recorded"), claim.id
+        if claim.recorded is None:
+            continue
+        assert any(claim.recorded.result in command for command in claim.commands), claim.id
+        assert claim.recorded.result in shipped_recipes(), claim.id
+        file = folder / f"{claim.recorded.result}.json"
+        if not file.is_file():
+            continue
+        rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
+        for row in filter(None, (claim.recorded.row, claim.recorded.minus)):
+            assert len(rows[row][claim.recorded.key]["seeds"]) == len(rows[row]["seeds"]), claim.id
 
 
 def test_every_row_of_the_texts_is_there() -> None:
     rows = [name.removeprefix("scope-") for name in claim_names("scope-*")]
-    counts = {"a": 11, "b": 7, "c": 8, "d": 4, "e": 6}
+    counts = {"a": 11, "b": 7, "c": 8, "d": 4, "e": 6, "f": 5}
     wanted = [f"{part}{i}" for part, count in counts.items() for i in range(1, count + 1)]
     assert rows == wanted
     for name in rows:
         claim = CLAIMS[f"scope-{name}"]
         assert bool(claim.runs) != bool(claim.missing), name
+        assert claim.check == "members", name
 
 
 def test_sources_are_papers_that_plusx_names_or_say_who() -> None:
@@ -290,7 +333,7 @@ def test_a_state_is_what_the_file_says(tmp_path: Path) -> None:
     assert state(tmp_path / "none")["state"] == NOT_RUN
     row = state(kept(tmp_path))
     assert (row["state"], row["value"], row["marks"]) == ("PASS", 1_727_962, [])
-    assert ledger("scope-d2", results=tmp_path)[0]["state"] == NOT_YET
+    assert ledger("scope-f1", results=tmp_path)[0]["state"] == NOT_YET
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from plusx import cli
+from plusx.errors import UserError
 from plusx.evidence import reproduce as reproducing
 from plusx.evidence import training
 from plusx.evidence.claim import CLAIMS, Claim, Side, find_claim
@@ -308,8 +309,8 @@ def test_a_row_misses_where_a_claim_behind_it_does(
 
 
 def test_what_cannot_be_run_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"scope-d2 is not yet runnable.*BLEU"):
-        reproduce("scope-d2", out=tmp_path)
+    with pytest.raises(ValueError, match=r"scope-f1 is not yet runnable; missing: task:regress"):
+        reproduce("scope-f1", out=tmp_path)
     with pytest.raises(ValueError, match="did you mean scope-d2"):
         reproduce("scope-d22", out=tmp_path)
     assert not (tmp_path / "claims.json").exists()
@@ -390,11 +391,92 @@ def test_several_claims_go_on_where_one_cannot_be_run(
         raise RuntimeError("it broke")
 
     monkeypatch.setitem(CHECKS, "bottleneck", broken)
-    names = ["bottleneck-cheaper", "scope-e4", "erratum-1"]
+    names = ["bottleneck-cheaper", "scope-f1", "erratum-1"]
     found = reproduce_all(names, quick=True, out=tmp_path)
     assert [record["id"] for record in found["claims"]] == ["erratum-1"]
     assert found["failed"] == [{"id": "bottleneck-cheaper", "reason": "it broke"}]
-    assert [each["id"] for each in found["skipped"]] == ["scope-e4"]
+    assert [each["id"] for each in found["skipped"]] == ["scope-f1"]
+
+
+# results of earlier commands
+
+
+def write_result(folder: Path, **values: list[float | None]) -> None:
+    """A result of digits-spot with these accuracies of its networks."""
+    rows = [
+        {"name": name, "seeds": list(range(len(seeds))), "accuracy": {"seeds": seeds}}
+        for name, seeds in values.items()
+    ]
+    one = dict.fromkeys((*VERSIONS, *MACHINE), "one")
+    result = {"rows": rows, "command": "plusx compare digits-spot", "date": "2026-01-01T00:00:00",
+              "versions": one, "machine": one}  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    (folder / "digits-spot.json").write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    ("residual", "plain", "verdict", "why"),
+    [
+        ([0.9, 0.91, 0.9], [0.8, 0.8, 0.81], "PASS", None),
+        ([0.8, 0.8, 0.81], [0.9, 0.91, 0.9], "MISS", None),
+        ([0.9, 0.8, 0.7], [0.8, 0.8, 0.8], "INCONCLUSIVE", None),
+        ([0.9], [0.8], "INCONCLUSIVE", "one seed: chance unknown"),
+        ([0.9, 0.9], [0.9, 0.9], "INCONCLUSIVE", "the same value"),
+        ([0.9, None, 0.9], [0.8, 0.8, None], "INCONCLUSIVE", "one seed"),
+    ],
+)
+def test_a_recorded_claim_is_decided_by_its_seeds(
+    residual: list[float | None],
+    plain: list[float | None],
+    verdict: str,
+    why: str | None,
+    tmp_path: Path,
+) -> None:
+    write_result(tmp_path, tc_resnet8=residual, tc_plain8=plain)
+    record = reproduce("twin-keywords", out=tmp_path)
+    assert record["verdict"] == verdict
+    assert why is None or why in record["unsettled"]
+    assert "plusx compare digits-spot" in "".join(record["shown"])
+    known = read_results(tmp_path)["twin-keywords"]
+    assert known["recipe"] == "digits-spot"
+    assert set(known["machine"].values()) == {"one"}
+
+
+def test_a_budget_that_cannot_decide_decides_nothing(tmp_path: Path) -> None:
+    write_result(tmp_path, tc_resnet8=[0.9, 0.91, 0.9], tc_plain8=[0.8, 0.8, 0.81])
+    claim = find_claim("twin-keywords")
+    assert claim.recorded is not None
+    short = replace(claim, recorded=replace(claim.recorded, budget="3 epochs"))
+    record = run_claim(short, replace(asked(tmp_path), results=tmp_path))
+    assert (record["verdict"], record["unsettled"]) == ("INCONCLUSIVE", "3 epochs")
+    assert "smaller differences are not found" in record["shown"][-1]
+    assert record["interval"]
+
+
+def test_a_result_that_is_not_there_is_named_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = (
+        r"there is no digits-spot\.json in .*; `plusx compare digits-spot --split test` measures"
+    )
+    with pytest.raises(UserError, match=message):
+        reproduce("twin-keywords", out=tmp_path / "out")
+    write_result(tmp_path / "results", tc_resnet8=[0.9])
+    with pytest.raises(UserError, match=r"there is no row 'tc_plain8' \(rows: tc_resnet8\)"):
+        reproduce("twin-keywords", out=tmp_path / "out")
+    write_result(tmp_path / "results", tc_resnet8=[0.9], tc_plain8=[None])
+    with pytest.raises(UserError, match="no seed has accuracy of tc_resnet8 and tc_plain8"):
+        reproduce("twin-keywords", out=tmp_path / "out")
+
+
+def test_skips_alone_prevent_neither_vanishing_nor_exploding_gradients(tmp_path: Path) -> None:
+    ratios = {
+        act: run_claim(find_claim(f"gradients-resnet56-{act}"), asked(tmp_path))
+        for act in ("relu", "sigmoid")
+    }
+    assert ratios["relu"]["verdict"] == "PASS"
+    assert ratios["sigmoid"]["verdict"] == "MISS"
 
 
 # training
@@ -541,9 +623,9 @@ def test_the_command_runs_a_pattern_with_progress(
     assert cli.run([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {record["id"] for record in found["claims"]} == {"option-a-zeros", "option-b-minus-a"}
-    assert cli.run(["reproduce", "scope-d2", "--out", str(tmp_path)]) == 2
-    assert "BLEU" in capsys.readouterr().err
-    assert cli.run(["reproduce", "scope-d*", "--out", str(tmp_path)]) == 0
+    assert cli.run(["reproduce", "scope-f1", "--out", str(tmp_path)]) == 2
+    assert "task:regress" in capsys.readouterr().err
+    assert cli.run(["reproduce", "scope-f*", "--out", str(tmp_path)]) == 0
     assert "not yet runnable" in capsys.readouterr().err
 
 

@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from plusx.evidence.claim import Claim, spec
 from plusx.evidence.verdict import Check, Options, Outcome
 from plusx.grammar.arithmetic import each_dimension, measure
+from plusx.grammar.memory import saved_bytes
+from plusx.grammar.reversible import reversible_bytes
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.words import parse
 from plusx.models import create_model
@@ -138,21 +140,52 @@ def additions(claim: Claim, options: Options) -> Outcome:
     )
 
 
-def bottleneck_order(claim: Claim, options: Options) -> Outcome:
-    """The number of blocks whose convolutions are 3 x 3, 1 x 1, 3 x 3; the others are shown."""
-    orders = [
-        tuple(word.kernel[0] for word in parse(block.body).words if word.kind == "conv")
-        for stage in spec(claim.network).stages
-        for block in stage.blocks
-    ]
-    return _count(
-        orders.count((3, 1, 3)),
-        [
-            f"{claim.network}: {orders.count(order)} blocks of "
-            + ", ".join(f"{kernel} x {kernel}" for kernel in order)
-            for order in sorted(set(orders))
-        ],
+def layers(claim: Claim, options: Options) -> Outcome:
+    """The number of networks in `beside` whose layers with weights, along the branches, are not
+    those of their name."""
+    depths = {name: network_count(name, "depth") for name in claim.beside}
+    wrong = [name for name, depth in depths.items() if not name.endswith(f"resnet{depth}")]
+    return _count(len(wrong), [f"{name}: {depth:,} layers" for name, depth in depths.items()])
+
+
+def blocks_of(kernels: tuple[int, ...]) -> Check:
+    """Return a check of the number of blocks with convolutions of these sizes, in this order; the
+    others are shown."""
+
+    def check(claim: Claim, options: Options) -> Outcome:
+        orders = [
+            tuple(word.kernel[0] for word in parse(block.body).words if word.kind == "conv")
+            for stage in spec(claim.network).stages
+            for block in stage.blocks
+        ]
+        return _count(
+            orders.count(kernels),
+            [
+                f"{claim.network}: {orders.count(order)} blocks of "
+                + ", ".join(f"{kernel} x {kernel}" for kernel in order)
+                for order in sorted(set(orders))
+            ],
+        )
+
+    return check
+
+
+def stored_ratio(claim: Claim, options: Options) -> Outcome:
+    """The bytes that training stores for an image, of one network over another."""
+    first, second = (_stored(name) for name in (claim.network, claim.against))
+    shown = tuple(
+        f"{name}: {stored:,} bytes for an image"
+        for name, stored in ((claim.network, first), (claim.against, second))
     )
+    return Outcome(values=(first / second,), shown=shown)
+
+
+def _stored(name: str) -> int:
+    net = ZOO[name].net
+    if isinstance(net, Net):
+        return saved_bytes(net)
+    assert net.reversible is not None, name
+    return reversible_bytes(net.reversible, reverses=True)
 
 
 def bottleneck(claim: Claim, options: Options) -> Outcome:

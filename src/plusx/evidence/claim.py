@@ -55,6 +55,21 @@ TEXTS: dict[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A value in the result of an earlier command, RESULT.json: a row's, or how much larger it is
+    than that of the row `minus`.
+
+    `budget`: why a result of so little training cannot decide the claim, whatever its values.
+    """
+
+    result: str
+    key: str
+    row: str
+    minus: str = ""
+    budget: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """A statement with a number that a check can test.
 
@@ -87,6 +102,7 @@ class Claim:
     network_overrides: tuple[str, ...] = ()  # applied to that of `network`, not of `against`
     passes: int = 0  # forward passes of the network, if there is no protocol
     others: tuple[tuple[str, float], ...] = ()  # measured by others: who, value
+    recorded: Recorded | None = None  # of the check `recorded`
     runs: tuple[str, ...] = ()  # patterns of the ids of its member claims
     commands: tuple[str, ...] = ()  # further commands about it
     erratum: int | None = None
@@ -94,8 +110,8 @@ class Claim:
     quote: str = ""  # the words or cells of the text, if they are on record
     word: Word = "WRONG"  # of an erratum: what a MISS shows; SLIP: of notation
     truth: str = ""  # the correct statement, if the claim is wrong
-    # KIND:NAME of what plusx does not have and it needs, such as network:resnet1001; the kinds are
-    # those of `ledger.HAS`
+    # KIND:NAME of what plusx does not have and it needs, such as network:rdn: a network, recipe,
+    # data, protocol or task, which tests/test_claims.py looks for
     missing: tuple[str, ...] = ()
 
 
@@ -117,14 +133,15 @@ def hours(multiply_adds: int, cores: int) -> float:
     return multiply_adds / (RATE * cores) / 3600
 
 
-def _tuples(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with nested lists as tuples."""
-    return {
-        key: tuple(tuple(item) if isinstance(item, list) else item for item in value)
-        if isinstance(value, list)
-        else value
-        for key, value in row.items()
-    }
+def _fields(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with nested lists as tuples, and its table as a Recorded."""
+
+    def field(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        return Recorded(**value) if isinstance(value, dict) else value
+
+    return {key: field(value) for key, value in row.items()}
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -136,13 +153,13 @@ def _claims() -> dict[str, Claim]:
     claims = []
     for name in FILES:
         table = _read(f"claims/{name}.toml")
-        claims += [Claim(**_tuples({**table["defaults"], **row})) for row in table["claims"]]
+        claims += [Claim(**_fields({**table["defaults"], **row})) for row in table["claims"]]
     assert len({claim.id for claim in claims}) == len(claims), "two claims with the same id"
     return {claim.id: claim for claim in claims}
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    name: Protocol(**_tuples(row)) for name, row in _read("protocols.toml").items()
+    name: Protocol(**_fields(row)) for name, row in _read("protocols.toml").items()
 }
 CLAIMS: dict[str, Claim] = _claims()
 
@@ -188,8 +205,8 @@ def cost_of(claim: Claim, seeds: int | None = None) -> int:
     """Return the MACs of running a claim, including its members, with this number of seeds (None:
     the default)."""
     member_claims = members(claim) if claim.check == "members" else []
-    own = _own_cost(claim, default_seeds(claim) if seeds is None else seeds)
-    return own + sum(cost_of(member, seeds) for member in member_claims)
+    alone = _own_cost(claim, default_seeds(claim) if seeds is None else seeds)
+    return alone + sum(cost_of(member, seeds) for member in member_claims)
 
 
 def spec(name: str, num_classes: int | None = None) -> Net:

@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from typing import cast, get_args
@@ -113,9 +114,7 @@ def seconds_ratio(claim: Claim, options: Options) -> Outcome:
     each, which alternate."""
     names = (claim.network, claim.against)
     rounds = 3 if options.quick else ROUNDS
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with _one_thread():
         steps = [_step(name) for name in names]
         for step in steps:
             step()
@@ -123,8 +122,6 @@ def seconds_ratio(claim: Claim, options: Options) -> Outcome:
         for _ in range(rounds):
             repeats = [[_seconds(step) for step in steps] for _ in range(REPEATS)]
             seconds.append([min(column) for column in zip(*repeats, strict=True)])
-    finally:
-        torch.set_num_threads(threads)
     shown = [
         f"{name}: {min(row[i] for row in seconds):.3f} s at best" for i, name in enumerate(names)
     ]
@@ -209,6 +206,44 @@ def _train(net: nn.Module, steps: int) -> None:
     stream = itertools.chain.from_iterable(epochs)
     for _ in fit(state, itertools.islice(stream, steps), constant(RATE)):
         pass
+
+
+def blocks_without_gradient(claim: Claim, options: Options) -> Outcome:
+    """The number of blocks without a finite gradient other than 0, in a training step."""
+    settings = _settings(claim)
+    model = _network(claim, settings, SEEDS[0])
+    gradients = block_gradients(model, *_images(claim.data, 4))
+    norms = [block.outputs for block in gradients]
+    without = sum(not (math.isfinite(norm) and norm > 0) for norm in norms)
+    shown = f"{len(norms)} blocks, gradients from {min(norms):.3g} to {max(norms):.3g}"
+    return Outcome(values=(float(without),), shown=(shown,))
+
+
+def latency(claim: Claim, options: Options) -> Outcome:
+    """Processor seconds of a forward pass for one image, on one thread, by round."""
+    net = spec(claim.network)
+    model = create_model(claim.network, seed=0).eval()
+    x = torch.randn(1, net.in_channels, *each_dimension(net.size, net.ndim))
+
+    def step() -> None:
+        with torch.inference_mode():
+            model(x)
+
+    with _one_thread():
+        step()
+        values = [min(_seconds(step) for _ in range(REPEATS)) for _ in range(ROUNDS)]
+    shown = f"{ROUNDS} rounds: {', '.join(f'{value:.3f}' for value in values)} s"
+    return Outcome(values=tuple(values), exact=False, seeds=tuple(range(ROUNDS)), shown=(shown,))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def top5_difference(claim: Claim, options: Options) -> Outcome:

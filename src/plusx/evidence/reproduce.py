@@ -17,7 +17,15 @@ import torch
 
 from plusx import store
 from plusx.errors import UserError
-from plusx.evidence import arithmetic, bookkeeping, directions, errata, properties, training
+from plusx.evidence import (
+    arithmetic,
+    bookkeeping,
+    directions,
+    errata,
+    properties,
+    recorded,
+    training,
+)
 from plusx.evidence.claim import (
     CLAIMS,
     SEEDED,
@@ -74,6 +82,12 @@ CHECKS: dict[str, Check] = {
     "macro-f1": bookkeeping.macro_f1,
     "resume": bookkeeping.resume,
     "warm-up": bookkeeping.warm_up_rate,
+    "recorded": recorded.recorded,
+    "layers": arithmetic.layers,
+    "bottleneck-blocks": arithmetic.blocks_of((1, 3, 1)),
+    "stored-ratio": arithmetic.stored_ratio,
+    "every-block-has-gradient": errata.blocks_without_gradient,
+    "latency": errata.latency,
     "cited": bookkeeping.cited,
     "cited-difference": bookkeeping.cited_difference,
     "nested-functions": properties.nested_functions,
@@ -84,7 +98,7 @@ CHECKS: dict[str, Check] = {
     "top5-difference": errata.top5_difference,
     "cheaper-networks": errata.cheaper_networks,
     "additions": arithmetic.additions,
-    "bottleneck-order": arithmetic.bottleneck_order,
+    "bottleneck-order": arithmetic.blocks_of((3, 1, 3)),
     "depth-difference": arithmetic.compare_two("depth", operator.sub),
     "multiply-adds-ratio": arithmetic.compare_two("multiply_adds", operator.truediv),
     "tables-error": errata.tables_about("error"),
@@ -124,6 +138,7 @@ def reproduce(
     options contradict each other, and RuntimeError if a built network differs from its arithmetic.
     """
     options = make_options(quick, seeds, decide, budget, work, progress)
+    options = replace(options, results=out)
     claim = find_claim(name)
     read_results(out)  # an unreadable file must raise before the work, not after it
     record = run_claim(claim, options, command)

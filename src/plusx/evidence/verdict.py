@@ -37,6 +37,7 @@ class Options:
     seeds: int | None = None  # None: the default of the claim
     decide: bool = False  # add seeds until the claim is decided
     budget: float = math.inf  # hours, of `decide`
+    results: Path = Path("results")  # folder of results of earlier commands
 
 
 @dataclass(frozen=True, kw_only=True)
