@@ -115,7 +115,7 @@ def test_skips_over_one_layer_cost_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("depth", [50, 101, 152, 200])
 def test_improved_residual_networks_have_the_parameters_of_residual_ones(depth: int) -> None:
-    # Duta 2020, table 1; the norms are moved, and there are as many
+    # the norms are moved, and there are as many
     net = sentence_net(f"iresnet{depth}")
     blocks = tuple(map(len, (stage.blocks for stage in net.stages)))
     usual = resnet(BOTTLENECK, blocks, (256, 512, 1024, 2048))

@@ -62,7 +62,8 @@ def preact(block: Block, depths: tuple[int, ...], widths: tuple[int, ...]) -> Ne
 
 
 def improved(depths: tuple[int, ...]) -> Net:
-    """Section 3 of Duta 2020: the stem does not pool, and every stage halves the image."""
+    """The authors' code of Duta 2020 (iduta/iresnet): the stem does not pool, and every stage halves
+    the image."""
     body = tuple(
         Stage(
             block=(
@@ -192,10 +193,10 @@ IMAGE: dict[str, Entry] = {
     "preact_resnet152": Entry(preact(PREACT_BOTTLENECK, D152, BROAD), "He 2016, table 5"),
     "preact_resnet200": Entry(preact(PREACT_BOTTLENECK, D200, BROAD), "He 2016, table 5"),
     # the parameters of ResNets of equal depth
-    "iresnet50": Entry(improved(D50), "Duta 2020, table 1"),
-    "iresnet101": Entry(improved(D101), "Duta 2020, table 1"),
-    "iresnet152": Entry(improved(D152), "Duta 2020, table 1"),
-    "iresnet200": Entry(improved(D200), "Duta 2020, table 1"),
+    "iresnet50": Entry(improved(D50), "Duta 2020, authors' code"),
+    "iresnet101": Entry(improved(D101), "Duta 2020, authors' code"),
+    "iresnet152": Entry(improved(D152), "Duta 2020, authors' code"),
+    "iresnet200": Entry(improved(D200), "Duta 2020, authors' code"),
     "wide_resnet50_2": Entry(
         resnet(BOTTLENECK_WIDE, D50, BROAD), "Zagoruyko 2016, section 3, torchvision"
     ),
