@@ -57,9 +57,9 @@ BOTTLENECK_ORDERS: dict[str, Block] = {
     "act_only": Block(body="act | conv1/4s norm act conv3/4 norm act conv1 norm +"),
 }
 
-# Duta 2020, authors' code: the first block of a stage, the second, those between, and the last. Only the
-# first has a norm at the end of its branch and only the last has a norm and act after the sum, so
-# the second has no norm to begin with.
+# Duta 2020, authors' code: the first block of a stage, the second, those between, and the last.
+# Only the first has a norm at the end of its branch and only the last has a norm and act after the
+# sum, so the second has no norm to begin with.
 IMPROVED_START = Block(
     body="conv1/4 norm act conv3/4s norm act conv1 norm +", shortcut="maxpool3s conv1 norm"
 )

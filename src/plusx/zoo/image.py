@@ -62,8 +62,7 @@ def preact(block: Block, depths: tuple[int, ...], widths: tuple[int, ...]) -> Ne
 
 
 def improved(depths: tuple[int, ...]) -> Net:
-    """The authors' code of Duta 2020 (iduta/iresnet): the stem does not pool, and every stage halves
-    the image."""
+    """The code of Duta 2020 (iduta/iresnet): the stem does not pool, every stage halves the image."""
     body = tuple(
         Stage(
             block=(
