@@ -62,7 +62,7 @@ def preact(block: Block, depths: tuple[int, ...], widths: tuple[int, ...]) -> Ne
 
 
 def improved(depths: tuple[int, ...]) -> Net:
-    """The code of Duta 2020 (iduta/iresnet): the stem does not pool, every stage halves the image."""
+    """The code of Duta 2020, iduta/iresnet: the stem does not pool, every stage halves the size."""
     body = tuple(
         Stage(
             block=(
