@@ -290,7 +290,10 @@ def _prospect(
     claim: Claim, options: Options, expected: Chances | None, seeds: int, one_seed: float
 ) -> str:
     """Return the number of seeds, the chance of PASS and the hours as a sentence."""
-    cost = f" (about {one_seed:.2g} hours a seed on the CPU here)" if one_seed else ""
+    cost = ""
+    if one_seed:
+        total = seeds * one_seed
+        cost = f" (about {_hours(one_seed)} hours a seed on the CPU here, {_hours(total)} for all)"
     plan = f"up to {seeds} seeds" if options.decide else f"{seeds} seeds"
     if expected is None:
         reason = "a limit is claimed, or no spread is known"
@@ -304,11 +307,15 @@ def _prospect(
     if not options.decide:
         return text
     needed = expected.mean_seeds
-    expected_cost = f", about {needed * one_seed:.2g} hours" if one_seed else ""
+    expected_cost = f", about {_hours(needed * one_seed)} hours" if one_seed else ""
     return (
         f"{text}, after {needed:.1f} seeds in the mean{expected_cost}, and after at most "
         f"{expected.most_seeds} in 95 % of cases"
     )
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _decided(claim: Claim, options: Options) -> tuple[Outcome, Decision]:
@@ -322,6 +329,10 @@ def _decided(claim: Claim, options: Options) -> tuple[Outcome, Decision]:
         before = time.monotonic()
         outcome = check(claim, replace(options, seeds=seeds))
         decision = decide_outcome(claim, outcome, quick=False, sequential=True)
+        options.progress(
+            f"{claim.id}: {len(outcome.seeds)} seeds, mean {_number(decision.value, claim.unit)}: "
+            f"{decision.verdict}"
+        )
         now = time.monotonic()
         longest = max(longest, now - before)
         if decision.verdict != "INCONCLUSIVE":
