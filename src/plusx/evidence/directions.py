@@ -4,7 +4,7 @@ and tuning. Each is measured with a recipe on scikit-learn's digits, on validati
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from plusx import run
+from plusx import run, store
 from plusx.evidence.claim import SEEDS, Claim, default_seeds
 from plusx.evidence.verdict import Options, Outcome
 from plusx.recipe import load_recipe, to_toml
@@ -85,8 +85,9 @@ def tuned(claim: Claim, options: Options) -> Outcome:
 def _over_seeds(
     claim: Claim, name: str, measured: Callable[[Run], tuple[float, str]], options: Options
 ) -> Outcome:
-    """Train a recipe with every seed; `measured` returns the value of a run, and it as text. Runs
-    of another version, machine or data are shown and excluded."""
+    """Train a recipe with every seed; `measured` returns the value of a run, and it as text, which
+    is computed once and stored in the run's folder. Runs of another version, machine or data are
+    shown and excluded."""
     recipe = load_recipe(name, _shorter(options))
     folders = {seed: _work(options, name) / f"seed{seed}" for seed in _seeds(claim, options)}
     for seed, folder in folders.items():
@@ -99,8 +100,13 @@ def _over_seeds(
         if folder in excluded:
             shown.append(f"not in the mean: seed {seed}: {excluded[folder]}")
             continue
-        values[seed], text = measured(load_run(folder))
-        shown.append(f"seed {seed}: {text}")
+        file = folder / f"{claim.check}.json"
+        if not file.is_file():
+            value, text = measured(load_run(folder))
+            store.write_json(file, {"value": value, "text": text})
+        result = store.read_json(file)
+        values[seed] = float(result["value"])
+        shown.append(f"seed {seed}: {result['text']}")
     return Outcome(
         values=tuple(values.values()),
         exact=False,

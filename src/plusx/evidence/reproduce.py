@@ -329,10 +329,9 @@ def _decided(claim: Claim, options: Options) -> tuple[Outcome, Decision]:
         before = time.monotonic()
         outcome = check(claim, replace(options, seeds=seeds))
         decision = decide_outcome(claim, outcome, quick=False, sequential=True)
-        options.progress(
-            f"{claim.id}: {len(outcome.seeds)} seeds, mean {_number(decision.value, claim.unit)}: "
-            f"{decision.verdict}"
-        )
+        count = f"{len(outcome.seeds)} seed{'' if len(outcome.seeds) == 1 else 's'}"
+        mean = _number(decision.value, claim.unit)
+        options.progress(f"{claim.id}: {count}, mean {mean}: {decision.verdict}")
         now = time.monotonic()
         longest = max(longest, now - before)
         if decision.verdict != "INCONCLUSIVE":
