@@ -24,12 +24,16 @@ def table(result: Mapping[str, Any]) -> str:
     for row in result["labels"]:
         cells = [f"{100 * row['fraction']:g} %", _mean(row["pretrained"]), _mean(row["scratch"])]
         lines.append(f"| {' | '.join([*cells, _points(row)])} |")
+    seeds = len(result["labels"][0].get("seeds", result["seeds"]))
+    tuning = f"{seeds} seeds, {result['labels'][0]['steps']:,} steps"
+    if "augment" in result["labels"][0]:
+        tuning += ", the augmentation chosen on validation images"
     machine = result["machine"]
     caption = (
         f"Mean and standard deviation of {len(result['seeds'])} seeds on {result['count']:,} "
         f"{result['split']} {result['noun']}s, differences between the same seeds with their 95 % "
-        f"interval; `{result['network']}`, {result['steps']:,} steps; fine-tuning "
-        f"{result['labels'][0]['steps']:,} steps. {machine['processor']}, {machine['threads']} "
+        f"interval; `{result['network']}`, {result['steps']:,} steps; with labels {tuning}. "
+        f"{machine['processor']}, {machine['threads']} "
         f"thread, torch {result['versions']['torch']}, {result['date'][:10]}."
     )
     return "\n".join([*lines, "", caption])

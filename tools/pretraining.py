@@ -1,11 +1,12 @@
 """Measure self-supervised learning: probes of several methods, and fine-tuning with few labels.
 
     python tools/pretraining.py RECIPE [--methods simclr byol ...] [--seeds 0 1 2] [--split test]
-        [--labels 0.01 0.1 1.0] [--steps 200] [--work DIR]
+        [--labels 0.01 0.1 1.0] [--label-seeds 0 1 2 3 4] [--steps 200] [--work DIR]
 
 Every method pretrains the recipe with every seed. A linear probe and nearest neighbours are
 evaluated on the split, beside the network before training. The first method is also fine-tuned, and
-the same network trained from scratch, with the same steps on each fraction of the labels. Writes
+the same network trained from scratch, with the same steps on each fraction of the labels, with or
+without augmentation: what is better on the validation images, for each of the two. Writes
 results/RECIPE.json and the recipe's header. Runs resume; finished evaluations are not repeated, so
 that the test images are used once for each run.
 """
@@ -30,6 +31,8 @@ from plusx.statistics import mean_interval, spread
 
 
 PROBES = ("linear", "neighbours")
+# of the training images with labels: as in the recipe, or none
+AUGMENTATIONS: dict[str, tuple[str, ...]] = {"recipe": (), "none": ("data.augment=",)}
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -99,26 +102,51 @@ def _random(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _labels(args: argparse.Namespace, fraction: float) -> dict[str, Any]:
-    """Return test accuracies of the pretrained network, fine-tuned, and of one from scratch."""
-    accuracies: dict[str, list[float]] = {"pretrained": [], "scratch": []}
-    for seed in args.seeds:
-        run = args.work / args.recipe / f"{args.methods[0]}-seed{seed}"
-        for start, weights in (("pretrained", str(run)), ("scratch", "")):
-            folder = args.work / args.recipe / f"{start}-{fraction:g}-seed{seed}"
-            overrides = [
-                *("task.kind=classify", "method=default", f"seed={seed}", f"net.weights={weights}"),
-                *(f"steps={args.steps}", "evaluate.every=0", *_fraction(args, fraction)),
-            ]
-            train(load_recipe(args.recipe, overrides), folder)
-            file = folder / f"{args.split}.json"
-            metrics = _once(file, lambda: evaluate(load_run(folder), split=args.split))  # noqa: B023
-            accuracies[start].append(metrics["accuracy"])
+    """Return accuracies of the pretrained network, fine-tuned, and of one from scratch, each with
+    the augmentation that is better for it on the validation images."""
+    accuracies: dict[str, list[float]] = {}
+    chosen: dict[str, str] = {}
+    for start in ("pretrained", "scratch"):
+        means = {
+            name: mean(
+                _accuracy(args, start, fraction, name, seed, "validation") for seed in args.seeds
+            )
+            for name in AUGMENTATIONS
+        }
+        chosen[start] = max(means, key=lambda name: means[name])
+        accuracies[start] = [
+            _accuracy(args, start, fraction, chosen[start], seed, args.split)
+            for seed in args.label_seeds or args.seeds
+        ]
     return {
         "fraction": fraction,
         "steps": args.steps,
+        "augment": chosen,
+        "seeds": args.label_seeds or args.seeds,
         **{start: spread(values) for start, values in accuracies.items()},
         **_difference(accuracies["pretrained"], accuracies["scratch"]),
     }
+
+
+def _accuracy(
+    args: argparse.Namespace, start: str, fraction: float, augment: str, seed: int, split: str
+) -> float:
+    """Return the accuracy of the network after training on this fraction of the labels."""
+    weights = ""
+    if start == "pretrained":
+        pretrained = args.work / args.recipe / f"{args.methods[0]}-seed{seed}"
+        overrides = [f"method.kind={args.methods[0]}", f"seed={seed}"]
+        train(load_recipe(args.recipe, overrides), pretrained)
+        weights = str(pretrained)
+    folder = args.work / args.recipe / f"{start}-{fraction:g}-augment-{augment}-seed{seed}"
+    overrides = [
+        *("task.kind=classify", "method=default", f"seed={seed}", f"net.weights={weights}"),
+        *(f"steps={args.steps}", "evaluate.every=0", *_fraction(args, fraction)),
+        *AUGMENTATIONS[augment],
+    ]
+    train(load_recipe(args.recipe, overrides), folder)
+    metrics = _once(folder / f"{split}.json", lambda: evaluate(load_run(folder), split=split))
+    return float(metrics["accuracy"])
 
 
 def _fraction(args: argparse.Namespace, fraction: float) -> list[str]:
@@ -154,7 +182,10 @@ def _seconds(folder: Path) -> float:
 def _command(args: argparse.Namespace) -> str:
     command = ["python", "tools/pretraining.py", args.recipe, "--methods", *args.methods]
     command += ["--seeds", *map(str, args.seeds), "--split", args.split]
-    command += ["--labels", *map(str, args.labels), "--steps", str(args.steps)]
+    command += ["--labels", *map(str, args.labels)]
+    if args.label_seeds:
+        command += ["--label-seeds", *map(str, args.label_seeds)]
+    command += ["--steps", str(args.steps)]
     return shlex.join(command)
 
 
@@ -165,6 +196,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--labels", nargs="*", type=float, default=[0.01, 0.1, 1.0])
+    parser.add_argument("--label-seeds", nargs="+", type=int, help="default: --seeds")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--work", type=Path, default=RESULTS.parent / "runs" / "measured")
     args = parser.parse_args()
