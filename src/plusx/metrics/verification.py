@@ -121,7 +121,7 @@ class VerificationMeter(Meter):
                 raise UserError(f"there are no pairs {kind} among the {len(unit)} inputs")
         rates = Ranking(genuine.scores, impostor.scores).rates()
         threshold, accepted = rates.at(self.far)
-        equal_error_rates, true_accept_rates = _bootstrap(genuine, impostor, self.far)
+        equal_error_rates, true_accept_rates = bootstrap(genuine, impostor, self.far)
         return {
             "count": len(unit),
             "people": len(np.unique(classes)),
@@ -228,7 +228,7 @@ def _rank1(unit: np.ndarray, classes: np.ndarray) -> float | None:
     return correct / evaluated if evaluated else None
 
 
-def _bootstrap(
+def bootstrap(
     genuine: Pairs, impostor: Pairs, false_accepts: float
 ) -> tuple[list[float], list[float]]:
     """Return equal error rates and true-accept rates of bootstrap samples of the classes."""
