@@ -4,10 +4,10 @@
     python benchmarks/detectors.py --runs RUN ...
 
 The time covers everything from the prepared image to the rows: the network, decoding its boxes, and
-non-maximum suppression. The detectors alternate, with batch size 1. A detector of CASES has its
-initial weights, so that few boxes pass the score threshold and suppression costs little. A run has
-its trained weights and its own image size, and its average precision on its validation images is
-listed next to its time.
+non-maximum suppression. The detectors alternate, with batch size 1. A detector of CASES is
+untrained, so that few boxes pass the score threshold and suppression costs little. A run has its
+trained weights and its own image size, and its average precision on its validation images is listed
+next to its time.
 
 Writes results/benchmark_detectors.json. There is no target.
 """
@@ -28,7 +28,8 @@ from plusx.data.batch import Batch
 from plusx.grammar.heads import FasterRcnn, Fcos, Head, MaskRcnn, Yolo
 from plusx.models import create_model
 from plusx.nn.with_head import NetworkWithHead
-from plusx.run.folder import RESULT, load_run
+from plusx.run.file_names import RESULT
+from plusx.run.folder import load_run
 from plusx.tasks.detect import Detect
 from plusx.tasks.task import Task
 
@@ -72,23 +73,23 @@ class Contender:
         return lambda: self.task.predict(Batch(image))
 
 
-def begun(case: Case, size: tuple[int, int]) -> Contender:
-    """A detector with its initial weights."""
+def untrained(case: Case, size: tuple[int, int]) -> Contender:
+    """A detector with its initial weights, which has no accuracy."""
     net = NetworkWithHead(
         create_model(case.network, num_classes=CLASSES, seed=SEED), case.head, CLASSES
     )
     task = Detect(net).eval().to(memory_format=torch.channels_last)
-    return Contender(f"{case.network}, {case.head.kind}", task, size, {"weights": "as begun"})
+    return Contender(f"{case.network}, {case.head.kind}", task, size, {"weights": "untrained"})
 
 
 def trained(path: Path) -> Contender:
-    """The detector of a run, with its metrics."""
+    """The detector of a run, with its metrics on its validation images."""
     run, result = load_run(path), store.read_json(path / RESULT)
     if not isinstance(run.task, Detect):
         raise ValueError(f"{path} is not a run of a detector")
     metrics = result["validation"] or {}
     facts = {"weights": "trained", "channels": run.preprocessing.channels}
-    facts |= {name: metrics.get(name) for name in run.task.scores}
+    facts |= {"split": "validation"} | {name: metrics.get(name) for name in run.task.scores}
     name = f"{result['name']}, {run.task.kind}, {result['data']}"
     task = run.task.to(memory_format=torch.channels_last)
     return Contender(name, task, run.preprocessing.size, facts)
@@ -128,7 +129,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     load_before, before = load(), torch.get_num_threads()
     cases, rounds = (CASES[:1], 2) if args.tiny else (CASES, args.rounds)
-    contenders = [begun(case, (64, 96) if args.tiny else case.size) for case in cases]
+    contenders = [untrained(case, (64, 96) if args.tiny else case.size) for case in cases]
     contenders += [trained(path) for path in args.runs]
     rows = [row for count in args.threads for row in measure(contenders, count, rounds)]
     torch.set_num_threads(before)

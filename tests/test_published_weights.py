@@ -27,11 +27,18 @@ def test_the_accuracy_is_exactly_the_known_one(name: str) -> None:
         pytest.skip(f"weights/{ITEMS[name].file} is not under PLUSX_DATA")
     row = BENCHMARK["measure"](ITEMS[name], Path(data))
     assert (row["right"], row["count"]) == (ITEMS[name].right, 10_000)
+    assert (row["exact"]["right"], row["exact"]["count"]) == (ITEMS[name].right_exact, 9_980)
 
 
 def test_the_recorded_result_is_the_expected_one() -> None:
     recorded = store.read_json(BENCHMARK["RESULT"])
     assert recorded["value"] == {name: item.right / 10_000 for name, item in ITEMS.items()}
+    exact = {row["file"]: row["exact"] for row in recorded["rows"]}
+    assert {name: part["right"] for name, part in exact.items()} == {
+        name: item.right_exact for name, item in ITEMS.items()
+    }
+    assert {part["count"] for part in exact.values()} == {9_980}
+    assert len(set(recorded["reencoded"])) == 20
     assert recorded["machine"]["processor_flags"]
     assert recorded["versions"]["torch"]
 
