@@ -23,7 +23,7 @@ from plusx.nn.dims import layer_type
 from plusx.nn.whitening import whiten
 from plusx.recipe import load_recipe, parse_recipe
 from plusx.run import build, optim, train
-from plusx.run.folder import LOG, WEIGHTS
+from plusx.run.file_names import LOG, WEIGHTS
 from plusx.tasks.classify import Classify
 from plusx.tasks.tta import TestTimeAugmented
 

@@ -300,6 +300,10 @@ def test_pretrain_then_probe_then_fine_tune(tmp_path: Path, capsys) -> None:
     assert probed["split"] == "validation"
     assert not (out / "test_uses.jsonl").exists()
 
+    assert cli.run(["corrupt", str(out), "--images", "5", "--kinds", "fog"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()  # before the work: without lines of progress
+    assert "pairs of one class" in line
+
     tuned = small_run("task.kind=classify", "method=default", f"net.weights={out}")
     assert cli.run(["train", "digits-simclr", *tuned, "--out", str(tmp_path / "tuned")]) == 0
     assert "accuracy" in json.loads((tmp_path / "tuned" / "result.json").read_text())["validation"]
@@ -316,6 +320,7 @@ def test_pretrain_then_probe_then_fine_tune(tmp_path: Path, capsys) -> None:
         (["task.kind=classify"], 'trains embeddings, not [task] kind = "classify"'),
         (["net.num_classes=10"], "num_classes = 0 in [net]"),
         (["method.kind=simcrl"], "simclr"),
+        (["method.kind=nonsense"], "must be simclr, byol"),  # not those of continual learning
         (["method.temperature=0"], "temperature"),
         (["data.mix.kind=mixup"], "not together with [data] mix"),
     ],

@@ -15,7 +15,7 @@ import torch
 
 import small_run
 from page_reader import Page
-from plusx import cli
+from plusx import cli, store
 from plusx.continual import metrics
 from plusx.continual.buffer import balanced, reservoir, with_replay
 from plusx.continual.method import Memory
@@ -216,10 +216,26 @@ def test_a_memory_is_of_the_weights_it_was_written_with(tmp_path):
         read_memory(tmp_path)
 
 
+@pytest.mark.parametrize("tasks", [None, "2", 3])
+def test_a_memory_without_its_number_of_tasks_is_refused(tasks, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    write_memory(tmp_path, Memory(((1, 2), ()), {}))
+    manifest = store.read_json(tmp_path / "memory.json")
+    del manifest["tasks"]
+    store.write_json(
+        tmp_path / "memory.json", manifest | ({} if tasks is None else {"tasks": tasks})
+    )
+    with pytest.raises(UserError, match=rf"memory\.json: tasks = {tasks}, but .* the buffer of 2"):
+        read_memory(tmp_path)
+
+
 def test_methods_that_cannot_be_are_refused_in_one_line(capsys, tmp_path):
     path, out = recipe_file(tmp_path), tmp_path / "out"
     error = refused(path, "method.kind=repaly", "--out", out, capsys=capsys)
     assert "did you mean replay?" in error
+    error = refused(path, "method.kind=nonsense", "--out", out, capsys=capsys)
+    assert "er-ace or adapters" in error
+    assert "simclr" not in error  # for pretrain, which has no [stream]
     error = refused(path, "method.kind=replay", "method.buffer=96", "--out", out, capsys=capsys)
     assert "96 training images" in error
     assert "joint" in error

@@ -29,7 +29,8 @@ from plusx.run.attacking import Threat, attack_run
 from plusx.run.corrupting import corrupt_run, require_images
 from plusx.run.environment import environment
 from plusx.run.evaluation import evaluated_dataset, home_of
-from plusx.run.folder import WEIGHTS, Run, record_test_use
+from plusx.run.file_names import WEIGHTS
+from plusx.run.folder import Run, record_test_use
 from plusx.run.forgetting import after_second_task
 from plusx.run.probing import probe, train_and_evaluated
 from plusx.statistics import (

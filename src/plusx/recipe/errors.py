@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from plusx.errors import did_you_mean
 from plusx.grammar.spec import Net
-from plusx.recipe.tables import Recipe
+from plusx.recipe.tables import Recipe, fits
 from plusx.recipe.writing import toml_value
 
 
@@ -73,12 +73,12 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     if kind in ("dataclass_type", "union_tag_not_found", "model_attributes_type"):
         table = ".".join(path)
         if isinstance(error["input"], Mapping):
-            return f"[{table}] needs kind: {_listed(_kinds(path))}"
+            return f"[{table}] needs kind: {_listed(_kinds(path, raw))}"
         names = ", ".join(f"{table}.{field.name}" for field in tables_at(path, {}) or ())
         return f"{table} is a table: write its fields, {names}"
     if kind == "union_tag_invalid":
         tag = context["tag"]
-        return f"{key} = {toml_value(tag)}: {_allowed(tag, _kinds(path[:-1]))}"
+        return f"{key} = {toml_value(tag)}: {_allowed(tag, _kinds(path[:-1], raw))}"
     setting = f"{key}{item} = {toml_value(error['input'])}"
     if kind == "literal_error":
         options = re.findall("'(.*?)'|\\b(\\d+)\\b", context["expected"])
@@ -210,8 +210,9 @@ def _dataclasses_in(annotation: Any) -> list[Any]:
     return [cls for inner in get_args(annotation) for cls in _dataclasses_in(inner)]
 
 
-def _kinds(path: tuple[str, ...]) -> list[str]:
-    return [kind for cls in _classes(path) for kind in _kinds_of(cls)]
+def _kinds(path: tuple[str, ...], raw: Mapping[str, Any]) -> list[str]:
+    """Return the kinds that a table can have in the recipe `raw`."""
+    return [kind for cls in _classes(path) if fits(cls, raw) for kind in _kinds_of(cls)]
 
 
 def _kinds_of(cls: Any) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The tables of a recipe as frozen data; variants of a table are distinguished by `kind`."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, InstanceOf, Strict, Tag
 from pydantic.dataclasses import dataclass
@@ -378,6 +379,14 @@ def _typed_head(value: object) -> object:
     if isinstance(value, dict):
         refuse_types(value)
     return value
+
+
+def fits(table: type, raw: Mapping[str, Any]) -> bool:
+    """Whether a table fits the others of a recipe: methods of continual learning need a [stream],
+    those of self-supervised learning have none."""
+    if table in get_args(ContinualMethod):
+        return "stream" in raw
+    return table not in get_args(SelfSupervised) or "stream" not in raw
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

@@ -29,9 +29,10 @@ from plusx.nn.whitening import whiten
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.tables import Init
-from plusx.run.continual import WEIGHTS, stream_sets, stream_split
+from plusx.run.continual import stream_sets, stream_split
 from plusx.run.datasets import DATA, open_train_and_validation
 from plusx.run.datasets import open_split as open_whole_split
+from plusx.run.file_names import RECIPE, WEIGHTS
 from plusx.run.selfsupervised import with_views
 from plusx.run.task_factory import TASKS
 from plusx.weights.convert import validation_warning
@@ -254,7 +255,7 @@ def weights_at(text: str) -> str:
         return str(path) if path.is_file() else text
     if (path / WEIGHTS).is_file():
         return str(path / WEIGHTS)
-    if (path / "recipe.toml").is_file():
+    if (path / RECIPE).is_file():
         raise UserError(f"[net] weights: the run {path} is not finished, it has no {WEIGHTS} yet")
     inside = sorted(file.parent.name for file in path.glob(f"*/{WEIGHTS}"))
     near = difflib.get_close_matches(path.name, inside, 1, 0.0)

@@ -17,11 +17,11 @@ from plusx.errors import UserError, did_you_mean
 from plusx.recipe import Recipe
 from plusx.recipe.continual import Stream
 from plusx.run.datasets import open_split, open_train_and_validation
+from plusx.run.file_names import WEIGHTS
 from plusx.tasks.task import Task
 
 
 MEMORY, MANIFEST = "memory.safetensors", "memory.json"
-WEIGHTS = "model.safetensors"  # in the folder of a finished run
 
 
 def method_of(recipe: Recipe) -> Method:
@@ -227,5 +227,11 @@ def read_memory(folder: Path) -> Memory:
                 f"{folder / name} is not what {MANIFEST} describes: restore the files of the run"
             )
     tensors, _ = store.load_tensors(folder / MEMORY)
-    buffer = [tensors.pop(f"buffer.{number}") for number in range(manifest["tasks"])]
+    names = [name for name in tensors if name.startswith("buffer.")]
+    if manifest.get("tasks") != len(names):
+        raise UserError(
+            f"{folder / MANIFEST}: tasks = {manifest.get('tasks')}, but {MEMORY} has the buffer of "
+            f"{len(names)}: restore the files of the run"
+        )
+    buffer = [tensors.pop(f"buffer.{number}") for number in range(len(names))]
     return Memory(tuple(tuple(indices.tolist()) for indices in buffer), tensors)

@@ -70,7 +70,7 @@ def corrupt_run(
     same corrupted images, a function of (seed, kind, severity, image). Of tasks without one class
     per input, such as masks, rows have the first metric, without an interval.
     Raises UserError for an unknown kind, numbers out of range, inputs other than images, and a
-    baseline that is no classifier of the same images.
+    baseline that is no classifier of the same images, and too few images to compare embeddings.
     """
     kinds, severities = tuple(dict.fromkeys(kinds)) or tuple(CORRUPTIONS), sorted(set(severities))
     for kind in kinds:
@@ -83,6 +83,8 @@ def corrupt_run(
     started = time.monotonic()
     plan = _Plan(kinds, tuple(severities), seed, batch_size, workers, device, progress)
     dataset = at_most(evaluated_dataset(run, data, as_split(split), on_unreadable), images)
+    if run.embeds:
+        _require_pairs(dataset)
     classifies = run.classifies and not run.multilabel
     against = None
     if baseline is not None:
@@ -224,6 +226,17 @@ def require_images(modality: Modality) -> None:
     if modality.ndim != 2:
         raise UserError(f"corruptions are of images; the network takes {modality.inputs}")
     modality.to_pixels(torch.zeros(1, *modality.input_shape))  # raises an error without pixels
+
+
+def _require_pairs(dataset: Dataset) -> None:
+    """Raise UserError if samples of embeddings, which are compared in pairs, have no pair of one
+    class or none of two."""
+    counts = torch.bincount(dataset.labels.cpu())
+    if int(counts.max()) < 2 or int((counts > 0).sum()) < 2:
+        raise UserError(
+            "embeddings are compared in pairs of one class and of two classes, which these "
+            f"{len(dataset)} {dataset.inputs} do not have: take more (--images)"
+        )
 
 
 def _shown_severity(plan: _Plan) -> int:

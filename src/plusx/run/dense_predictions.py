@@ -23,7 +23,8 @@ from plusx.metrics.segmentation import IGNORE_INDEX
 from plusx.report.predictions import MAX_IMAGES, MIN_SCORE, predictions_page
 from plusx.run import build, drawing
 from plusx.run.evaluation import home_of
-from plusx.run.folder import DATA, Run, record_test_use
+from plusx.run.file_names import DATA
+from plusx.run.folder import Run, record_test_use
 from plusx.run.predictor import Predicted, Predictor
 from plusx.run.sources import Failed, Source
 

@@ -24,11 +24,9 @@ from plusx.recipe import Recipe
 from plusx.run import build
 from plusx.run.datasets import DATA as DATA_KINDS
 from plusx.run.datasets import at_another_path, open_for_network, replace_path
+from plusx.run.file_names import DATA, RECIPE, WEIGHTS
 from plusx.run.folder import (
-    DATA,
-    RECIPE,
     UNFINISHED,
-    WEIGHTS,
     Run,
     read_data,
     read_recipe,

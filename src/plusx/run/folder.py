@@ -1,4 +1,4 @@
-"""The files in a run's folder, and opening a run."""
+"""Reading the files in a run's folder, and opening a run."""
 
 import re
 import warnings
@@ -19,6 +19,7 @@ from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import Recipe, parse_recipe
 from plusx.run.build import blank_net
 from plusx.run.environment import has_exact_int8
+from plusx.run.file_names import DATA, ENVIRONMENT, RECIPE, RESULT, TEST_USES, WEIGHTS
 from plusx.run.task_factory import TASKS, open_task
 from plusx.run.task_factory import from_dict as task_from_dict
 from plusx.tasks.classify import Classify
@@ -31,14 +32,6 @@ from plusx.weights.fetch import find_weights
 from plusx.weights.files import FORMAT, Weights, build_on_meta, from_metadata, kind_of
 
 
-RECIPE = "recipe.toml"
-ENVIRONMENT = "environment.json"
-DATA = "data.json"
-LOG = "log.jsonl"
-TIMING = "timing.jsonl"
-RESULT = "result.json"
-WEIGHTS = "model.safetensors"
-TEST_USES = "test_uses.jsonl"
 _MAX_RECIPE = 1_000_000
 UNFINISHED = "the run is not finished; its newest checkpoint is used"
 _GREY = (0.449, 0.226)  # mean and deviation of ImageNet, averaged over channels

@@ -40,7 +40,8 @@ from plusx.run.continual import (
 )
 from plusx.run.distributed import join_processes
 from plusx.run.environment import environment
-from plusx.run.folder import RECIPE, load_run, now, read_recipe, record_test_use
+from plusx.run.file_names import RECIPE
+from plusx.run.folder import load_run, now, read_recipe, record_test_use
 from plusx.run.task_factory import open_task
 from plusx.run.training import make_trainer, train
 from plusx.tasks.prepare import prepare

@@ -27,7 +27,7 @@ from plusx.grammar.model import costs
 from plusx.nn.costs import multiply_adds
 from plusx.recipe import Recipe, to_toml
 from plusx.report.metrics import METRICS, better, metrics_line
-from plusx.run import build, memory, optim, task_factory
+from plusx.run import build, file_names, memory, optim, task_factory
 from plusx.run import environment as surroundings
 from plusx.run import folder as files
 from plusx.run.distributed import DistributedContext
@@ -126,7 +126,7 @@ class Trainer:
 
     def refuse_other_data(self) -> None:
         """Raise UserError if the run has other samples, classes or preprocessing."""
-        path, now = self.out / files.DATA, self.sets.description()
+        path, now = self.out / file_names.DATA, self.sets.description()
         if path.is_file() and _identity(files.read_data(self.out)) != _identity(now):
             raise UserError(
                 f"the {self.sets.train.inputs} of {self.sets.train.name} have changed "
@@ -149,8 +149,8 @@ class Trainer:
             reducer = Reducer(self.world, self.engine, self._samples)
         self.update = optim.update_of(self.recipe, reducer)
         if self.world.first:
-            self.log = store.Log(self.out / files.LOG, position)
-            self.timing = store.Log(self.out / files.TIMING)
+            self.log = store.Log(self.out / file_names.LOG, position)
+            self.timing = store.Log(self.out / file_names.TIMING)
         changed = {"environment": self.changed} if self.changed else {}
         self._time("begin", {"step": self.state.step, "date": files.now(), **changed})
 
@@ -166,7 +166,7 @@ class Trainer:
         if not allow_data_change:
             self.refuse_other_data()
         saved = store.load_checkpoint(self.out / store.CHECKPOINTS)
-        if saved is not None and (self.out / files.ENVIRONMENT).is_file():
+        if saved is not None and (self.out / file_names.ENVIRONMENT).is_file():
             before = files.read_environment(self.out)
             if changed := surroundings.differences(before, now):
                 self.changed = changed
@@ -175,9 +175,9 @@ class Trainer:
                     raise UserError(f"{self.out}: {message} (--exact)")
                 warnings.warn(message, stacklevel=2)
         else:
-            store.write_json(self.out / files.ENVIRONMENT, now)
-        store.write_json(self.out / files.DATA, self.sets.description())
-        store.write_text(self.out / files.RECIPE, to_toml(self.recipe))
+            store.write_json(self.out / file_names.ENVIRONMENT, now)
+        store.write_json(self.out / file_names.DATA, self.sets.description())
+        store.write_text(self.out / file_names.RECIPE, to_toml(self.recipe))
         return saved
 
     def run(self, display: Display) -> dict[str, Any]:
@@ -296,7 +296,7 @@ class Trainer:
         self.finishing = True
         result = self._result()
         if self.world.first:
-            store.write_json(self.out / files.RESULT, result)
+            store.write_json(self.out / file_names.RESULT, result)
         self._time("end", {"step": self.state.step, "date": files.now()})
         self.world.barrier()  # no process ends before the result is written
         return result
@@ -325,7 +325,7 @@ class Trainer:
         if self.world.first:
             save_network(
                 net,
-                self.out / files.WEIGHTS,
+                self.out / file_names.WEIGHTS,
                 model=recipe.net_name,
                 preprocessing=self.sets.train.modality.to_dict(),
                 classes=self.sets.train.classes

@@ -15,7 +15,7 @@ from plusx.errors import UserError, counted
 from plusx.grammar.model import External
 from plusx.grammar.spec import Net
 from plusx.recipe import Recipe, differences, to_toml
-from plusx.run import build, memory
+from plusx.run import build, file_names, memory
 from plusx.run import folder as files
 from plusx.run.distributed import DistributedContext, join_processes
 from plusx.run.environment import cached_precision
@@ -90,11 +90,11 @@ def _train(
         finished = None
         if world.first:
             files.refuse_foreign(out)
-            if (out / files.RESULT).is_file():
+            if (out / file_names.RESULT).is_file():
                 if not allow_data_change:
                     trainer.refuse_other_data()
                 finished = files.read_result(out)
-            elif (out / files.RECIPE).is_file():
+            elif (out / file_names.RECIPE).is_file():
                 refuse_other_recipe(out, recipe)
         result: dict[str, Any] | None = world.broadcast(finished)
         if result is not None:
@@ -135,7 +135,7 @@ def make_trainer(recipe: Recipe, out: Path, world: DistributedContext) -> Traine
     recipe = with_precision(recipe, out, world, sets.train.modality.ndim)
     _check(recipe, sets)
     _check_ranks_agree(recipe, sets, world)
-    if world.first and (out / files.RECIPE).is_file():
+    if world.first and (out / file_names.RECIPE).is_file():
         refuse_other_recipe(out, recipe)
     trainer = Trainer(recipe, sets, out, world)
     _check_batch_norm(trainer)
@@ -147,7 +147,7 @@ def with_precision(recipe: Recipe, out: Path, world: DistributedContext, ndim: i
     if recipe.device.precision != "auto":
         return recipe
     precision: Any = None
-    if world.first and (out / files.RECIPE).is_file():
+    if world.first and (out / file_names.RECIPE).is_file():
         precision = files.read_recipe(out).device.precision
     elif world.first and ndim != 2:
         precision = "float32"  # the measurement is of images; volumes can diverge in bfloat16
@@ -262,7 +262,7 @@ def refuse_other_recipe(out: Path, recipe: Recipe) -> None:
     harmful = [f"{key}: {how}" for key, how in changed.items() if not key.startswith(HARMLESS)]
     if not harmful:
         return
-    is_longer = {*changed} <= {"epochs", "steps"} and (out / files.RESULT).is_file()
+    is_longer = {*changed} <= {"epochs", "steps"} and (out / file_names.RESULT).is_file()
     advice = (
         "the run is finished; to train longer, start a new run from its weights: "
         f"net.weights={out} --out OTHER"

@@ -26,7 +26,7 @@ from plusx.recipe import Compare, NetByName, Recipe, differences, parse_recipe, 
 from plusx.report import write_report
 from plusx.run import build
 from plusx.run.distributed import DistributedContext
-from plusx.run.folder import RECIPE
+from plusx.run.file_names import RECIPE
 from plusx.run.training import refuse_other_recipe, with_precision
 from plusx.study.catalogue import EXPERIMENTS
 from plusx.study.comparison import COMPARISON, comparison_trials
