@@ -336,6 +336,13 @@ def test_a_state_is_what_the_file_says(tmp_path: Path) -> None:
     assert ledger("scope-f1", results=tmp_path)[0]["state"] == NOT_YET
 
 
+def test_a_result_for_another_statement_is_none_for_this_one(tmp_path: Path) -> None:
+    other = state(kept(tmp_path, statement="resnet110 has 1.8 million parameters"))
+    assert (other["state"], other["value"], other["marks"]) == (NOT_RUN, None, [])
+    same = state(kept(tmp_path, statement=CLAIMS["parameters-resnet110"].statement))
+    assert same["state"] == "PASS"
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

@@ -113,7 +113,7 @@ def seconds_ratio(claim: Claim, options: Options) -> Outcome:
     one image. The values are those of the rounds; a round takes the quickest of a few steps of
     each, which alternate."""
     names = (claim.network, claim.against)
-    rounds = 3 if options.quick else ROUNDS
+    rounds = 5 if options.quick else ROUNDS
     with _one_thread():
         steps = [_step(name) for name in names]
         for step in steps:

@@ -151,6 +151,8 @@ def marks(record: Mapping[str, Any], claim: Claim) -> list[str]:
 
 
 def _row(claim: Claim, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    if record and record.get("statement", claim.statement) != claim.statement:
+        record = None  # a result for another statement is none for this one
     result = record or {}
     state = result.get("verdict", NOT_YET if claim.missing else NOT_RUN)
     keys = ("id", "kind", "statement", "source", "metric", "unit", "side", "tolerance", "spread",

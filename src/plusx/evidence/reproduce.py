@@ -48,7 +48,7 @@ from plusx.study.results import recorded_environment
 
 WORK = Path("runs/claims")
 # fields of a record that are written; the ledger has the others under the claim's id
-FIELDS = ("verdict", "members", "value", "spread", "interval", "distance", "power",
+FIELDS = ("statement", "verdict", "members", "value", "spread", "interval", "distance", "power",
           "sequential", "claimed", "seeds", "values", "shown", "smaller", "unsettled", "command",
           "recipe", "date", "seconds", "versions", "machine")  # fmt: skip
 _WAIT = 30.0  # seconds to wait while another process writes its result
@@ -238,7 +238,7 @@ def run_claim(claim: Claim, options: Options, command: str = "") -> dict[str, An
     started = time.monotonic()
     expected = _expected(claim, options)
     outcome, decision = _decided(claim, options)
-    keys = ("id", "tolerance", "side", "metric", "unit", "erratum", "source")
+    keys = ("id", "statement", "tolerance", "side", "metric", "unit", "erratum", "source")
     return {
         **{key: getattr(claim, key) for key in keys},
         "claimed": claim.value,
