@@ -325,3 +325,19 @@ def test_x11_a_gradient_of_zero_is_drawn() -> None:
     (drawn,) = depth_figure({"plain56": answers})["lines"]
     assert drawn["mean"] == [0.0, pytest.approx(1e-3), 1.0]
     assert drawn["x"] == [0.0, 0.5, 1.0]
+
+
+def test_an_order_against_the_paper_that_the_seeds_do_not_show_is_inconclusive() -> None:
+    def row(name: str, paper: float, seeds: list[float]) -> dict[str, Any]:
+        error = {"mean": sum(seeds) / len(seeds), "seeds": seeds}
+        return {"name": name, "table": 2, "paper": paper, "error": error}
+
+    best = row("preact", 0.0637, [0.54, 0.52, 0.56])
+    others = [row("original", 0.0661, [0.59, 0.58, 0.60]), row("norm-after", 0.08, [0.7, 0.7, 0.7])]
+    unclear = row("act-only", 0.0671, [0.53, 0.51, 0.56])
+    finding = EXPERIMENTS["ablation"].finding([*others, unclear, best])
+    assert "act-only against preact, the paper's best: -0.7 points" in finding
+    assert ": INCONCLUSIVE; these seeds show differences from " in finding
+    assert "original against" not in finding
+    clear = row("act-only", 0.0671, [0.30, 0.31, 0.30])
+    assert "INCONCLUSIVE" not in EXPERIMENTS["ablation"].finding([*others, clear, best])

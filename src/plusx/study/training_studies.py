@@ -706,7 +706,29 @@ def _ablation_finding(rows: Sequence[Row]) -> str:
         taus.append(f"{title} {tau:.2f} ({interval_text}{ties})")
     if not taus:
         return "Fewer than three variants: there is no order to compare with the paper's."
-    return f"Kendall's tau of the order against the paper's: {'; '.join(taus)}."
+    order = f"Kendall's tau of the order against the paper's: {'; '.join(taus)}."
+    return " ".join([order, *_against_best(rows)])
+
+
+def _against_best(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for every variant that errs less here than the paper's best one: whether
+    the seeds show it, and the smallest difference that they could have shown."""
+    best = min(rows, key=lambda row: float(row["paper"]))
+    sentences = []
+    for row in rows:
+        if row["error"]["mean"] >= best["error"]["mean"]:
+            continue
+        gap = difference(row["error"]["seeds"], best["error"]["seeds"])
+        if gap is None:
+            continue
+        shown = 100 * (gap.high - gap.low) / 2
+        settled = "" if gap.high < 0 else ": INCONCLUSIVE"
+        sentences.append(
+            f"{row['name']} against {best['name']}, the paper's best: {gap}{settled}; these seeds "
+            f"show differences from {shown:.1f} points on, the paper prints "
+            f"{100 * (row['paper'] - best['paper']):+.2f}."
+        )
+    return sentences
 
 
 def max_tau_with_ties(paper: Sequence[float]) -> float:
