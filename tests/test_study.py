@@ -162,7 +162,11 @@ def test_a_study_that_is_terminated_goes_on_from_there(tmp_path: Path) -> None:
         ("degradation", ["study.kinds=[vgg]"], "must be plain, resnet, preact_resnet, "),
         ("degradation", ["study.seeds=[1,1]"], "seeds: 1 is listed twice"),
         ("degradation", ["study.kind=degradaton"], "did you mean degradation?"),
-        ("degradation", ["study.depth=20"], "belongs to kind = skips, ablation or attention"),
+        (
+            "degradation",
+            ["study.depth=20"],
+            "belongs to kind = skips, ablation, attention or remedies",
+        ),
         ("degradation", ["data.train=5000"], "1,200 images to train on"),
         ("degradation", ["data.validation=0"], "no validation set"),
         ("digits", [], r"table \[study\]"),
