@@ -98,9 +98,16 @@ def gallery(faces: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
     to = tmp_path_factory.mktemp("galleries") / "staff"
     result = enroll(runs.load_run(trained), folder, to, device="cpu")
     assert (result["people"], result["pictures"]) == (3, 9)
-    assert result["impostor_people"] == 4
-    assert result["trials"] == 16 + 9
-    assert result["false_accepts"] <= 2  # a tenth of 25, rounded down
+    false, true = result["false_accepts"], result["true_accepts"]
+    assert false["people"] == 4 + 6 + 3  # of validation and training, and enrolled
+    assert false["images"] == 16 + 36 + 9
+    assert false["accepted"] <= 6  # a tenth of 61, rounded down
+    assert (true["images"], true["people"]) == (9, 3)
+    for accepts in (false, true):
+        assert accepts["rate"] == accepts["accepted"] / accepts["images"]
+        assert 0 <= accepts["low"] <= accepts["rate"] <= accepts["high"] <= 1
+        assert accepts["low"] < accepts["high"]
+    assert store.read_json(to / "gallery.json")["true_accepts"] == true
     return to
 
 
@@ -157,7 +164,7 @@ def test_the_threshold_is_the_lowest_that_refuses_enough_strangers(
     strangers = open_people(faces, split="validation", test="test.*", validation="held.*")
     found = verify(opened, strangers.paths or [], device="cpu")
     accepted = [row for row in found["answers"] if row["person"] is not None]
-    assert len(accepted) <= 2
+    assert len(accepted) <= 6  # of all impostors
     stricter = enroll(
         runs.load_run(trained),
         _folder_of(faces, gallery.parent / "again", ["test0", "test1", "test2"]),
@@ -165,7 +172,7 @@ def test_the_threshold_is_the_lowest_that_refuses_enough_strangers(
         far=0.01,
         device="cpu",
     )
-    assert stricter["false_accepts"] == 0
+    assert stricter["false_accepts"]["accepted"] == 0
     assert stricter["threshold"] > opened.threshold
     assert any("more images are needed" in warning for warning in stricter["warnings"])
     none = verify(open_gallery(gallery.parent / "stricter"), strangers.paths or [], device="cpu")
@@ -186,7 +193,7 @@ def test_who_is_enrolled_is_no_stranger(trained: Path, faces: Path, tmp_path: Pa
     for picture in (faces / "held1").iterdir():  # under another name
         (folder / "somebody" / picture.name).write_bytes(picture.read_bytes())
     result = enroll(runs.load_run(trained), folder, tmp_path / "gallery", device="cpu")
-    assert result["impostor_people"] == 2
+    assert result["false_accepts"]["people"] == 2 + 6 + 3
     assert any("2 impostors are enrolled" in warning for warning in result["warnings"])
     assert any("held0, held1" in warning for warning in result["warnings"])
 
@@ -198,7 +205,26 @@ def test_who_has_trained_is_no_stranger(trained: Path, faces: Path, tmp_path: Pa
     run = replace(run, recipe=replace(run.recipe, data=pictures))
     staff = _folder_of(faces, tmp_path / "staff", ["test0", "test1"])
     result = enroll(run, staff, tmp_path / "gallery", device="cpu")
-    assert (result["impostor_people"], result["trials"]) == (0, result["pictures"])
+    assert result["false_accepts"]["people"] == result["people"]
+    assert result["false_accepts"]["images"] == result["pictures"]
+
+
+def test_impostors_of_a_folder_take_the_place_of_the_runs(
+    trained: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    staff = _folder_of(faces, tmp_path / "staff", ["test0", "test1", "p0"])
+    visitors = _folder_of(faces, tmp_path / "visitors", ["test2", "test3"])
+    words = ["enroll", str(trained), str(staff), "--device", "cpu", "--far", "0.2"]
+    to = ["--impostors", str(visitors), "--out", str(tmp_path / "gallery")]
+    assert command([*words, *to]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "20 % of impostors may be accepted" in lines[1]
+    assert "of 22 images (5 people) of impostors" in lines[2]  # 8 visitors, and 14 enrolled
+    assert "of 14 images (3 people) enrolled" in lines[3]
+    assert command([*words, "--out", str(tmp_path / "other"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["false_accepts"]["people"] == 4 + 5 + 3  # p0 is enrolled, and trained
+    assert result["warnings"] == ["1 impostor is enrolled and left out: p0"]
 
 
 def test_one_person_by_one_picture_can_be_enrolled(
@@ -208,8 +234,8 @@ def test_one_person_by_one_picture_can_be_enrolled(
     for picture in sorted((folder / "test0").iterdir())[1:]:
         picture.unlink()
     result = enroll(runs.load_run(trained), folder, tmp_path / "gallery", device="cpu")
-    assert result["true_accept_rate"] is None
-    assert result["trials"] == 16
+    assert result["true_accepts"] is None
+    assert (result["false_accepts"]["images"], result["false_accepts"]["people"]) == (52, 10)
     assert "people with one image: test0" in result["warnings"]
 
 

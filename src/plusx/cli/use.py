@@ -454,7 +454,7 @@ def enroll(
     ] = None,
     impostors: Annotated[
         Path | None,
-        about("A folder of other people. Default: those of the validation split."),
+        about("A folder of other people. Default: those of the training and validation splits."),
     ] = None,
     on_unreadable: OnUnreadable = "error",
     device: Device = "auto",
@@ -476,15 +476,20 @@ def enroll(
     if as_json:
         print_json(result)
         return
-    print(
-        f"{result['gallery']}: {result['people']:,} people by {result['pictures']:,} images\n"
-        f"  threshold {result['threshold']:.4f}: accepts {result['false_accepts']:,} of "
-        f"{result['trials']:,} images of impostors ({result['false_accept_rate']:.2%} are allowed)"
-    )
-    if result["true_accept_rate"] is not None:
-        print(
-            f"  enrolled images recognised by the person's others: {result['true_accept_rate']:.1%}"
-        )
+    print(f"{result['gallery']}: {result['people']:,} people by {result['pictures']:,} images")
+    allowed = f"{100 * result['false_accept_rate']:g} % of impostors may be accepted"
+    print(f"  threshold {result['threshold']:.4f}: {allowed}")
+    print(f"  false accepts: {_accepts_text(result['false_accepts'])} of impostors")
+    if result["true_accepts"] is not None:
+        compared = "compared with the person's other images"
+        print(f"  true accepts: {_accepts_text(result['true_accepts'])} enrolled, {compared}")
+
+
+def _accepts_text(accepts: dict[str, Any]) -> str:
+    rate, low, high = (f"{100 * accepts[key]:.1f}" for key in ("rate", "low", "high"))
+    people = "1 person" if accepts["people"] == 1 else f"{accepts['people']:,} people"
+    count = f"{accepts['accepted']:,} of {accepts['images']:,} images ({people})"
+    return f"{rate} % ({low} to {high} %), {count}"
 
 
 @app.command(

@@ -13,20 +13,23 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from plusx import store
 from plusx.data.image_file import printable
 from plusx.data.modality import modality_from_dict
 from plusx.data.readers.people import images_of_people
 from plusx.data.readers.verdicts import Entry
+from plusx.data.splits import stratified_order
 from plusx.errors import UserError
+from plusx.recipe import Recipe
 from plusx.run import build
 from plusx.run.datasets import DATA
 from plusx.run.evaluation import tta_of
 from plusx.run.folder import Run
 from plusx.run.predictor import Predictor, refuse_none
 from plusx.run.sources import Failed, image_files
+from plusx.statistics import wilson
 from plusx.tasks.embed import Embed
 from plusx.tasks.tta import Tta
 from plusx.weights import open_network, save_network
@@ -37,6 +40,7 @@ FORMAT = "plusx gallery 1"
 # largest change of a float32 score with the batch of an image
 _ROUNDING = 1e-5
 _MAX_NAMES = 10  # in a message
+_MAX_IMAGES = 5_000  # of impostors of each of the run's splits, equally many of each person
 
 Vectors = Float[np.ndarray, "n width"]
 PeopleVectors = Float[np.ndarray, "people width"]
@@ -70,13 +74,14 @@ def enroll(
     """Write a gallery of the people in a folder (one folder per person) into the new folder `to`.
 
     The threshold is the lowest one that accepts at most the fraction `far` (default: of the recipe)
-    of the images of impostors. Impostors are the people of the run's validation set, or of the
-    folder `impostors`; each enrolled person is also an impostor for all others. An impostor who is
-    enrolled, by name or by an identical image, is left out.
+    of the images of impostors. Impostors are the people of the run's training and validation sets,
+    or those of the folder `impostors`; each enrolled person is also an impostor for all others. An
+    impostor who is enrolled, by name or by an identical image, is left out.
 
-    Returns gallery, people, pictures (their number), threshold, false_accept_rate, trials (images
-    of impostors), impostor_people, false_accepts (accepted trials), true_accept_rate (of images of
-    enrolled people against their other images; None if each has only one), and warnings.
+    Returns gallery, people, pictures (their number), threshold, false_accept_rate (`far`),
+    false_accepts (of images of impostors), true_accepts (of images of enrolled people, compared
+    with the person's other images; None if each has only one), and warnings. The accepts have
+    accepted, images and people (numbers), rate, and its Wilson interval, low and high.
 
     Raises UserError, and writes nothing, if the network predicts no embeddings, a folder is
     invalid, there are no impostors, or `to` exists.
@@ -108,6 +113,7 @@ def enroll(
     np.add.at(sums, labels, embeddings)
     vectors = _unit(sums).astype(np.float32).astype(np.float64)  # rounded as they are stored
     trials = [_against_others(embeddings, labels, vectors)]
+    impostor_people = len({entry.label for entry in impostor_entries})
     if impostor_entries:
         files = [entry.path for entry in impostor_entries]
         impostor_embeddings = _embeddings(run, tta, files, batch_size, device)
@@ -126,7 +132,10 @@ def enroll(
         ],
         "threshold": threshold,
         "false_accept_rate": rate,
-        "trials": len(scores),
+        "false_accepts": _accepts(
+            scores >= threshold, impostor_people + (len(names) if len(names) > 1 else 0)
+        ),
+        "true_accepts": _true_accepts(embeddings, labels, sums, vectors, threshold),
     }
     with store.whole_folder(to) as new:
         save_network(run.net, new / NETWORK, preprocessing=run.preprocessing.to_dict())
@@ -137,9 +146,6 @@ def enroll(
         **values,
         "people": len(names),
         "pictures": len(entries),
-        "impostor_people": len({entry.label for entry in impostor_entries}),
-        "false_accepts": int((scores >= threshold).sum()),
-        "true_accept_rate": _true_accept_rate(embeddings, labels, sums, vectors, threshold),
         "warnings": warnings,
     }
 
@@ -235,17 +241,8 @@ def _impostors(
     """Return images of people who are not enrolled, and warnings."""
     if folder is not None:
         entries, warnings = images_of_people(folder, on_unreadable)
-    elif (
-        run.recipe is not None
-        and DATA[run.recipe.data.kind].has_people  # else both splits have the same classes
-        and run.recipe.data.validation != 0
-    ):
-        dataset = build.open_split(run.recipe, "validation")
-        labels = [dataset.classes[number] for number in dataset.labels.tolist()]
-        entries = [
-            Entry(path, name) for path, name in zip(dataset.paths or [], labels, strict=True)
-        ]
-        warnings = []
+    elif run.recipe is not None and DATA[run.recipe.data.kind].has_people:
+        entries, warnings = _own_people(run.recipe), []
     else:
         return [], []
     names = {entry.label for entry in enrolled}
@@ -255,6 +252,25 @@ def _impostors(
         count = "1 impostor is" if len(both) == 1 else f"{len(both):,} impostors are"
         warnings.append(f"{count} enrolled and left out: {_listed(sorted(both))}")
     return [entry for entry in entries if entry.label not in both], warnings
+
+
+def _own_people(recipe: Recipe) -> list[Entry]:
+    """Return images of the people that a run was trained and validated with.
+
+    Training people reach higher scores with others than strangers do, so that a threshold that
+    refuses them is on the safe side; validation people alone are mostly too few for a rate of 1 %.
+    """
+    splits = ["train"] if recipe.data.validation == 0 else ["validation", "train"]
+    entries = []
+    for split in splits:
+        dataset = build.open_split(recipe, split)
+        order = stratified_order(dataset.labels, 0)[:_MAX_IMAGES]
+        labels = dataset.labels.tolist()
+        assert dataset.paths is not None
+        entries += [
+            Entry(dataset.paths[i], dataset.classes[labels[i]]) for i in sorted(order.tolist())
+        ]
+    return entries
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -295,14 +311,14 @@ def _against_others(
     return nearest
 
 
-def _true_accept_rate(
+def _true_accepts(
     embeddings: Vectors,
     labels: Labels,
     sums: PeopleVectors,
     vectors: PeopleVectors,
     threshold: float,
-) -> float | None:
-    """Return the fraction of enrolled images identified by the person's other images."""
+) -> dict[str, Any] | None:
+    """Return how many enrolled images are identified by the person's other images."""
     evaluated = np.bincount(labels)[labels] > 1
     if not evaluated.any():
         return None
@@ -310,4 +326,18 @@ def _true_accept_rate(
     others = _unit(sums[labels] - embeddings)
     scores[np.arange(len(labels)), labels] = (embeddings * others).sum(1)
     correct = (scores.argmax(1) == labels) & (scores.max(1) >= threshold)
-    return float(correct[evaluated].mean())
+    return _accepts(correct[evaluated], len(np.unique(labels[evaluated])))
+
+
+def _accepts(accepted: Bool[np.ndarray, "_"], people: int) -> dict[str, Any]:
+    """Return how many images of so many people are accepted, and the rate with its interval."""
+    rate = float(accepted.mean())
+    interval = wilson(rate, len(accepted))
+    return {
+        "accepted": int(accepted.sum()),
+        "images": len(accepted),
+        "people": people,
+        "rate": rate,
+        "low": interval.low,
+        "high": interval.high,
+    }
