@@ -257,8 +257,9 @@ def _impostors(
 def _own_people(recipe: Recipe) -> list[Entry]:
     """Return images of the people that a run was trained and validated with.
 
-    Training people reach higher scores with others than strangers do, so that a threshold that
-    refuses them is on the safe side; validation people alone are mostly too few for a rate of 1 %.
+    The highest scores of training people are above those of other impostors, so that a threshold
+    that refuses them is on the safe side; validation people alone are too few for a rate of 1 %
+    (docs/faces.md).
     """
     splits = ["train"] if recipe.data.validation == 0 else ["validation", "train"]
     entries = []
