@@ -95,6 +95,38 @@ def recipes() -> str:
     )
 
 
+def faces(result: Mapping[str, Any]) -> str:
+    """Error rates of faces over folds of people, and galleries."""
+
+    def share(value: Mapping[str, float]) -> str:
+        ends = " to ".join(f"{100 * value[end]:.1f}" for end in ("low", "high"))
+        return f"{100 * value['value']:.1f} % ({ends})"
+
+    lines = [
+        "| network | equal error rate | true accepts at 1 % | gallery accepts | and strangers |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        gallery = row["gallery"]
+        cells = [
+            f"`{row['network']}`",
+            share(row["equal_error_rate"]),
+            share(row["true_accept_rate"]),
+            f"{100 * gallery['accepted_rate']:.1f} % of {gallery['genuine']:,}",
+            f"{100 * gallery['false_accept_rate']:.1f} % of {gallery['strangers']:,}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    gap = result["difference"]
+    difference, low, high = (100 * gap[key] for key in ("difference", "low", "high"))
+    caption = (
+        f"{result['people']} people in {len(result['folds'])} folds, {len(result['seeds'])} seeds; "
+        "intervals of 95 % by a bootstrap over people. Difference in equal error rate: "
+        f"{difference:+.1f} points ({low:+.1f} to {high:+.1f}). {result['machine']['processor']}, "
+        f"torch {result['versions']['torch']}, {result['date'][:10]}; `{result['command']}`."
+    )
+    return "\n".join([*lines, "", caption])
+
+
 def published_weights(result: Mapping[str, Any]) -> str:
     """Accuracies of published trained weights."""
     titles = "file", "network", "correct of all", "accuracy", "correct of the exact", "accuracy"
@@ -326,6 +358,7 @@ def memory_plans() -> str:
 # name: (the file under results/, the command that writes it, the function that formats it)
 MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "demo": ("digits.json", "python tools/measure.py digits", demo),
+    "faces-folds": ("faces-folds.json", "python tools/faces.py", faces),
     "published-weights": (
         "published_weights.json",
         "python benchmarks/published_weights.py",
