@@ -273,7 +273,8 @@ def test_a_setting_that_a_small_measurement_does_not_have_is_refused(tmp_path: P
         claim.id
         for claim in CLAIMS.values()
         if claim.kind == "property"
-        and claim.check != "members"
+        # rows and times, and counter-examples among the gradients, are not bound to pass
+        and claim.check not in ("members", "latency", "gradient-ratio")
         and not claim.missing
         and not claim.erratum
         and not claim.part_of
