@@ -103,7 +103,7 @@ def faces(result: Mapping[str, Any]) -> str:
         return f"{100 * value['value']:.1f} % ({ends})"
 
     lines = [
-        "| network | equal error rate | true accepts at 1 % | gallery accepts | and strangers |",
+        "| network | equal error rate | true accepts at 1 % | gallery accepts | and of others |",
         "|---|---:|---:|---:|---:|",
     ]
     for row in result["rows"]:
