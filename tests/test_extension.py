@@ -292,7 +292,7 @@ WORD = [
 NETWORK = [("zoo/cifar.py", "CIFAR", SHUFFLED)]
 NAMED_SET = [
     ("data/sets/__init__.py", "NAMED_SETS", '    "dark-digits": open_digits,\n'),
-    ("recipe/sets.py", 'Literal["digits", ', '"dark-digits", '),
+    ("recipe/sets.py", '        "digits",\n', '        "dark-digits",\n'),
     ("run/datasets.py", "DATA", '    "dark-digits": _NAMED,\n'),
 ]
 AUGMENTATION = [
