@@ -330,7 +330,7 @@ def test_what_a_claim_costs() -> None:
 
 
 def test_a_state_is_what_the_file_says(tmp_path: Path) -> None:
-    assert state(tmp_path / "none")["state"] == NOT_RUN
+    assert state(tmp_path)["state"] == NOT_RUN
     row = state(kept(tmp_path))
     assert (row["state"], row["value"], row["marks"]) == ("PASS", 1_727_962, [])
     assert ledger("scope-f1", results=tmp_path)[0]["state"] == NOT_YET
@@ -421,3 +421,14 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
     assert cli.run(["claims", "nothing-like-it"]) == 2
     assert "unknown claim" in capsys.readouterr().err
     assert cli.run(["claims", "--kind", "nonsense"]) == 2
+
+
+def test_a_folder_of_results_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "missing"
+    assert cli.run(["claims", "--results", str(missing)]) == 2
+    assert capsys.readouterr().err == f"plusx: {missing}: there is no such folder of results\n"
+    monkeypatch.chdir(tmp_path)  # without the default folder nothing is tested yet
+    assert cli.run(["claims", "parameters-resnet110"]) == 0
+    assert "not run" in capsys.readouterr().out

@@ -377,9 +377,9 @@ def test_no_value_of_a_text_stands_in_the_code() -> None:
         ),
         (
             'networks.a = "resnet2O"\ntables = [{columns.epochs = "", rows.a = {epochs = "1"}}]',
-            "unknown network 'resnet2O'",
+            "networks, a: unknown network 'resnet2O'",
         ),
-        ("[[tables]]\nname = 'x'", "x: needs tables columns and rows"),
+        ("[[tables]]\nname = 'x'", 'x: has no columns, such as columns = { accuracy = "%" }'),
         ('[[tables]]\nname = "x"\ncolumns = {error = "%"}', "x: has no rows"),
         ('[[tables]]\nname = "x"\ncolumns = {error = "%"}\nrows = {}', "x: has no rows"),
         ("tables = []", "no [[tables]]"),
@@ -407,7 +407,10 @@ def test_a_file_that_is_no_tables_is_refused(
     file = tmp_path / "tables.toml"
     file.write_text(content)
     assert run(["check-tables", str(file)]) == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"plusx: {file}: ")
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_the_command_lists_complaints_and_says_by_its_code_that_there_are_some(

@@ -248,6 +248,20 @@ def test_a_network_of_more_layers_takes_more_seconds(tmp_path: Path) -> None:
     assert len(record["values"]) == len(record["seeds"]) == 5
 
 
+def test_the_parts_of_a_claim_are_listed_with_the_results_that_it_has_of_them(
+    tmp_path: Path,
+) -> None:
+    record = reproduce("erratum-9", out=tmp_path, command="a command")
+    rows = {row["id"]: row for row in ledger("*-9*", results=tmp_path)}
+    known = read_results(tmp_path)
+    assert len(record["members"]) == 2
+    for member in record["members"]:
+        assert rows[member["id"]]["state"] == member["verdict"]
+        assert rows[member["id"]]["date"] == member["date"]
+        assert known[member["id"]]["command"] == "a command"
+    assert "recipe" not in known["erratum-9"]["members"][0]
+
+
 def test_a_verdict_on_parts_follows_from_theirs() -> None:
     assert verdict_of_members(["PASS", "PASS"]) == "PASS"
     assert verdict_of_members(["MISS"]) == "MISS"

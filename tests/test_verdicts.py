@@ -302,6 +302,9 @@ def test_exact_claims_have_no_seeds(
     assert output.out.count("PASS") == 2
     assert output.err.count("are ignored") == 2
     trained(monkeypatch, normal(0.0875))
+    for options in (["--seeds", "5"], ["--decide", "--budget", "1"]):
+        assert cli.run(["reproduce", "option-a-zeros", *options, "--out", str(tmp_path)]) == 2
+        assert "option-a-zeros has no seeds to choose" in capsys.readouterr().err
     results = reproduce_all(["option-a-zeros", "error-resnet20-cifar10"], seeds=7, out=tmp_path)
     assert [len(record["seeds"]) for record in results["claims"]] == [0, 7]
     assert results["claims"][1]["command"] == "plusx reproduce error-resnet20-cifar10 --seeds 7"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plusx.errors import counted
 from plusx.evidence.claim import CLAIMS, RATE, TEXTS, hours
 from plusx.evidence.ledger import FILE, ledger, read_results
 
@@ -33,28 +34,50 @@ def summary() -> str:
 
 
 def arithmetic() -> str:
-    return _table("arithmetic")
+    lines = [
+        "| claim | statement | claimed | measured | state | source |",
+        "|---|---|---:|---:|---|---|",
+    ]
+    lines += [
+        f"| `{row['id']}` | {row['statement']} | {_claimed(row)} | {_measured(row)} | "
+        f"{_state(row)} | {row['source']} |"
+        for row in _rows("arithmetic")
+    ]
+    return "\n".join(lines)
 
 
 def properties() -> str:
-    return _table("property")
+    """Claims about definitions; most are exact, and have no seeds."""
+    lines = [
+        "| claim | statement | claimed | measured | 95 % | seeds | state | source |",
+        "|---|---|---:|---:|---:|---|---|---|",
+    ]
+    lines += [
+        f"| `{row['id']}` | {row['statement']} | {_claimed(row)} | {_measured(row)} "
+        f"| {_interval(row)} | {_seeds(row)} | {_state(row)} | {row['source']} |"
+        for row in _rows("property")
+    ]
+    return "\n".join(lines)
 
 
 def training() -> str:
     """Claims about training, with their cost."""
     lines = [
-        "| claim | claimed | measured | state | seeds | MACs | core-hours | source |",
-        "|---|---:|---:|---|---:|---:|---:|---|",
+        "| claim | claimed | measured | 95 % | seeds | state | MACs | core-hours | source |",
+        "|---|---:|---:|---:|---|---|---:|---:|---|",
     ]
     for row in _rows("training"):
         amount = row["cost"]["multiply_adds"]
-        on_one_core = hours(amount, 1)
+        cost = f"{amount:.1e} | {hours(amount, 1):,.1f}" if amount else " | "
         lines.append(
-            f"| `{row['id']}` | {_claimed(row)} | {_measured(row)} | {_state(row)} "
-            f"| {len(row['seeds'] or []) or ''} | {amount:.1e} | {on_one_core:,.1f} "
-            f"| {row['source']} |"
+            f"| `{row['id']}` | {_claimed(row)} | {_measured(row)} | {_interval(row)} "
+            f"| {_seeds(row)} | {_state(row)} | {cost} | {row['source']} |"
         )
-    return "\n".join([*lines, "", f"Hours at an assumed {RATE:.0e} multiply-adds a second."])
+    caption = (
+        f"Hours at an assumed {RATE:.0e} multiply-adds a second; claims without them read the "
+        "result of another command."
+    )
+    return "\n".join([*lines, "", caption])
 
 
 def errata() -> str:
@@ -147,19 +170,6 @@ def _rows(kind: str) -> list[dict[str, Any]]:
     ]
 
 
-def _table(kind: str) -> str:
-    lines = [
-        "| claim | statement | claimed | measured | state | source |",
-        "|---|---|---:|---:|---|---|",
-    ]
-    lines += [
-        f"| `{row['id']}` | {row['statement']} | {_claimed(row)} | {_measured(row)} | "
-        f"{_state(row)} | {row['source']} |"
-        for row in _rows(kind)
-    ]
-    return "\n".join(lines)
-
-
 def _counts(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     states = Counter(row["state"] for row in rows)
     counts = " | ".join(str(states[state]) for state in STATES)
@@ -172,7 +182,8 @@ def _where() -> list[str]:
         return ["Nothing is run yet: `plusx reproduce '*' --kind arithmetic`."]
     results = json.loads((RESULTS / FILE).read_text(encoding="utf-8"))
     lines = [
-        f"{environment['machine']['device_name']}, {environment['machine']['cores']} cores, torch "
+        f"{environment['machine']['device_name']}, "
+        f"{counted(environment['machine']['cores'], 'core')}, torch "
         f"{environment['versions']['torch']}, plusx {environment['versions']['plusx']}."
         for environment in results["environments"]
     ]
@@ -197,9 +208,22 @@ def _measured(row: Mapping[str, Any]) -> str:
         return ""
     if row["value"] is None:
         return "no finite number"
-    deviation = read_results(RESULTS)[row["id"]]["spread"]
-    spread = "" if deviation is None else f" ± {_figure(deviation, row['unit'])}"
-    return f"{_figure(row['value'], row['unit'])}{spread}"
+    return _figure(row["value"], row["unit"])
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    """The interval of 95 % of a mean over seeds."""
+    if row["interval"] is not None:
+        return " to ".join(_figure(end, row["unit"]) for end in row["interval"])
+    return "equal values" if len(row["seeds"] or ()) > 1 else ""
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    """The number of seeds, and whether they were added until the claim was decided."""
+    count = len(row["seeds"] or ())
+    if count < 2:
+        return "one seed" if count else ""
+    return f"{count}, added until decided" if row["sequential"] else f"{count}, fixed"
 
 
 def _figure(value: float, unit: str) -> str:

@@ -29,6 +29,7 @@ import streams
 import studies
 import twins
 
+from plusx.errors import counted
 from plusx.grammar.memory import PLANS, saved_bytes
 from plusx.grammar.reversible import reversible_bytes
 from plusx.grammar.spec import Net
@@ -487,7 +488,7 @@ def _where(result: Mapping[str, Any]) -> str:
     machine, versions = result["machine"], result["versions"]
     note = f"; {machine['note']}" if machine.get("note") else ""
     return (
-        f"{machine['processor']}, {machine['cores']} cores, torch {versions['torch']}, "
+        f"{machine['processor']}, {counted(machine['cores'], 'core')}, torch {versions['torch']}, "
         f"{result['date'][:10]}{note}."
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from plusx.report.metrics import METRICS, Metric
+from plusx.report.metrics import METRICS, PERCENT, Metric
 from plusx.statistics import difference
 
 
@@ -101,7 +101,8 @@ def _spread(metric: Metric, values: Sequence[float]) -> str:
 
 def _difference(metric: Metric, first: Sequence[float], second: Sequence[float]) -> str:
     """How much larger the first mean is than the second, and its interval."""
-    middle = metric.text(mean(first) - mean(second), sign="+", decimals=1)
+    unit = "points" if metric.unit == PERCENT else metric.unit
+    middle = metric.shown(mean(first) - mean(second), sign="+", decimals=1) + f" {unit}".rstrip()
     gap = difference(first, second, bounds=(-math.inf, math.inf))
     if gap is None:
         return f"{middle}, {'one seed' if len(first) < 2 else 'no seed differs'}"

@@ -85,7 +85,10 @@ def run(arguments: Sequence[str]) -> int:
             return _fail(str(error), 128 + stopped_by)
         has_message = isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError)
         name = "" if has_message and str(error) else f"{type(error).__name__}: "
-        return _fail(f"{name}{error}", 2 if isinstance(error, UserError) else 1)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"  # without the number of the error
+        return _fail(f"{name}{text}", 2 if isinstance(error, UserError) else 1)
     return 0
 
 

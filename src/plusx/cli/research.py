@@ -21,6 +21,7 @@ from plusx.cli.shell import (
     run_name,
     terminal_width,
 )
+from plusx.errors import UserError
 
 
 @app.command(
@@ -193,7 +194,10 @@ def check_tables(
     from plusx.study.printed import read_tables
 
     tables = read_tables(file)
-    complaints, confirmations = check(tables), confirm(tables)
+    try:
+        complaints, confirmations = check(tables), confirm(tables)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     if as_json:
         print_json(
             {

@@ -40,11 +40,13 @@ def ledger(
     `state` is PASS, MISS, IN PART or INCONCLUSIVE if it was tested, else "not run", or "not yet
     runnable" with what is needed in `missing`. `erratum_verdict` is that on a statement of the
     texts in words, such as WRONG for a MISS. `marks` are reasons why this version might give
-    another result. Raises UserError if no claim matches, the kind is unknown, or the results file
-    is unreadable.
+    another result. Raises UserError if no claim matches, the kind is unknown, a folder of results
+    other than the default is missing, or the results file is unreadable.
     """
     if kind is not None:
         _check_kind(kind)
+    if results != RESULTS and not results.exists():
+        raise UserError(f"{results}: there is no such folder of results")
     records = read_results(results)
     claims = [CLAIMS[name] for name in claim_names(pattern)]
     return [_row(claim, records.get(claim.id)) for claim in claims if kind in (None, claim.kind)]
@@ -170,6 +172,9 @@ def _row(claim: Claim, record: Mapping[str, Any] | None) -> dict[str, Any]:
         "runs": list(claim.runs),
         "commands": list(claim.commands),
         "cost": cost(claim),
-        **{key: result.get(key) for key in ("value", "distance", "seeds", "date")},
+        **{
+            key: result.get(key)
+            for key in ("value", "interval", "distance", "seeds", "sequential", "date")
+        },
         "marks": marks(record, claim) if record else [],
     }

@@ -51,6 +51,8 @@ WORK = Path("runs/claims")
 FIELDS = ("statement", "verdict", "members", "value", "spread", "interval", "distance", "power",
           "sequential", "claimed", "seeds", "values", "shown", "smaller", "unsettled", "command",
           "recipe", "date", "seconds", "versions", "machine")  # fmt: skip
+OF_MEMBERS = ("id", "verdict", "erratum_verdict", "value", "claimed", "side", "tolerance",
+              "metric", "unit", "shown", "unsettled")  # fmt: skip
 _WAIT = 30.0  # seconds to wait while another process writes its result
 
 # by the `check` of a claim
@@ -134,16 +136,25 @@ def reproduce(
     replaces a full result. `seeds` (2 or more) is the number of seeds (None: 5 if they take an hour
     of one core or less, else 3). `decide` adds seeds until the claim is decided, `budget` hours
     are used, or there are 30 seeds. Exact claims have no seeds.
+    The results of member claims are written too.
     Raises UserError if the claim is unknown or not yet runnable, its data is missing, or the
-    options contradict each other, and RuntimeError if a built network differs from its arithmetic.
+    options contradict each other or have no meaning for it, and RuntimeError if a built network
+    differs from its arithmetic.
     """
     options = make_options(quick, seeds, decide, budget, work, progress)
     options = replace(options, results=out)
     claim = find_claim(name)
+    if (seeds is not None or decide) and not has_seeds(claim):
+        raise UserError(f"{name} has no seeds to choose: leave out --seeds, --decide and --budget")
     read_results(out)  # an unreadable file must raise before the work, not after it
     record = run_claim(claim, options, command)
     write_record(record, out)
     return record
+
+
+def has_seeds(claim: Claim) -> bool:
+    """Return whether a claim, or one of its members, is tested with a number of seeds."""
+    return claim.check in SEEDED or any(map(has_seeds, members(claim)))
 
 
 def reproduce_all(
@@ -179,16 +190,19 @@ def reproduce_all(
             results["skipped"].append({"id": name, "reason": reason})
             progress(f"{number} of {len(names)}: {name}: not yet runnable; missing: {reason}")
             continue
+        chosen: dict[str, Any] = {"seeds": seeds, "decide": decide, "budget": budget}
+        words = options
+        if (seeds is not None or decide) and not has_seeds(claim):
+            progress(f"{name}: the options about seeds are ignored: it has no --seeds")
+            chosen, words = {}, []
         try:
             record = reproduce(
                 name,
                 quick=quick,
-                seeds=seeds,
-                decide=decide,
-                budget=budget,
+                **chosen,
                 out=out,
                 work=work,
-                command=shlex.join(["plusx", "reproduce", name, *options]),
+                command=shlex.join(["plusx", "reproduce", name, *words]),
                 progress=progress,
             )
         except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
@@ -270,8 +284,6 @@ def _expected(claim: Claim, options: Options) -> Chances | None:
     """Return the chances of an exact reproduction with these options, and report them with the
     cost; None if they are not known or there are no seeds."""
     if claim.check not in SEEDED or options.quick:
-        if (options.decide or options.seeds) and claim.check != "members":
-            options.progress(f"{claim.id}: the options about seeds are ignored: it has no --seeds")
         return None
     one_seed = hours(cost_of(claim, 1), os.cpu_count() or 1)
     seeds = options.seeds or default_seeds(claim)
@@ -365,8 +377,10 @@ def decide_outcome(
 
 
 def write_record(record: Mapping[str, Any], out: Path) -> None:
-    """Write a record to OUT/claims.json, which is rewritten as a whole. A quick result does not
-    replace a full one. A result equal to the old one keeps its date."""
+    """Write a record and those of its members to OUT/claims.json, which is rewritten as a whole. A
+    quick result does not replace a full one. A result equal to the old one keeps its date."""
+    for member in record["members"]:
+        write_record({**member, "command": record["command"]}, out)
     started = time.monotonic()
     while True:
         try:
@@ -382,6 +396,7 @@ def write_record(record: Mapping[str, Any], out: Path) -> None:
 def _replace_record(record: Mapping[str, Any], out: Path) -> None:
     records = read_results(out)
     old, new = records.get(record["id"]), {key: record[key] for key in FIELDS}
+    new["members"] = [{key: member[key] for key in OF_MEMBERS} for member in record["members"]]
     if old is not None:
         if record["smaller"] and not old["smaller"]:
             return
@@ -424,8 +439,6 @@ def _members(claim: Claim, options: Options) -> Outcome:
     verdict = verdict_of_members([record["verdict"] for record in records])
     smaller = [record["smaller"] for record in records if record["smaller"]]
     inconclusive = sum(record["verdict"] == "INCONCLUSIVE" for record in records)
-    keys = ("id", "verdict", "erratum_verdict", "value", "claimed", "side", "tolerance", "metric",
-            "unit", "shown", "unsettled")  # fmt: skip
     return Outcome(
         values=(float(sum(record["verdict"] == "MISS" for record in records)),),
         shown=tuple(line for record in records for line in _member_lines(record)),
@@ -434,7 +447,7 @@ def _members(claim: Claim, options: Options) -> Outcome:
         if verdict == "INCONCLUSIVE"
         else "",
         verdict=verdict,
-        members=tuple({key: record[key] for key in keys} for record in records),
+        members=tuple(records),
         environment={key: records[-1][key] for key in ("versions", "machine")},
     )
 
@@ -514,4 +527,4 @@ def _number(value: int | float | None, unit: str) -> str:
         return "no finite number"
     if unit == "share":
         return f"{100 * value:.2f} %"
-    return f"{value:,.0f}" if unit == "count" and value == int(value) else f"{value:.4g}"
+    return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"

@@ -46,7 +46,7 @@ class Outcome:
 
     `shown` are lines of evidence. `smaller` describes what --quick reduced. `unsettled` is a reason
     why the values cannot decide the claim. `verdict`: that of the members, if they decide it;
-    `members` are their records in short.
+    `members` are their records.
     """
 
     values: tuple[float, ...]

@@ -35,8 +35,12 @@ def make_folder(path: str | Path) -> Path:
         )
     with with_path_in_errors(path, 0):
         for folder in reversed(missing):
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.mkdir(folder, 0o755)
+            except FileExistsError:
+                pass
+            except FileNotFoundError as error:  # its parent exists, but as in /proc has none
+                raise OSError(error.errno, "the folder cannot be created") from error
             flush_folder(folder.parent)
     return path
 

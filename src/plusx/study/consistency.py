@@ -121,8 +121,11 @@ class _Cell:
 def check(tables: Tables) -> list[Complaint]:
     """Return all contradictions in the tables, in the order of the tables. Raises UserError for an
     unknown column, unit or network, or a number that cannot be parsed."""
-    for network in tables.networks.values():
-        _network(network)
+    for row, network in tables.networks.items():
+        try:
+            _network(network)
+        except UserError as error:
+            raise UserError(f"networks, {row}: {error}") from error
     cells = _cells(tables)
     rows = list(dict.fromkeys(row for table in tables.tables for row in table.rows))
     complaints: list[Complaint] = []
@@ -267,11 +270,12 @@ def _speed(
     middle = (cell.interval.low + cell.interval.high) / 2
     speed = f"{float(flops / middle) / 1e12:,.3g} TFLOP/s" if middle else "more than any machine's"
     work = f"{images:,} images of {network} ({flops:.3g} FLOP)"
-    limit = f"{float(teraflops):g} TFLOP/s"
+    machine = tables.machine or "the machine"
+    peak = f"the peak of {machine}, {float(teraflops):g} TFLOP/s by its data sheet"
     return _Relation(
         Interval(least, _POSITIVE.high),
-        f" is not plausible: {work} in it are {speed}, and the stated speed is {limit}",
-        f"is plausible for {work} at {limit}",
+        f" is not plausible: {work} in it are {speed}, above {peak}",
+        f"is plausible for {work} below {peak}",
     )
 
 

@@ -65,8 +65,9 @@ class Tables:
     networks mentioned in the text. `most`: for a quantity the row that is claimed to have the
     largest value. `balanced`: all classes have the same number of images. `averaging` of precision,
     recall and F1, "" if not stated. `classes`, `channels` and `size` are those of the images; None:
-    as in the zoo. `images`: training images of an epoch, and `teraflops`: the most that the machine
-    computes, in 10^12 FLOP per second; None: not stated, and the times are not checked against it.
+    as in the zoo. `images`: training images of an epoch, and `teraflops`: the peak of the machine
+    by its data sheet, in 10^12 FLOP per second; None: not stated, and times are not checked against
+    it. `machine`: its name.
     """
 
     tables: tuple[Table, ...]
@@ -80,6 +81,7 @@ class Tables:
     size: int | None = None
     images: int | None = None
     teraflops: float | None = None
+    machine: str = ""
 
 
 def read_tables(path: str | Path) -> Tables:
@@ -118,7 +120,7 @@ def _tables(content: Mapping[str, Any]) -> Tables:
     shapes: dict[str, type | tuple[type, ...]] = {
         "title": str, "tables": list, "networks": dict, "named": list, "most": dict,
         "balanced": bool, "averaging": str, "classes": int, "channels": int, "size": int,
-        "images": int, "teraflops": (int, float),
+        "images": int, "teraflops": (int, float), "machine": str,
     }  # fmt: skip
     refuse_unknown(content, set(shapes), "")
     for key, value in content.items():
@@ -146,6 +148,7 @@ def _tables(content: Mapping[str, Any]) -> Tables:
         size=content.get("size"),
         images=content.get("images"),
         teraflops=None if "teraflops" not in content else float(content["teraflops"]),
+        machine=content.get("machine", ""),
     )
 
 
@@ -164,8 +167,11 @@ def _table(content: Any, number: int) -> Table:
     name = str(content.get("name", f"table {number}"))
     refuse_unknown(content, {"name", "columns", "rows"}, f"{name}: ")
     rows, columns = content.get("rows", {}), content.get("columns", {})
-    if not isinstance(rows, dict) or not isinstance(columns, dict) or not columns:
-        raise UserError(f"{name}: needs tables columns and rows")
+    for key, value in (("columns", columns), ("rows", rows)):
+        if not isinstance(value, dict):
+            raise UserError(f"{name}: {key} is a table, not {value!r}")
+    if not columns:
+        raise UserError(f'{name}: has no columns, such as columns = {{ accuracy = "%" }}')
     columns = {str(column): str(unit) for column, unit in columns.items()}
     check_columns(name, columns)
     if not rows:
@@ -212,7 +218,8 @@ def to_toml(tables: Tables, *, title: str = "") -> str:
             return f"[{', '.join(map(as_toml, value))}]"
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
-    keys = ("named", "balanced", "averaging", "classes", "channels", "size", "images", "teraflops")
+    keys = ("named", "balanced", "averaging", "classes", "channels", "size", "images", "teraflops",
+            "machine")  # fmt: skip
     lines = [f"title = {as_toml(title)}"] if title else []
     for key in keys:
         value = getattr(tables, key)
