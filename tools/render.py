@@ -59,9 +59,9 @@ def demo(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     seconds = f", {result['seconds']:.0f} s" if result.get("seconds") else ""
     caption = (
-        f"{result['finding']} Means and standard deviations over {len(result['seeds'])} seeds of "
-        f"{result['length']} each; {result['count']} validation images; {machine['cores']} cores "
-        f"({machine['processor']}){seconds}."
+        f"After {result['length']} {result['finding']} Means and standard deviations over "
+        f"{len(result['seeds'])} seeds; {result['count']} validation images; {machine['cores']} "
+        f"cores ({machine['processor']}){seconds}."
     )
     return "\n".join([*lines, "", caption])
 

@@ -218,17 +218,23 @@ def merges(claim: Claim, options: Options) -> Outcome:
 
 
 def convolutions_per_block(claim: Claim, options: Options) -> Outcome:
-    """The number of convolutions in the branch of a network's blocks."""
+    """The number of convolutions in the branch of the blocks, of the network and those in `beside`;
+    the number furthest from the claim decides."""
 
     def convolutions(name: str) -> list[int]:
         blocks = {block.body for stage in spec(name).stages for block in stage.blocks}
         return sorted(sum(word.kind == "conv" for word in parse(body).words) for body in blocks)
 
+    counts = {name: convolutions(name) for name in (claim.network, *claim.beside)}
+    worst = max(
+        (count for numbers in counts.values() for count in numbers),
+        key=lambda count: abs(count - claim.value),
+    )
     shown = [
-        f"{name}: {', '.join(map(str, convolutions(name)))} convolutions a block"
-        for name in (claim.network, *claim.beside)
+        f"{name}: {', '.join(map(str, numbers))} convolutions a block"
+        for name, numbers in counts.items()
     ]
-    return _count(max(convolutions(claim.network)), shown)
+    return _count(worst, shown)
 
 
 def dilated_shortcuts(claim: Claim, options: Options) -> Outcome:

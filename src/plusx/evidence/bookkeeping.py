@@ -1,6 +1,7 @@
 """Claims about metrics, resumed runs and learning rates, and claims that cite published values."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -132,8 +133,7 @@ def _published(claim: Claim) -> tuple[str, ...]:
     shown = [
         f"published, not run here: {who}: {_number(claim, value)}" for who, value in claim.others
     ]
-    if claim.runs:
-        shown.append(f"measured by: plusx reproduce {' '.join(claim.runs)}")
+    shown += [f"measured by: plusx reproduce {shlex.quote(pattern)}" for pattern in claim.runs]
     return tuple(shown)
 
 

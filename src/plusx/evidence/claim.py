@@ -60,6 +60,7 @@ class Recorded:
     than that of the row `minus`.
 
     `budget`: why a result of so little training cannot decide the claim, whatever its values.
+    `comparisons`: of how many in the result this is one; all of them together hold with 95 %.
     """
 
     result: str
@@ -67,6 +68,7 @@ class Recorded:
     row: str
     minus: str = ""
     budget: str = ""
+    comparisons: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

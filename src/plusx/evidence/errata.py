@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
+from statistics import mean
 from typing import cast, get_args
 
 import torch
@@ -23,6 +24,7 @@ from plusx.grammar.twins import without_norm
 from plusx.models import create_model
 from plusx.nn.build import build
 from plusx.nn.init import initialise
+from plusx.statistics import mean_interval
 from plusx.study.consistency import check, confirm, network_count
 from plusx.study.gradients import BlockGradient, block_gradients, gradient_ratio
 from plusx.study.printed import read_tables
@@ -36,7 +38,6 @@ TABLES = "text1.toml"
 IMAGES = 64  # for which gradients are measured
 RATE, BATCH = 0.05, 64  # of the few training steps
 ROUNDS, REPEATS = 8, 3  # of time measurements
-EPOCH_BATCH, EPOCH_IMAGES = 4, 50_000  # of the time of an epoch of CIFAR-10
 TIMED_SIZE = 160  # of images of networks for larger ones, whose time is measured
 
 
@@ -67,56 +68,28 @@ def first_gradient(claim: Claim, options: Options) -> Outcome:
     return Outcome(values=(float(sum(norm > 0 for norm in norms)),), shown=(shown,))
 
 
-def train_error_after(claim: Claim, options: Options) -> Outcome:
-    """The training error after a few steps on digits, by seed. The settings are those of
-    `gradient_ratios`."""
-    settings = _settings(claim)
-    values = []
-    for seed in SEEDS:
-        net = _network(claim, settings, seed)
-        _train(net, int(settings["steps"]))
-        net.eval()
-        wrong = count = 0
-        with torch.no_grad():
-            for batch in batches("digits", batch_size=256):
-                wrong += int((net(batch.inputs).argmax(1) != batch.known_targets).sum())
-                count += len(batch.inputs)
-        values.append(wrong / count)
-    shown = f"by seed: {', '.join(f'{100 * value:.1f} %' for value in values)}; by chance 90 %"
-    return Outcome(values=tuple(values), exact=False, seeds=SEEDS, shown=(shown,))
-
-
 def cheaper_networks(claim: Claim, options: Options) -> Outcome:
     """The number of networks in `beside` that take fewer MACs than `against`. The claim's network
-    is shown and not counted; so are the seconds of an epoch on one thread, if not --quick."""
+    is shown and not counted."""
     limit = network_count(claim.against, "multiply_adds")
     names = (claim.against, *claim.beside, claim.network)
     shown, cheaper = [], 0
     for name in names:
         count = network_count(name, "multiply_adds")
         cheaper += name in claim.beside and count < limit
-        line = f"{name}: {count:,} multiply-adds, {count / limit:.2f} times"
-        if not options.quick:
-            step = _step(name, EPOCH_BATCH)
-            seconds = min(_seconds(step) for _ in range(1 + REPEATS))
-            epoch = seconds * EPOCH_IMAGES / EPOCH_BATCH
-            line += f"; an epoch of {EPOCH_IMAGES:,} images takes {epoch:,.0f} s of processor time"
-        shown.append(line)
-    return Outcome(
-        values=(float(cheaper),),
-        shown=tuple(shown),
-        smaller="no time is measured" if options.quick else "",
-    )
+        shown.append(f"{name}: {count:,} multiply-adds, {count / limit:.2f} times")
+    return Outcome(values=(float(cheaper),), shown=tuple(shown))
 
 
 def seconds_ratio(claim: Claim, options: Options) -> Outcome:
-    """Processor seconds of a training step of one network over those of another, on one thread, for
-    one image. The values are those of the rounds; a round takes the quickest of a few steps of
-    each, which alternate."""
+    """Processor seconds of a training step of one network over those of another, on one thread. The
+    values are those of the rounds; a round takes the quickest of a few steps of each, which
+    alternate. `overrides` of the claim: images, their number in a step (default 1)."""
     names = (claim.network, claim.against)
+    images = int(dict(override.split("=", 1) for override in claim.overrides).get("images", "1"))
     rounds = 5 if options.quick else ROUNDS
     with _one_thread():
-        steps = [_step(name) for name in names]
+        steps = [_step(name, images) for name in names]
         for step in steps:
             step()
         seconds = []
@@ -126,16 +99,22 @@ def seconds_ratio(claim: Claim, options: Options) -> Outcome:
     shown = [
         f"{name}: {min(row[i] for row in seconds):.3f} s at best" for i, name in enumerate(names)
     ]
+    ratios = [first / second for first, second in seconds]
+    interval = mean_interval(ratios)
+    known = "" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
     return Outcome(
-        values=tuple(first / second for first, second in seconds),
+        values=tuple(ratios),
         exact=False,
-        seeds=tuple(range(rounds)),
-        shown=(*shown, f"{rounds} rounds, processor time of one thread, one image"),
+        shown=(
+            *shown,
+            f"ratio {mean(ratios):.3f}{known}, {rounds} rounds",
+            f"processor time of one thread, {images} image{'' if images == 1 else 's'} a step",
+        ),
         smaller=f"{rounds} rounds in place of {ROUNDS}" if options.quick else "",
     )
 
 
-def _step(name: str, images: int = 1) -> Callable[[], None]:
+def _step(name: str, images: int) -> Callable[[], None]:
     """Return a training step of a network: forward and backward on random images."""
     net = spec(name)
     size = min(max(each_dimension(net.size, net.ndim)), TIMED_SIZE)
@@ -241,7 +220,7 @@ def latency(claim: Claim, options: Options) -> Outcome:
         step()
         values = [min(_seconds(step) for _ in range(REPEATS)) for _ in range(ROUNDS)]
     shown = f"{ROUNDS} rounds: {', '.join(f'{value:.3f}' for value in values)} s"
-    return Outcome(values=tuple(values), exact=False, seeds=tuple(range(ROUNDS)), shown=(shown,))
+    return Outcome(values=tuple(values), exact=False, shown=(shown,))
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def recorded(claim: Claim, options: Options) -> Outcome:
         seeds=tuple(seeds),
         shown=tuple(shown),
         recipe=source.result,
-        unsettled=_unsettled(source, values),
+        unsettled=_unsettled(claim, source, values),
         environment=recorded_environment({**result["machine"], **result["versions"]}),
     )
 
@@ -105,9 +105,15 @@ def _power(values: Sequence[float]) -> list[str]:
     ]
 
 
-def _unsettled(source: Recorded, values: Sequence[float]) -> str:
+def _unsettled(claim: Claim, source: Recorded, values: Sequence[float]) -> str:
     if source.budget:
         return source.budget
+    wide = mean_interval(values, comparisons=source.comparisons)
+    if source.comparisons > 1 and wide is not None and wide.low <= claim.value <= wide.high:
+        return (
+            f"one of {source.comparisons} comparisons, which hold together with 95 % if this one "
+            f"is {wide.low:.3g} to {wide.high:.3g}"
+        )
     if len(values) == 1:
         return "one seed: chance unknown"
     if source.minus and not any(values):

@@ -95,7 +95,6 @@ CHECKS: dict[str, Check] = {
     "nested-functions": properties.nested_functions,
     "gradient-ratio": errata.gradient_ratios,
     "gradient-at-first-block": errata.first_gradient,
-    "train-error-after": errata.train_error_after,
     "seconds-ratio": errata.seconds_ratio,
     "top5-difference": errata.top5_difference,
     "cheaper-networks": errata.cheaper_networks,
@@ -517,7 +516,8 @@ def _allowed(record: Mapping[str, Any]) -> str:
 
 def _seeds_text(record: Mapping[str, Any]) -> str:
     if not record["seeds"]:
-        return "none: exact"
+        rounds = len(record["values"])
+        return "none: exact" if rounds == 1 else f"none: {rounds} rounds"
     rule = ", added until the claim was decided" if record["sequential"] else ""
     return f"{len(record['seeds'])}{rule}"
 
