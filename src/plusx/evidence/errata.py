@@ -101,13 +101,13 @@ def seconds_ratio(claim: Claim, options: Options) -> Outcome:
     ]
     ratios = [first / second for first, second in seconds]
     interval = mean_interval(ratios)
-    known = "" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
+    ends = "" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
     return Outcome(
         values=tuple(ratios),
         exact=False,
         shown=(
             *shown,
-            f"ratio {mean(ratios):.3f}{known}, {rounds} rounds",
+            f"ratio {mean(ratios):.3f}{ends}, {rounds} rounds",
             f"processor time of one thread, {images} image{'' if images == 1 else 's'} a step",
         ),
         smaller=f"{rounds} rounds in place of {ROUNDS}" if options.quick else "",

@@ -45,14 +45,14 @@ def recorded(claim: Claim, options: Options) -> Outcome:
         f"recorded by `{result['command']}` on {result['date'][:10]}: {result.get('data', '')}, "
         f"{result.get('length', '')}{evaluated}"
     )
-    shown += _power(values)
+    shown += _power(values, source.comparisons)
     return Outcome(
         values=tuple(values),
         exact=False,
         seeds=tuple(seeds),
         shown=tuple(shown),
         recipe=source.result,
-        unsettled=_unsettled(claim, source, values),
+        unsettled=_unsettled(source, values),
         environment=recorded_environment({**result["machine"], **result["versions"]}),
     )
 
@@ -94,26 +94,22 @@ def _difference(values: Sequence[float]) -> float:
     return values[0] - values[1] if len(values) == 2 else values[0]
 
 
-def _power(values: Sequence[float]) -> list[str]:
+def _power(values: Sequence[float], comparisons: int) -> list[str]:
     """Return the smallest difference that this number of seeds could have shown, as text."""
-    interval = mean_interval(values)
+    interval = mean_interval(values, comparisons=comparisons)
     if interval is None:
         return ["one seed: how far seeds differ is not known"] if len(values) == 1 else []
     half = mean(interval) - interval.low
+    together = f", {comparisons} comparisons together" if comparisons > 1 else ""
     return [
-        f"{len(values)} seeds: a mean is known to {half:.3g}; smaller differences are not found"
+        f"{len(values)} seeds{together}: a mean is known to {half:.3g}; smaller differences are "
+        "not found"
     ]
 
 
-def _unsettled(claim: Claim, source: Recorded, values: Sequence[float]) -> str:
+def _unsettled(source: Recorded, values: Sequence[float]) -> str:
     if source.budget:
         return source.budget
-    wide = mean_interval(values, comparisons=source.comparisons)
-    if source.comparisons > 1 and wide is not None and wide.low <= claim.value <= wide.high:
-        return (
-            f"one of {source.comparisons} comparisons, which hold together with 95 % if this one "
-            f"is {wide.low:.3g} to {wide.high:.3g}"
-        )
     if len(values) == 1:
         return "one seed: chance unknown"
     if source.minus and not any(values):

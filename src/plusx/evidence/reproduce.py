@@ -367,6 +367,7 @@ def decide_outcome(
         spread=claim.spread,
         # of fractions, and of differences between them
         bounds=(-1.0, 1.0) if claim.unit == "share" else (-math.inf, math.inf),
+        comparisons=1 if claim.recorded is None else claim.recorded.comparisons,
     )
     if outcome.unsettled or (quick and claim.kind == "training"):
         return replace(decision, verdict="INCONCLUSIVE")

@@ -107,12 +107,15 @@ def decide(
     sequential: bool = False,
     spread: float | None = None,
     bounds: tuple[float, float] = (-math.inf, math.inf),
+    comparisons: int = 1,
 ) -> Decision:
     """Decide on one value per seed, or an exact value.
 
     sequential: whether seeds are added until a decision
     spread: the published one
     bounds: the range of possible values, which the interval does not leave
+    comparisons: the number of intervals that contain their means together with 95 %; those of
+        seeds that are added are for one
     NaN is a MISS. Raises UserError if there are no values.
     """
     if not values:
@@ -120,8 +123,12 @@ def decide(
     limits = allowed(claimed, tolerance, side)
     value = float(mean(values))
     our_spread = stdev(values) if len(values) > 1 and math.isfinite(value) else None
-    interval_of = confidence_sequence if sequential else mean_interval
-    interval = None if exact else interval_of(values, bounds=bounds)
+    if exact:
+        interval = None
+    elif sequential:
+        interval = confidence_sequence(values, bounds=bounds)
+    else:
+        interval = mean_interval(values, bounds=bounds, comparisons=comparisons)
     enough = len(values) > 1 and not (sequential and sequence_factor(len(values)) == math.inf)
     is_exact = exact or (enough and min(values) == max(values))
     range_of_values = Interval(value, value) if is_exact else interval
