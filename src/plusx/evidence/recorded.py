@@ -100,11 +100,10 @@ def _power(values: Sequence[float], comparisons: int) -> list[str]:
     if interval is None:
         return ["one seed: how far seeds differ is not known"] if len(values) == 1 else []
     half = mean(interval) - interval.low
-    together = f", {comparisons} comparisons together" if comparisons > 1 else ""
-    return [
-        f"{len(values)} seeds{together}: a mean is known to {half:.3g}; smaller differences are "
-        "not found"
-    ]
+    seeds = f"{len(values)} seeds"
+    if comparisons > 1:
+        seeds += f", {comparisons} comparisons together"
+    return [f"{seeds}: a mean is known to {half:.3g}; smaller differences are not found"]
 
 
 def _unsettled(source: Recorded, values: Sequence[float]) -> str:
