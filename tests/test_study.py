@@ -15,8 +15,9 @@ import pytest
 from plusx import cli, run
 from plusx.recipe import load_recipe, to_toml
 from plusx.run import build
-from plusx.statistics import spread
+from plusx.statistics import difference, spread
 from plusx.study.catalogue import EXPERIMENTS, MEASURES
+from plusx.study.experiment import compared
 from plusx.study.gradients import aligned, depth_figure, measure_gradients, over_training
 from plusx.study.runner import rows, study
 
@@ -345,3 +346,19 @@ def test_an_order_against_the_paper_that_the_seeds_do_not_show_is_inconclusive()
     assert "original against" not in finding
     clear = row("act-only", 0.0671, [0.30, 0.31, 0.30])
     assert "INCONCLUSIVE" not in EXPERIMENTS["ablation"].finding([*others, clear, best])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ([0.1, 0.1], [0.9, 0.9], "a is better than b (-80.0 points, the same with all 2 seeds)"),
+        ([0.9] * 3, [0.1] * 3, "a is worse than b (+80.0 points, the same with all 3 seeds)"),
+        ([0.0] * 3, [0.0] * 3, "a and b are equal (0.0 %, all 3 seeds)"),
+        ([0.1], [0.9], "a 10.0 % and b 90.0 % (one seed: chance unknown)"),
+    ],
+)
+def test_equal_values_of_all_seeds_decide_and_one_seed_does_not(
+    first: list[float], second: list[float], said: str
+) -> None:
+    a, b = ({"name": name, "error": spread(v)} for name, v in (("a", first), ("b", second)))
+    assert compared(a, b, "error", difference(first, second)) == said

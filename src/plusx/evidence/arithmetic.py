@@ -111,15 +111,21 @@ def compare_two(quantity: str, combine: Callable[[int, int], float]) -> Check:
     """Return a check that combines a quantity of two networks; those in `beside` are shown too."""
 
     def check(claim: Claim, options: Options) -> Outcome:
-        first, second = (network_count(name, quantity) for name in (claim.network, claim.against))
+        first, second = (_quantity(name, quantity) for name in (claim.network, claim.against))
         quantities = list(dict.fromkeys(("parameters", "multiply_adds", "depth", quantity)))
         shown = tuple(
-            f"{name}: " + ", ".join(f"{network_count(name, q):,} {_WORDS[q]}" for q in quantities)
+            f"{name}: " + ", ".join(f"{_quantity(name, q):,} {_WORDS[q]}" for q in quantities)
             for name in (claim.network, claim.against, *claim.beside)
         )
         return Outcome(values=(float(combine(first, second)),), shown=shown)
 
     return check
+
+
+def _quantity(name: str, quantity: str) -> int:
+    """Return a quantity of a network; layers as its paper counts them."""
+    depth = ZOO[name].depth if quantity == "depth" else None
+    return depth or network_count(name, quantity)
 
 
 def additions(claim: Claim, options: Options) -> Outcome:

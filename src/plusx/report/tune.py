@@ -213,7 +213,7 @@ def _confirmed(confirmation: Mapping[str, Any] | None, key: str) -> Table | None
     gap = confirmation["difference"]
     ends = [gap[end] for end in ("low", "high")]
     note = (
-        "no seed differs: chance unknown"
+        "the same with every seed"
         if None in ends
         else " to ".join(metric.shown(end, sign="+", decimals=2) for end in ends)
     )

@@ -132,7 +132,8 @@ def _complete(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "low": None if gap is None else gap.low,
             "high": None if gap is None else gap.high,
         }
-        row["gap"] = "chance unknown" if gap is None else str(gap)
+        unknown = "one seed" if len(row["seeds"]) < 2 else "the same with every seed"
+        row["gap"] = unknown if gap is None else str(gap)
     return rows
 
 

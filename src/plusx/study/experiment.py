@@ -276,16 +276,26 @@ def percent(value: Row) -> str:
 
 
 def compared(row: Row, other: Row, key: str, gap: Difference | None) -> str:
-    """Return a sentence on two rows and their difference in a key where smaller is better."""
-    if gap is None:
+    """Return a sentence on two rows and their difference in a key where smaller is better.
+
+    Without an interval, since no seed of either row differs from its others, the values decide.
+    """
+    seeds = min(len(r[key]["seeds"]) for r in (row, other))
+    if seeds < 2:
         values = " and ".join(f"{r['name']} {percent(r[key])}" for r in (row, other))
-        one_seed = min(len(r[key]["seeds"]) for r in (row, other)) < 2
-        return f"{values} ({'one seed' if one_seed else 'no seed differs'}: chance unknown)"
+        return f"{values} (one seed: chance unknown)"
+    difference = row[key]["mean"] - other[key]["mean"]
+    low, high = (difference, difference) if gap is None else (gap.low, gap.high)
+    detail = f"{100 * difference:+.1f} points, the same with all {seeds} seeds"
+    if gap is None and not difference:
+        return (
+            f"{row['name']} and {other['name']} are equal ({percent(row[key])}, all {seeds} seeds)"
+        )
     relation = (
         "is worse than"
-        if gap.low > 0
+        if low > 0
         else "is better than"
-        if gap.high < 0
+        if high < 0
         else "is not known to differ from"
     )
-    return f"{row['name']} {relation} {other['name']} ({gap})"
+    return f"{row['name']} {relation} {other['name']} ({gap or detail})"

@@ -447,7 +447,7 @@ def finding(result: Mapping[str, Any]) -> str:
     means = [metric.text(confirmation[who]["mean"], decimals=2) for who in ("best", "default")]
     unit = "points" if metric.unit == PERCENT else metric.unit
     texts = [metric.shown(end, sign="+", decimals=2) for end in gap.values() if end is not None]
-    interval = f"{texts[1]} to {texts[2]}" if texts[1:] else "no seed differs: chance unknown"
+    interval = f"{texts[1]} to {texts[2]}" if texts[1:] else "the same with every seed"
     return (
         f"{first}. With {seeds} on the same validation {result['noun']}s the best recipe reaches "
         f"{means[0]} and the default {means[1]} ({texts[0]} {unit}, {interval})."
