@@ -277,14 +277,6 @@ def test_a_verdict_on_parts_follows_from_theirs() -> None:
     assert verdict_of_members(["MISS", "INCONCLUSIVE"]) == "INCONCLUSIVE"
 
 
-def test_a_setting_that_a_small_measurement_does_not_have_is_refused(tmp_path: Path) -> None:
-    claim = find_claim("part-27-without-norm")
-    with pytest.raises(ValueError, match="part-27-without-norm: unknown settings width"):
-        run_claim(replace(claim, overrides=("width=3",)), asked(tmp_path))
-    with pytest.raises(ValueError, match="unknown activation 'swish'"):
-        run_claim(replace(claim, overrides=("act=swish",)), asked(tmp_path))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",

@@ -17,7 +17,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from plusx.errors import UserError
-from plusx.grammar.spec import Net
+from plusx.grammar.spec import Activation, Net
 from plusx.study.consistency import network_count
 from plusx.zoo import ZOO
 
@@ -72,6 +72,25 @@ class Recorded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of a small measurement on a network (`plusx.evidence.errata`), which has no recipe.
+
+    norm: "batch", or "none" for the network without norms
+    init: a rule of `plusx.nn.init`
+    steps: training steps on digits before the measurement
+    seeds: their number
+    images: in a training step whose time is measured
+    """
+
+    norm: Literal["batch", "none"] = "batch"
+    init: str = "he"
+    act: Activation = "relu"
+    steps: int = 0
+    seeds: int = len(SEEDS)
+    images: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """A statement with a number that a check can test.
 
@@ -104,6 +123,7 @@ class Claim:
     network_overrides: tuple[str, ...] = ()  # applied to that of `network`, not of `against`
     passes: int = 0  # forward passes of the network, if there is no protocol
     others: tuple[tuple[str, float], ...] = ()  # measured by others: who, value
+    settings: Settings = Settings()
     recorded: Recorded | None = None  # of the check `recorded`
     runs: tuple[str, ...] = ()  # patterns of the ids of its member claims
     commands: tuple[str, ...] = ()  # further commands about it
@@ -136,14 +156,15 @@ def hours(multiply_adds: int, cores: int) -> float:
 
 
 def _fields(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with nested lists as tuples, and its table as a Recorded."""
+    """Return the row with nested lists as tuples, and its tables as what they describe."""
+    tables = {"recorded": Recorded, "settings": Settings}
 
-    def field(value: Any) -> Any:
+    def field(key: str, value: Any) -> Any:
         if isinstance(value, list):
             return tuple(tuple(item) if isinstance(item, list) else item for item in value)
-        return Recorded(**value) if isinstance(value, dict) else value
+        return tables[key](**value) if key in tables else value
 
-    return {key: field(value) for key, value in row.items()}
+    return {key: field(key, value) for key, value in row.items()}
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from statistics import mean
-from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from plusx.evidence.claim import SEEDS, Claim, spec
 from plusx.evidence.training import imagenet, published_metrics
 from plusx.evidence.verdict import Check, Options, Outcome
 from plusx.grammar.arithmetic import each_dimension
-from plusx.grammar.spec import Activation, Net
+from plusx.grammar.spec import Net
 from plusx.grammar.twins import without_norm
 from plusx.models import create_model
 from plusx.nn.build import build
@@ -44,10 +43,8 @@ TIMED_SIZE = 160  # of images of networks for larger ones, whose time is measure
 def gradient_ratios(claim: Claim, options: Options) -> Outcome:
     """log10 of the gradient at the first block's output over that at the last block's, by seed.
 
-    `overrides` of the claim: norm (batch or none), init (a rule of `nn.init`), act, seeds (their
-    number), and steps, the training steps on digits before the measurement. The inputs are the
-    first digits if the claim's data is digits, else random images of CIFAR's shape; the loss is the
-    cross-entropy.
+    The inputs are the first digits if the claim's data is digits, else random images of CIFAR's
+    shape; the loss is the cross-entropy.
     """
     images = IMAGES // 4 if options.quick else IMAGES
     ratios = [gradient_ratio(gradients) for gradients in _gradients(claim, images)]
@@ -61,8 +58,7 @@ def gradient_ratios(claim: Claim, options: Options) -> Outcome:
 
 
 def first_gradient(claim: Claim, options: Options) -> Outcome:
-    """The number of seeds with a gradient other than 0 in the output of the first block. The
-    settings are those of `gradient_ratios`."""
+    """The number of seeds with a gradient other than 0 in the output of the first block."""
     norms = [gradients[0].outputs for gradients in _gradients(claim, IMAGES)]
     shown = f"gradient at the first block, by seed: {', '.join(f'{norm:.3g}' for norm in norms)}"
     return Outcome(values=(float(sum(norm > 0 for norm in norms)),), shown=(shown,))
@@ -84,9 +80,8 @@ def cheaper_networks(claim: Claim, options: Options) -> Outcome:
 def seconds_ratio(claim: Claim, options: Options) -> Outcome:
     """Processor seconds of a training step of one network over those of another, on one thread. The
     values are those of the rounds; a round takes the quickest of a few steps of each, which
-    alternate. `overrides` of the claim: images, their number in a step (default 1)."""
-    names = (claim.network, claim.against)
-    images = int(dict(override.split("=", 1) for override in claim.overrides).get("images", "1"))
+    alternate."""
+    names, images = (claim.network, claim.against), claim.settings.images
     rounds = 5 if options.quick else ROUNDS
     with _one_thread():
         steps = [_step(name, images) for name in names]
@@ -135,43 +130,24 @@ def _seconds(step: Callable[[], None]) -> float:
     return time.process_time() - start
 
 
-def _settings(claim: Claim) -> dict[str, str]:
-    """Return the settings of a small measurement. Raises UserError for an unknown one."""
-    settings = dict(override.split("=", 1) for override in claim.overrides)
-    if unknown := settings.keys() - {"norm", "init", "act", "steps", "seeds"}:
-        raise UserError(f"{claim.id}: unknown settings {', '.join(sorted(unknown))}")
-    return {
-        "norm": "batch",
-        "init": "he",
-        "act": "relu",
-        "steps": "0",
-        "seeds": str(len(SEEDS)),
-        **settings,
-    }
-
-
-def _network(claim: Claim, settings: Mapping[str, str], seed: int) -> nn.Module:
-    """Return the claim's network with these settings, initialised from the seed."""
-    act = settings["act"]
-    if act not in get_args(Activation):
-        raise UserError(f"{claim.id}: unknown activation {act!r}")
-    net: Net = replace(spec(claim.network), act=cast("Activation", act))
+def _network(claim: Claim, seed: int) -> nn.Module:
+    """Return the claim's network with its settings, initialised from the seed."""
+    net: Net = replace(spec(claim.network), act=claim.settings.act)
     if claim.data == "digits":
         net = replace(net, in_channels=1)
-    if settings["norm"] == "none":
+    if claim.settings.norm == "none":
         net = without_norm(net)
     torch.manual_seed(seed)
     model: nn.Module = build(net, initialised=False)
-    initialise(model, settings["init"])
+    initialise(model, claim.settings.init)
     return model
 
 
 def _gradients(claim: Claim, images: int) -> Iterator[list[BlockGradient]]:
     """Yield the gradients at the blocks of the claim's network, seed by seed."""
-    settings = _settings(claim)
-    for seed in range(int(settings["seeds"])):
-        model = _network(claim, settings, seed)
-        _train(model, int(settings["steps"]))
+    for seed in range(claim.settings.seeds):
+        model = _network(claim, seed)
+        _train(model, claim.settings.steps)
         inputs, targets = _images(claim.data, images)
         yield block_gradients(model, inputs, targets, seed=seed)
 
@@ -197,8 +173,7 @@ def _train(net: nn.Module, steps: int) -> None:
 
 def blocks_without_gradient(claim: Claim, options: Options) -> Outcome:
     """The number of blocks without a finite gradient other than 0, in a training step."""
-    settings = _settings(claim)
-    model = _network(claim, settings, SEEDS[0])
+    model = _network(claim, SEEDS[0])
     gradients = block_gradients(model, *_images(claim.data, 4))
     norms = [block.outputs for block in gradients]
     without = sum(not (math.isfinite(norm) and norm > 0) for norm in norms)
