@@ -300,7 +300,7 @@ def test_exact_claims_have_no_seeds(
     assert cli.run(command) == 0
     output = capsys.readouterr()
     assert output.out.count("PASS") == 2
-    assert output.err.count("are ignored") == 2
+    assert output.err.count("are left out") == 2
     trained(monkeypatch, normal(0.0875))
     for options in (["--seeds", "5"], ["--decide", "--budget", "1"]):
         assert cli.run(["reproduce", "option-a-zeros", *options, "--out", str(tmp_path)]) == 2

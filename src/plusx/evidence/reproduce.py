@@ -192,7 +192,7 @@ def reproduce_all(
         chosen: dict[str, Any] = {"seeds": seeds, "decide": decide, "budget": budget}
         words = options
         if (seeds is not None or decide) and not has_seeds(claim):
-            progress(f"{name}: the options about seeds are ignored: it has no --seeds")
+            progress(f"{name}: it has no seeds: --seeds, --decide and --budget are left out")
             chosen, words = {}, []
         try:
             record = reproduce(
@@ -343,11 +343,11 @@ def _decided(claim: Claim, options: Options) -> tuple[Outcome, Decision]:
         count = f"{len(outcome.seeds)} seed{'' if len(outcome.seeds) == 1 else 's'}"
         mean = _number(decision.value, claim.unit)
         options.progress(f"{claim.id}: {count}, mean {mean}: {decision.verdict}")
-        now = time.monotonic()
-        longest = max(longest, now - before)
+        ended = time.monotonic()
+        longest = max(longest, ended - before)
         if decision.verdict != "INCONCLUSIVE":
             break
-        if now - started + longest > 3600 * options.budget:
+        if ended - started + longest > 3600 * options.budget:
             options.progress(f"{claim.id}: the budget ends after {seeds} seeds")
             break
     return outcome, decision
