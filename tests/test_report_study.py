@@ -304,3 +304,10 @@ def test_a_table_is_turned_where_that_fits() -> None:
     head, *_ = rows_table(columns(), rows()[:3], 80).splitlines()
     assert head.split() == ["name", "plain20", "plain32", "plain44"]
     assert rows_table(columns(), [], 80).startswith("name")
+
+
+def test_ten_kinds_have_ten_colours() -> None:
+    kinds = ["none", "tanh", "orthogonal", "batch-norm", "skips", "fixup", "rezero", "skipinit",
+             "tanh-orthogonal", "skips-batch-norm"]  # fmt: skip
+    assert len(set(colours(kinds).values())) == 10
+    assert len(set(colours(["plain56", "resnet56", *kinds[:8]]).values())) == 10

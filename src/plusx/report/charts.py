@@ -144,15 +144,19 @@ def family(name: str) -> str:
 
 
 def colours(series: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each name: one hue for a family, darker for deeper networks."""
+    """Return a colour for each name: one hue for a family, darker for deeper networks. A family
+    whose hue another one has already is light, if it has a single name."""
     families = dict.fromkeys(family(name) for name in series)
     first = {"plain": 0, "resnet": 1, "validation": 1, "training": 4}
     others = [other for other in families if other not in first]
     hues = first | {other: (2 + index) % len(HUES) for index, other in enumerate(others)}
+    used = [hues[other] for other in families]
+    repeated = {other: used[:index].count(used[index]) % 2 for index, other in enumerate(families)}
     colour_of = {}
     for name in series:
         siblings = sorted({_depth(other) for other in series if family(other) == family(name)})
-        share = siblings.index(_depth(name)) / (len(siblings) - 1) if len(siblings) > 1 else 1.0
+        single = 1.0 - repeated[family(name)]
+        share = siblings.index(_depth(name)) / (len(siblings) - 1) if len(siblings) > 1 else single
         ends = [np.array(matplotlib.colors.to_rgb(other)) for other in HUES[hues[family(name)]]]
         colour_of[name] = matplotlib.colors.to_hex(ends[0] + (ends[1] - ends[0]) * share)
     return colour_of
