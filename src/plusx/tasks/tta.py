@@ -105,8 +105,8 @@ def five_crops(
 ) -> list[Float[Tensor, "n c _ _"]]:
     """Return crops of `size` (height, width): the four corners and the centre.
 
-    Images that are no larger than `size` are first padded by an eighth of it on each side, by
-    reflection: 32 x 32 pixels become 40 x 40, as they do in training with `pad4 crop`.
+    Images of exactly this size are first padded by an eighth of it on each side, by reflection: 32
+    x 32 pixels become 40 x 40, as they do in training with `pad4 crop`.
     """
     height, width = size
     if tuple(images.shape[2:]) == (height, width):
