@@ -351,13 +351,24 @@ def test_an_order_against_the_paper_that_the_seeds_do_not_show_is_inconclusive()
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        ([0.1, 0.1], [0.9, 0.9], "a is better than b (-80.0 points, the same with all 2 seeds)"),
-        ([0.9] * 3, [0.1] * 3, "a is worse than b (+80.0 points, the same with all 3 seeds)"),
+        # of 2 n values drawn alike, the chance of two separate groups is 2 / C(2 n, n)
+        (
+            [0.1] * 2,
+            [0.9] * 2,
+            "a is not known to differ from b (-80.0 points with every seed, p = 0.33)",
+        ),
+        (
+            [0.9] * 3,
+            [0.1] * 3,
+            "a is not known to differ from b (+80.0 points with every seed, p = 0.1)",
+        ),
+        ([0.1] * 4, [0.9] * 4, "a is better than b (-80.0 points with every seed, p = 0.029)"),
+        ([0.9] * 5, [0.1] * 5, "a is worse than b (+80.0 points with every seed, p = 0.0079)"),
         ([0.0] * 3, [0.0] * 3, "a and b are equal (0.0 %, all 3 seeds)"),
         ([0.1], [0.9], "a 10.0 % and b 90.0 % (one seed: chance unknown)"),
     ],
 )
-def test_equal_values_of_all_seeds_decide_and_one_seed_does_not(
+def test_equal_values_of_all_seeds_are_compared_by_permutations(
     first: list[float], second: list[float], said: str
 ) -> None:
     a, b = ({"name": name, "error": spread(v)} for name, v in (("a", first), ("b", second)))

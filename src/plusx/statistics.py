@@ -173,6 +173,13 @@ def difference(
     return Difference(centre, *_student(centre, *welch, comparisons, bounds))
 
 
+def chance_of_order(first: int, second: int) -> float:
+    """Return the chance that so many values and so many others, all drawn alike, fall apart into
+    two separate groups: the p-value of a two-sided permutation test (Fisher 1935) of values that
+    are all on one side of the others. It needs no spread, so that it is known for equal values."""
+    return min(1.0, 2 / math.comb(first + second, first))
+
+
 def paired_difference(first: Sequence[Number], second: Sequence[Number]) -> Difference:
     """Return how much larger the first fraction of successes is than the second, of the same
     trials (1 a success, else 0), with Wald's interval for matched pairs after half a trial is added

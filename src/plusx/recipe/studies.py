@@ -3,7 +3,7 @@
 plusx.study defines what a study measures; docs/studies.md describes every field.
 """
 
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import Field, Strict
 from pydantic.dataclasses import dataclass
@@ -199,37 +199,27 @@ class Attention:
     seeds: Seeds = (0, 1, 2)
 
 
+Remedy = Literal[
+    "none",
+    "tanh",
+    "orthogonal",
+    "tanh-orthogonal",
+    "batch-norm",
+    "skips",
+    "fixup",
+    "rezero",
+    "skipinit",
+    "skips-batch-norm",
+]
+
+
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Remedies:
     """What makes a deep plain network trainable: activation, initialisation, norms, skips."""
 
     kind: Literal["remedies"] = "remedies"
     depth: Positive = 56
-    remedies: NonEmpty[
-        Literal[
-            "none",
-            "tanh",
-            "orthogonal",
-            "tanh-orthogonal",
-            "batch-norm",
-            "skips",
-            "fixup",
-            "rezero",
-            "skipinit",
-            "skips-batch-norm",
-        ]
-    ] = (
-        "none",
-        "tanh",
-        "orthogonal",
-        "tanh-orthogonal",
-        "batch-norm",
-        "skips",
-        "fixup",
-        "rezero",
-        "skipinit",
-        "skips-batch-norm",
-    )
+    remedies: NonEmpty[Remedy] = get_args(Remedy)
     seeds: Seeds = (0, 1, 2)
 
 

@@ -22,7 +22,6 @@ from plusx.grammar.words import parse
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Attention
 from plusx.report.figures import SHARE, dots_figure
-from plusx.statistics import Difference, differences
 from plusx.study.experiment import (
     ERROR,
     MULTIPLY_ADDS,
@@ -33,7 +32,8 @@ from plusx.study.experiment import (
     Row,
     adapted_to,
     column,
-    compared,
+    sentences_against,
+    with_differences,
     with_net,
 )
 from plusx.study.figures import error_figures
@@ -120,37 +120,11 @@ def _trials(recipe: Recipe, table: Attention, source: Dataset) -> list[Trial]:
     ]
 
 
-def _complete(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the difference of each row's validation error to that of `none`."""
-    none = next((row for row in rows if row["kind"] == "none"), None)
-    if none is None or len(rows) == 1:
-        return rows
-    others = [row for row in rows if row is not none]
-    for row, gap in zip(others, _gaps(none, others), strict=True):
-        row["difference"] = {
-            "difference": row["error"]["mean"] - none["error"]["mean"],
-            "low": None if gap is None else gap.low,
-            "high": None if gap is None else gap.high,
-        }
-        unknown = "one seed" if len(row["seeds"]) < 2 else "the same with every seed"
-        row["gap"] = unknown if gap is None else str(gap)
-    return rows
-
-
-def _gaps(none: Row, others: Sequence[Row]) -> list[Difference | None]:
-    return differences([(row["error"]["seeds"], none["error"]["seeds"]) for row in others])
-
-
 def _finding(rows: Sequence[Row]) -> str:
-    none = next((row for row in rows if row["kind"] == "none"), None)
-    others = [row for row in rows if row is not none]
-    if none is None or not others:
+    sentences = sentences_against(rows, "none", "error")
+    if not sentences:
         return "One row: there is nothing to compare."
-    sentences = [
-        compared(row, none, "error", gap)
-        for row, gap in zip(others, _gaps(none, others), strict=True)
-    ]
-    return f"Validation error at equal MACs: {'; '.join(sentences)}."
+    return f"Validation error at equal MACs: {sentences}."
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -179,7 +153,7 @@ ATTENTION = Experiment[Attention](
         column("gap", "Difference to none", "95 % interval", "text"),
     ],
     row=_row,
-    complete=_complete,
+    complete=lambda rows: with_differences(rows, "none", "error"),
     finding=_finding,
     figures=_figures,
     notes=lambda recipe, table, groups: (

@@ -21,7 +21,7 @@ from plusx.grammar.spec import Net
 from plusx.grammar.words import Merge, parse
 from plusx.recipe import NetByName, Recipe
 from plusx.run import build, load_run
-from plusx.statistics import Difference, spread
+from plusx.statistics import LEVEL, Difference, chance_of_order, differences, spread
 from plusx.study.results import FinishedRun
 from plusx.study.trial import Factor, Measurement, Trial
 from plusx.zoo import External, find
@@ -278,24 +278,66 @@ def percent(value: Row) -> str:
 def compared(row: Row, other: Row, key: str, gap: Difference | None) -> str:
     """Return a sentence on two rows and their difference in a key where smaller is better.
 
-    Without an interval, since no seed of either row differs from its others, the values decide.
+    Without an interval, since no seed of either row differs from its others, a permutation test
+    decides, which needs four seeds of each row for 95 %.
     """
-    seeds = min(len(r[key]["seeds"]) for r in (row, other))
-    if seeds < 2:
+    first, second = row[key]["seeds"], other[key]["seeds"]
+    if min(len(first), len(second)) < 2:
         values = " and ".join(f"{r['name']} {percent(r[key])}" for r in (row, other))
         return f"{values} (one seed: chance unknown)"
     difference = row[key]["mean"] - other[key]["mean"]
-    low, high = (difference, difference) if gap is None else (gap.low, gap.high)
-    detail = f"{100 * difference:+.1f} points, the same with all {seeds} seeds"
     if gap is None and not difference:
-        return (
-            f"{row['name']} and {other['name']} are equal ({percent(row[key])}, all {seeds} seeds)"
-        )
-    relation = (
-        "is worse than"
-        if low > 0
-        else "is better than"
-        if high < 0
-        else "is not known to differ from"
-    )
-    return f"{row['name']} {relation} {other['name']} ({gap or detail})"
+        seeds = f"all {len(first)} seeds"
+        return f"{row['name']} and {other['name']} are equal ({percent(row[key])}, {seeds})"
+    if gap is None:
+        chance = chance_of_order(len(first), len(second))
+        clear = chance <= 1 - LEVEL
+        detail = f"{100 * difference:+.1f} points with every seed, p = {chance:.2g}"
+    else:
+        clear = gap.low > 0 or gap.high < 0
+        detail = str(gap)
+    relation = "is not known to differ from"
+    if clear:
+        relation = "is worse than" if difference > 0 else "is better than"
+    return f"{row['name']} {relation} {other['name']} ({detail})"
+
+
+def against_base(
+    rows: Sequence[Row], base: str, key: str
+) -> tuple[Row, list[tuple[Row, Difference | None]]] | None:
+    """Return the row of this name, and every other row with how much larger its value of the key
+    is (Holm); None if that row is missing or alone."""
+    first = next((row for row in rows if row["name"] == base), None)
+    others = [row for row in rows if row is not first]
+    if first is None or not others:
+        return None
+    gaps = differences([(row[key]["seeds"], first[key]["seeds"]) for row in others])
+    return first, list(zip(others, gaps, strict=True))
+
+
+def with_differences(rows: list[dict[str, Any]], base: str, key: str) -> list[dict[str, Any]]:
+    """Return the rows, all but that of this name with their `difference` to it in the key, with low
+    and high, and the same as text, `gap`."""
+    found = against_base(rows, base, key)
+    if found is None:
+        return rows
+    first, pairs = found
+    added: dict[str, dict[str, Any]] = {}
+    for row, gap in pairs:
+        middle = row[key]["mean"] - first[key]["mean"]
+        low, high = (None, None) if gap is None else (gap.low, gap.high)
+        unknown = "one seed" if len(row["seeds"]) < 2 else "the same with every seed"
+        added[row["name"]] = {
+            "difference": {"difference": middle, "low": low, "high": high},
+            "gap": unknown if gap is None else str(gap),
+        }
+    return [{**row, **added.get(row["name"], {})} for row in rows]
+
+
+def sentences_against(rows: Sequence[Row], base: str, key: str) -> str:
+    """Return how every row differs from that of this name, as text; empty without it."""
+    found = against_base(rows, base, key)
+    if found is None:
+        return ""
+    first, pairs = found
+    return "; ".join(compared(row, first, key, gap) for row, gap in pairs)

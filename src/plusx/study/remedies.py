@@ -18,9 +18,8 @@ from plusx.errors import UserError
 from plusx.grammar.spec import Activation, Net
 from plusx.grammar.twins import without_norm
 from plusx.recipe import Recipe
-from plusx.recipe.studies import Remedies
+from plusx.recipe.studies import Remedies, Remedy
 from plusx.report.figures import SHARE, dots_figure
-from plusx.statistics import Difference, differences
 from plusx.study.experiment import (
     ERROR,
     PARAMETERS,
@@ -29,8 +28,9 @@ from plusx.study.experiment import (
     Group,
     Row,
     column,
-    compared,
+    sentences_against,
     spec,
+    with_differences,
     with_net,
 )
 from plusx.study.figures import error_figures
@@ -40,7 +40,7 @@ from plusx.study.trial import Trial
 TRAINED = 0.01  # training error up to which a network counts as trained
 
 # the network's name before its depth, whether it keeps its norms, activation and initialisation
-_CHANGES: dict[str, tuple[str, bool, Activation, str | None]] = {
+_CHANGES: dict[Remedy, tuple[str, bool, Activation, str | None]] = {
     "none": ("plain", False, "relu", "he"),
     "tanh": ("plain", False, "tanh", "he"),
     "orthogonal": ("plain", False, "relu", "orthogonal_relu"),
@@ -54,7 +54,7 @@ _CHANGES: dict[str, tuple[str, bool, Activation, str | None]] = {
 }
 
 
-def network(remedy: str, depth: int) -> Net:
+def network(remedy: Remedy, depth: int) -> Net:
     """Return the network of CIFAR of this depth with a remedy. Raises UserError if there is none of
     this depth."""
     name, has_norms, act, _ = _CHANGES[remedy]
@@ -82,32 +82,6 @@ def _row(group: Group) -> dict[str, Any]:
     return {**group.costs, **errors, "trained": f"{trained} of {count}"}
 
 
-def _complete(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the difference of each row's training error to that of the network without a remedy."""
-    none, others = _parted(rows)
-    if none is None or not others:
-        return rows
-    for row, gap in zip(others, _gaps(none, others), strict=True):
-        row["difference"] = {
-            "difference": row["train_error"]["mean"] - none["train_error"]["mean"],
-            "low": None if gap is None else gap.low,
-            "high": None if gap is None else gap.high,
-        }
-    return rows
-
-
-def _parted(rows: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """Return the row without a remedy, or None, and the others."""
-    none = next((row for row in rows if row["remedy"] == "none"), None)
-    return none, [row for row in rows if row is not none]
-
-
-def _gaps(none: Row, others: Sequence[Row]) -> list[Difference | None]:
-    return differences(
-        [(row["train_error"]["seeds"], none["train_error"]["seeds"]) for row in others]
-    )
-
-
 def _finding(rows: Sequence[Row]) -> str:
     by_count: dict[str, list[str]] = {}
     for row in rows:
@@ -116,14 +90,8 @@ def _finding(rows: Sequence[Row]) -> str:
         f"{count} seeds with {', '.join(names)}" for count, names in by_count.items()
     )
     text = f"At most {100 * TRAINED:.0f} % of training error in {counts}."
-    none, others = _parted(rows)
-    if none is None or not others:
-        return text
-    sentences = [
-        compared(row, none, "train_error", gap)
-        for row, gap in zip(others, _gaps(none, others), strict=True)
-    ]
-    return f"{text} Training error: {'; '.join(sentences)}."
+    sentences = sentences_against(rows, "none", "train_error")
+    return f"{text} Training error: {sentences}." if sentences else text
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -145,9 +113,10 @@ REMEDIES = Experiment[Remedies](
         TRAIN_ERROR,
         ERROR,
         column("trained", "Trained", f"training error of {100 * TRAINED:.0f} % or less", "text"),
+        column("gap", "Difference to none", "95 % interval", "text"),
     ],
     row=_row,
-    complete=_complete,
+    complete=lambda rows: with_differences(rows, "none", "train_error"),
     finding=_finding,
     figures=_figures,
     notes=lambda recipe, table, groups: (
