@@ -34,50 +34,23 @@ def summary() -> str:
 
 
 def arithmetic() -> str:
-    lines = [
-        "| claim | statement | claimed | measured | state | source |",
-        "|---|---|---:|---:|---|---|",
-    ]
-    lines += [
-        f"| `{row['id']}` | {row['statement']} | {_claimed(row)} | {_measured(row)} | "
-        f"{_state(row)} | {row['source']} |"
-        for row in _rows("arithmetic")
-    ]
-    return "\n".join(lines)
+    """Claims about counts, which are exact."""
+    return _table("arithmetic", ("claim", "statement", "claimed", "measured", "state", "source"))
 
 
 def properties() -> str:
     """Claims about definitions; most are exact, and have no seeds."""
-    lines = [
-        "| claim | statement | claimed | measured | 95 % | seeds | state | source |",
-        "|---|---|---:|---:|---:|---|---|---|",
-    ]
-    lines += [
-        f"| `{row['id']}` | {row['statement']} | {_claimed(row)} | {_measured(row)} "
-        f"| {_interval(row)} | {_seeds(row)} | {_state(row)} | {row['source']} |"
-        for row in _rows("property")
-    ]
-    return "\n".join(lines)
+    return _table("property", ("claim", "statement", *VALUES, "source"))
 
 
 def training() -> str:
     """Claims about training, with their cost."""
-    lines = [
-        "| claim | claimed | measured | 95 % | seeds | state | MACs | core-hours | source |",
-        "|---|---:|---:|---:|---|---|---:|---:|---|",
-    ]
-    for row in _rows("training"):
-        amount = row["cost"]["multiply_adds"]
-        cost = f"{amount:.1e} | {hours(amount, 1):,.1f}" if amount else " | "
-        lines.append(
-            f"| `{row['id']}` | {_claimed(row)} | {_measured(row)} | {_interval(row)} "
-            f"| {_seeds(row)} | {_state(row)} | {cost} | {row['source']} |"
-        )
     caption = (
         f"Hours at an assumed {RATE:.0e} multiply-adds a second; claims without them read the "
         "result of another command."
     )
-    return "\n".join([*lines, "", caption])
+    table = _table("training", ("claim", *VALUES, "MACs", "core-hours", "source"))
+    return f"{table}\n\n{caption}"
 
 
 def errata() -> str:
@@ -162,12 +135,19 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def _rows(kind: str) -> list[dict[str, Any]]:
-    return [
+def _table(kind: str, columns: Sequence[str]) -> str:
+    """The claims of a kind that are not about the texts, with these columns of COLUMNS."""
+    rows = [
         row
         for row in ledger(kind=kind, results=RESULTS)
         if not _is_about_texts(row) and not row["id"].startswith("scope-")
     ]
+    lines = [
+        f"| {' | '.join(columns)} |",
+        f"|{'|'.join('---:' if column in NUMBERS else '---' for column in columns)}|",
+        *(f"| {' | '.join(COLUMNS[column](row) for column in columns)} |" for row in rows),
+    ]
+    return "\n".join(lines)
 
 
 def _counts(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -237,3 +217,24 @@ if __name__ == "__main__":
     if len(tables) > 1 or tables[0] not in TABLES:
         sys.exit(f"usage: python tools/evidence.py [{'|'.join(TABLES)}]")
     print(TABLES[tables[0]]())
+
+
+def _cost(row: Mapping[str, Any], text: Callable[[int], str]) -> str:
+    amount = row["cost"]["multiply_adds"]
+    return text(amount) if amount else ""
+
+
+VALUES = ("claimed", "measured", "95 %", "seeds", "state")
+NUMBERS = {"claimed", "measured", "95 %", "MACs", "core-hours"}
+COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "claim": lambda row: f"`{row['id']}`",
+    "statement": lambda row: str(row["statement"]),
+    "claimed": _claimed,
+    "measured": _measured,
+    "95 %": _interval,
+    "seeds": _seeds,
+    "state": _state,
+    "MACs": lambda row: _cost(row, lambda amount: f"{amount:.1e}"),
+    "core-hours": lambda row: _cost(row, lambda amount: f"{hours(amount, 1):,.1f}"),
+    "source": lambda row: str(row["source"]),
+}

@@ -1,13 +1,14 @@
 """Measure faces-verify on several folds of people, and galleries of the people of each fold.
 
-    python tools/faces.py [--folds 3] [--seeds 0 1 2] [--work DIR]
+    python tools/faces.py [--folds 3] [--seeds 0 1 2] [--halves 20] [--work DIR]
 
 The people of ORL are split into folds. Each fold is the test set of runs, with every seed and for
 the residual network and its plain twin, which are trained on the other people. The equal error rate
 is the mean over folds and seeds; its interval is a bootstrap over the people of each fold, because
-pairs of images of one person are not independent. In each fold half of the people are enrolled with
-half of their images, tried with the other half, and the other people are strangers; then the halves
-change places. Writes results/faces-folds.json. Runs resume; finished ones are not repeated.
+pairs of images of one person are not independent. For galleries, half of the people of a fold,
+drawn at random, are enrolled with half of their images and tried with the other half, and the other
+people are strangers; this is repeated with other halves, the same ones for every run of a fold.
+Writes results/faces-folds.json. Runs resume; finished ones are not repeated.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -81,10 +82,21 @@ def _tried(
     pattern = "|".join(map(re.escape, names))
     overrides = [f"data.path={faces}", f"data.test={pattern}", f"net.base={network}"]
     train(load_recipe(RECIPE, [*overrides, f"seed={seed}"]), folder)
-    file = folder / "fold.json"
+    galleries = _once(
+        folder / f"galleries-{args.halves}.json",
+        lambda: [_gallery(folder, faces, *half) for half in _halves(names, args.halves, fold)],
+    )
+    return {
+        **_once(folder / "fold.json", lambda: _evaluated(folder)),
+        "galleries": galleries,
+        "environment": store.read_json(folder / "environment.json"),
+    }
+
+
+def _once(file: Path, compute: Callable[[], Any]) -> Any:
     if not file.is_file():
-        store.write_json(file, _evaluated(folder) | {"gallery": _galleries(folder, faces, names)})
-    return {**store.read_json(file), "environment": store.read_json(folder / "environment.json")}
+        store.write_json(file, compute())
+    return store.read_json(file)
 
 
 def _evaluated(folder: Path) -> dict[str, Any]:
@@ -110,31 +122,34 @@ def _evaluated(folder: Path) -> dict[str, Any]:
     }
 
 
-def _galleries(folder: Path, faces: Path, names: Sequence[str]) -> dict[str, int]:
-    """Return how many images of enrolled people and of strangers are accepted, of how many."""
-    counts = {"genuine": 0, "accepted": 0, "strangers": 0, "false_accepts": 0}
+def _halves(names: Sequence[str], count: int, seed: int) -> list[tuple[list[str], list[str]]]:
+    """Return random halves of the people: those who are enrolled, and strangers."""
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(names).tolist() for _ in range(count)]
     middle = len(names) // 2
-    for enrolled, strangers in (
-        (names[:middle], names[middle:]),
-        (names[middle:], names[:middle]),
-    ):
-        with tempfile.TemporaryDirectory() as work:
-            for name in enrolled:
-                (Path(work) / "people" / name).mkdir(parents=True)
-                for image in _images(faces, name)[::2]:
-                    shutil.copy(image, Path(work) / "people" / name)
-            gallery_folder = Path(work) / "gallery"
-            enroll(load_run(folder), Path(work) / "people", gallery_folder)
-            gallery = open_gallery(gallery_folder)
-            for name in enrolled:
-                answers = verify(gallery, _images(faces, name)[1::2])["answers"]
-                counts["genuine"] += len(answers)
-                counts["accepted"] += sum(answer["person"] == name for answer in answers)
-            for name in strangers:
-                answers = verify(gallery, _images(faces, name))["answers"]
-                counts["strangers"] += len(answers)
-                counts["false_accepts"] += sum(answer["person"] is not None for answer in answers)
-    return counts
+    return [(order[:middle], order[middle:]) for order in orders]
+
+
+def _gallery(
+    folder: Path, faces: Path, enrolled: Sequence[str], strangers: Sequence[str]
+) -> dict[str, int]:
+    """Return how many images of enrolled people and of strangers are accepted, of how many."""
+    with tempfile.TemporaryDirectory() as work:
+        for name in enrolled:
+            (Path(work) / "people" / name).mkdir(parents=True)
+            for image in _images(faces, name)[::2]:
+                shutil.copy(image, Path(work) / "people" / name)
+        enroll(load_run(folder), Path(work) / "people", Path(work) / "gallery")
+        gallery = open_gallery(Path(work) / "gallery")
+        tried = [image for name in enrolled for image in _images(faces, name)[1::2]]
+        others = [image for name in strangers for image in _images(faces, name)]
+        genuine, impostors = (verify(gallery, files)["answers"] for files in (tried, others))
+    return {
+        "genuine": len(genuine),
+        "accepted": sum(row["person"] == Path(row["path"]).parent.name for row in genuine),
+        "strangers": len(impostors),
+        "false_accepts": sum(row["person"] is not None for row in impostors),
+    }
 
 
 def _images(faces: Path, name: str) -> list[Path]:
@@ -145,12 +160,13 @@ def _row(
     args: argparse.Namespace, network: str, tried: dict[tuple[str, int, int], dict[str, Any]]
 ) -> dict[str, Any]:
     own = {key[1:]: value for key, value in tried.items() if key[0] == network}
-    galleries = [value["gallery"] for value in own.values()]
+    galleries = [gallery for value in own.values() for gallery in value["galleries"]]
     sums = {key: sum(gallery[key] for gallery in galleries) for key in galleries[0]}
     row: dict[str, Any] = {"network": network}
     for metric in ("equal_error_rate", "true_accept_rate"):
-        values = [mean(own[fold, seed][metric] for seed in args.seeds)
-                  for fold in range(args.folds)]  # fmt: skip
+        values = [
+            mean(own[fold, seed][metric] for seed in args.seeds) for fold in range(args.folds)
+        ]
         low, high = np.percentile(_samples(args, own, metric), PERCENTILES)
         row[metric] = {
             "value": mean(values),
@@ -160,8 +176,13 @@ def _row(
         }
     row["gallery"] = {
         **sums,
+        "galleries": len(galleries),
         "accepted_rate": sums["accepted"] / sums["genuine"],
         "false_accept_rate": sums["false_accepts"] / sums["strangers"],
+        "worst": {
+            "accepted_rate": min(g["accepted"] / g["genuine"] for g in galleries),
+            "false_accept_rate": max(g["false_accepts"] / g["strangers"] for g in galleries),
+        },
     }
     return row
 
@@ -194,8 +215,9 @@ def _difference(
 
 
 def _command(args: argparse.Namespace) -> str:
-    seeds = map(str, args.seeds)
-    return shlex.join(["python", "tools/faces.py", "--folds", str(args.folds), "--seeds", *seeds])
+    command = ["python", "tools/faces.py", "--folds", str(args.folds)]
+    command += ["--seeds", *map(str, args.seeds), "--halves", str(args.halves)]
+    return shlex.join(command)
 
 
 def _width(value: dict[str, float]) -> float:
@@ -207,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--halves", type=int, default=20)
     parser.add_argument("--work", type=Path, default=RESULTS.parent / "runs" / "measured")
     args = parser.parse_args()
     store.write_json(RESULTS / "faces-folds.json", measure(args))

@@ -103,25 +103,28 @@ def faces(result: Mapping[str, Any]) -> str:
         ends = " to ".join(f"{100 * value[end]:.1f}" for end in ("low", "high"))
         return f"{100 * value['value']:.1f} % ({ends})"
 
-    lines = [
-        "| network | equal error rate | true accepts at 1 % | gallery accepts | and of others |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    titles = ("network", "equal error rate", "true accepts at 1 %", "galleries accept",
+              "and of others", "worst gallery", "and of others")  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
     for row in result["rows"]:
-        gallery = row["gallery"]
+        gallery, worst = row["gallery"], row["gallery"]["worst"]
         cells = [
             f"`{row['network']}`",
             share(row["equal_error_rate"]),
             share(row["true_accept_rate"]),
             f"{100 * gallery['accepted_rate']:.1f} % of {gallery['genuine']:,}",
             f"{100 * gallery['false_accept_rate']:.1f} % of {gallery['strangers']:,}",
+            f"{100 * worst['accepted_rate']:.0f} %",
+            f"{100 * worst['false_accept_rate']:.0f} %",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     gap = result["difference"]
     difference, low, high = (100 * gap[key] for key in ("difference", "low", "high"))
     caption = (
         f"{result['people']} people in {len(result['folds'])} folds, {len(result['seeds'])} seeds; "
-        "intervals of 95 % by a bootstrap over people. Difference in equal error rate: "
+        "intervals of 95 % by a bootstrap over people; "
+        f"{result['rows'][0]['gallery']['galleries']} galleries of half of a fold each. Difference "
+        "in equal error rate: "
         f"{difference:+.1f} points ({low:+.1f} to {high:+.1f}). {result['machine']['processor']}, "
         f"torch {result['versions']['torch']}, {result['date'][:10]}; `{result['command']}`."
     )
