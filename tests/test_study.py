@@ -351,7 +351,7 @@ def test_an_order_against_the_paper_that_the_seeds_do_not_show_is_inconclusive()
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        # of 2 n values drawn alike, the chance of two separate groups is 2 / C(2 n, n)
+        # of 2 n values from one distribution, the chance of two separate groups is 2 / C(2 n, n)
         (
             [0.1] * 2,
             [0.9] * 2,

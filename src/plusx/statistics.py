@@ -174,9 +174,9 @@ def difference(
 
 
 def chance_of_order(first: int, second: int) -> float:
-    """Return the chance that so many values and so many others, all drawn alike, fall apart into
-    two separate groups: the p-value of a two-sided permutation test (Fisher 1935) of values that
-    are all on one side of the others. It needs no spread, so that it is known for equal values."""
+    """Return the chance that so many values and so many others, all from one distribution, fall
+    apart into two groups: the p-value of a two-sided permutation test (Fisher 1935) of values that
+    are all on one side of the others. It needs no spread, so that it exists for equal values."""
     return min(1.0, 2 / math.comb(first + second, first))
 
 

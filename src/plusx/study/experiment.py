@@ -318,10 +318,10 @@ def against_base(
 def with_differences(rows: list[dict[str, Any]], base: str, key: str) -> list[dict[str, Any]]:
     """Return the rows, all but that of this name with their `difference` to it in the key, with low
     and high, and the same as text, `gap`."""
-    found = against_base(rows, base, key)
-    if found is None:
+    compared_rows = against_base(rows, base, key)
+    if compared_rows is None:
         return rows
-    first, pairs = found
+    first, pairs = compared_rows
     added: dict[str, dict[str, Any]] = {}
     for row, gap in pairs:
         middle = row[key]["mean"] - first[key]["mean"]
@@ -336,8 +336,8 @@ def with_differences(rows: list[dict[str, Any]], base: str, key: str) -> list[di
 
 def sentences_against(rows: Sequence[Row], base: str, key: str) -> str:
     """Return how every row differs from that of this name, as text; empty without it."""
-    found = against_base(rows, base, key)
-    if found is None:
+    compared_rows = against_base(rows, base, key)
+    if compared_rows is None:
         return ""
-    first, pairs = found
+    first, pairs = compared_rows
     return "; ".join(compared(row, first, key, gap) for row, gap in pairs)
