@@ -167,12 +167,14 @@ def collate(samples: Sequence[Sample], transform: Transform) -> Collated:
     }
     if samples[0].has_instance_masks:
         extras["masks"] = _instance_masks(samples, size)
-    targets, lengths = collate_targets(samples)
-    extras |= lengths
+    targets: Tensor | None
     if samples[0].boxes is not None:
         targets = _boxes(samples)
     elif samples[0].masks is not None:
         targets = _class_planes(samples, size)
+    else:
+        targets, lengths = collate_targets(samples)
+        extras |= lengths
     return Collated(padded, targets, extras)
 
 
