@@ -311,3 +311,23 @@ def test_ten_kinds_have_ten_colours() -> None:
              "tanh-orthogonal", "skips-batch-norm"]  # fmt: skip
     assert len(set(colours(kinds).values())) == 10
     assert len(set(colours(["plain56", "resnet56", *kinds[:8]]).values())) == 10
+
+
+def test_no_colour_is_used_twice_however_many_names_there_are() -> None:
+    names = ["plain20", "plain56", *(f"kind {letter}" for letter in "abcdefghijklmnopqrstuvwx")]
+    assert len(set(colours(names).values())) == 26
+
+
+@pytest.mark.parametrize(("count", "marked"), [(8, True), (9, False)])
+def test_a_table_has_the_colours_of_its_figures_or_none(count: int, marked: bool) -> None:
+    """With more families than hues, each figure has colours of its own."""
+    names = [f"kind {letter}" for letter in "abcdefghi"[:count]]
+    halves = [
+        several([line(name, [1, 2], [0.1, 0.2]) for name in half])
+        for half in (names[:4], names[4:])
+    ]
+    table = [{**row, "name": name} for row, name in zip(rows(), names)]
+    page = result_page(study(rows=table, marked=[], tables=[], figures=halves))
+    for name in names:
+        (row,) = re.findall(rf'<th scope="row"[^>]*>([^/]*</i>)?{name}', page)
+        assert bool(row) == marked

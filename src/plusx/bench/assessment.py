@@ -6,7 +6,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch import Tensor
 from plusx import store
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, as_split
-from plusx.data.loader import Loader
 from plusx.errors import UserError, printable
 from plusx.memory.count import CountResults, SavedBytes
 from plusx.metrics.calibration import calibration_error, reliability, temperature
@@ -30,7 +28,7 @@ from plusx.run.corrupting import corrupt_run, require_images
 from plusx.run.environment import environment
 from plusx.run.evaluation import evaluated_dataset, home_of
 from plusx.run.file_names import WEIGHTS
-from plusx.run.folder import Run, record_test_use
+from plusx.run.folder import Run, now, record_test_use
 from plusx.run.forgetting import after_second_task
 from plusx.run.probing import probe, train_and_evaluated
 from plusx.statistics import (
@@ -163,7 +161,7 @@ def assess(
     result |= {
         "machine": environment(find_device(device)),
         "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "seconds": time.monotonic() - started,
     }
     if out is not None:
@@ -261,8 +259,7 @@ def _assessed(
 
 def _predictions(task: Task, dataset: Dataset) -> tuple[Float[Tensor, "n k"], Int64[Tensor, "n"]]:
     """Return the probabilities and labels of a data set, on the CPU."""
-    size = build.evaluation_batch_size(dataset, 100)
-    loader = Loader(dataset, split="all", batch_size=size, device=task.device)
+    loader = build.evaluation_loader(dataset, 100, task.device)
     parts = []
     with loader, evaluating(task), torch.inference_mode():
         for batch in loader.epoch(0):

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from plusx.models import create_model
 from plusx.report import values
 from plusx.report.figures import line, lines_figure
 from plusx.report.result import result_page
-from plusx.run.environment import environment
+from plusx.run.environment import environment, num_threads
+from plusx.run.folder import now
 from plusx.run.signals import Signals
 from plusx.statistics import Median, median_interval
 from plusx.tasks.classify import Classify
@@ -119,7 +119,7 @@ def bench(
     if out is not None and Path(out).is_file():
         raise UserError(f"{out} is a file; the result needs a folder")
     torch_device = find_device(device)
-    with _threads(threads), Signals() as signals:
+    with num_threads(threads), Signals() as signals:
         start = time.monotonic()
         rows, networks = [], []
         for name, spec in specs.items():
@@ -148,7 +148,7 @@ def bench(
             "machine": environment(torch_device),
             "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             "command": command,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "date": now(),
             "seconds": time.monotonic() - start,
         }
     if out is not None:
@@ -445,14 +445,3 @@ class Stopped(RuntimeError):
         name = signal.Signals(signal_number).name
         super().__init__(f"stopped by {name}; {outcome}")
         self.signal_number = signal_number
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from plusx.models import create_model
 from plusx.report.figures import line, lines_figure
 from plusx.report.result import result_page
 from plusx.run.environment import environment
+from plusx.run.folder import now
 from plusx.tasks.classify import Classify
 from plusx.zoo import External, find, names
 from plusx.zoo.memory_report import family
@@ -94,7 +94,7 @@ def memory(
         "figures": _figures(rows),
         "machine": environment(torch.device("cpu")),
         "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
     }
     if out is not None:
         store.make_folder(Path(out))

@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from plusx.nn.with_head import NetworkWithHead
 from plusx.report.explanation import MOST, explanation_page
 from plusx.run import Run
 from plusx.run.environment import environment
+from plusx.run.folder import now
 from plusx.run.predictor import Predictor, refuse_none
 from plusx.run.sources import Failed, image_files
 from plusx.tasks.generate import Generate
@@ -251,7 +251,7 @@ def explain(
         "figures": test.figures() if test.count else [],
         "machine": environment(task.device),
         "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "seconds": time.monotonic() - started,
     }
     store.save_tensors(out / "maps.safetensors", {"maps": torch.cat(all_maps).contiguous()}, {})

@@ -1,7 +1,6 @@
 """Which moments of a recording a prediction depends on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from plusx.explain.faithfulness import removal_finding
 from plusx.report.recordings import recordings_page
 from plusx.run import drawing
 from plusx.run.environment import environment
-from plusx.run.folder import Run
+from plusx.run.folder import Run, now
 from plusx.run.predictor import Predictor, refuse_none
 from plusx.run.sound_examples import frames_of, spectrogram_pixels, with_seconds
 from plusx.run.sources import Failed
@@ -124,7 +123,7 @@ def explain_recordings(
         "failed": failed,
         "machine": environment(predictor.task.device),
         "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
     }
     store.write_json(out / "explanation.json", result)
     store.write_text(out / "explain.html", recordings_page(result, pictures))

@@ -1,7 +1,6 @@
 """Which words a prediction for a text depends on."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from plusx.explain.faithfulness import removal_finding
 from plusx.explain.grad_cam import grad_cam
 from plusx.report.texts import texts_page
 from plusx.run.environment import environment
-from plusx.run.folder import Run
+from plusx.run.folder import Run, now
 from plusx.run.predictor import Predictor, refuse_none
 from plusx.run.sources import Failed
 from plusx.run.text_examples import occlusion, probabilities, tokens_of, unknown_token
@@ -75,7 +74,7 @@ def explain_texts(
         "failed": failed,
         "machine": environment(predictor.task.device),
         "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
     }
     store.make_folder(out)
     store.write_json(out / "explanation.json", result)

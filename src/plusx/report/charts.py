@@ -92,16 +92,22 @@ class Chart:
 
 
 def charts(figures: Sequence[Spec]) -> list[Chart]:
-    """Draw the figures of a page; a name has one colour in all of them if there are enough.
+    """Draw the figures of a page.
 
     Raises UserError for an unknown kind or scale, or values that do not fit their axis.
     """
-    shared = colours([name for figure in figures for name in names(figure)])
-    enough = len({family(name) for name in shared}) <= len(HUES)
+    shared = shared_colours(figures)
     return [
-        chart(figure, shared if enough else colours(names(figure)), f"f{number}", figures)
+        chart(figure, shared or colours(names(figure)), f"f{number}", figures)
         for number, figure in enumerate(figures)
     ]
+
+
+def shared_colours(figures: Sequence[Spec]) -> dict[str, str]:
+    """Return the colours of names that are the same in all figures of a page; {} if there are more
+    families than hues, so that each figure has colours of its own."""
+    shared = colours([name for figure in figures for name in names(figure)])
+    return shared if len({family(name) for name in shared}) <= len(HUES) else {}
 
 
 def chart(
@@ -144,21 +150,20 @@ def family(name: str) -> str:
 
 
 def colours(series: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each name: one hue for a family, darker for deeper networks. A family
-    whose hue another one has already is light, if it has a single name."""
-    families = dict.fromkeys(family(name) for name in series)
-    first = {"plain": 0, "resnet": 1, "validation": 1, "training": 4}
-    others = [other for other in families if other not in first]
-    hues = first | {other: (2 + index) % len(HUES) for index, other in enumerate(others)}
-    used = [hues[other] for other in families]
-    repeated = {other: used[:index].count(used[index]) % 2 for index, other in enumerate(families)}
+    """Return a distinct colour for each name: one hue for a family, darker for deeper networks.
+    Families that share a hue have different shades of it, later ones the lighter."""
+    families = list(dict.fromkeys(family(name) for name in series))
+    fixed = {"plain": 0, "resnet": 1, "validation": 1, "training": 4}
+    others = [other for other in families if other not in fixed]
+    hues = fixed | {other: (2 + index) % len(HUES) for index, other in enumerate(others)}
+    by_hue: dict[int, list[str]] = {}  # from light to dark
+    for name in sorted(set(series), key=lambda name: (-families.index(family(name)), _depth(name))):
+        by_hue.setdefault(hues[family(name)], []).append(name)
     colour_of = {}
-    for name in series:
-        siblings = sorted({_depth(other) for other in series if family(other) == family(name)})
-        single = 1.0 - repeated[family(name)]
-        share = siblings.index(_depth(name)) / (len(siblings) - 1) if len(siblings) > 1 else single
-        ends = [np.array(matplotlib.colors.to_rgb(other)) for other in HUES[hues[family(name)]]]
-        colour_of[name] = matplotlib.colors.to_hex(ends[0] + (ends[1] - ends[0]) * share)
+    for hue, same_hue in by_hue.items():
+        light, dark = (np.array(matplotlib.colors.to_rgb(end)) for end in HUES[hue])
+        for name, share in zip(same_hue[::-1], np.linspace(1, 0, len(same_hue)), strict=True):
+            colour_of[name] = matplotlib.colors.to_hex(light + (dark - light) * share)
     return colour_of
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plusx.report import page
-from plusx.report.charts import charts, colours, names
+from plusx.report.charts import charts, shared_colours
 from plusx.report.page import Table, result_table
 
 
@@ -85,8 +85,9 @@ def _tables(result: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
     rows: Sequence[Mapping[str, Any]] = result["rows"]
     if not rows:
         return []
-    drawn = [name for figure in result["figures"] for name in names(figure)]
-    palette = colours(drawn) if {row["name"] for row in rows} <= set(drawn) else {}
+    palette = shared_colours(result["figures"])
+    if not {row["name"] for row in rows} <= set(palette):
+        palette = {}
     one = {"title": "", "note": "", "columns": result["columns"], "rows": rows}
     tables = []
     for table in result.get("tables") or [one]:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from plusx.attack.checks import Check, run_checks, zero_eps
 from plusx.attack.square import Square
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, as_split
-from plusx.data.loader import Loader
 from plusx.data.modality import Modality
 from plusx.data.splits import stratified_order
 from plusx.errors import UserError, did_you_mean, printable
@@ -31,7 +29,7 @@ from plusx.run import build
 from plusx.run.drawing import as_rgb, enlarged, enlargement, png
 from plusx.run.environment import environment
 from plusx.run.evaluation import OnUnreadable, evaluated_dataset, home_of
-from plusx.run.folder import Run, record_test_use
+from plusx.run.folder import Run, now, record_test_use
 from plusx.statistics import wilson
 from plusx.tasks.prepare import prepare
 from plusx.tasks.task import Task, compute
@@ -125,13 +123,7 @@ def attack_run(
     dataset = at_most(evaluated_dataset(run, data, as_split(split), on_unreadable), images)
     task = prepare(run.task, device=device, precision="float32")
     started = time.monotonic()
-    loader = Loader(
-        dataset,
-        split="all",
-        batch_size=build.evaluation_batch_size(dataset, batch_size),
-        workers=workers,
-        device=task.device,
-    )
+    loader = build.evaluation_loader(dataset, batch_size, task.device, workers)
     evaluation = _Classified if run.classifies and not run.multilabel else _Ascended
     with loader, evaluating(task):
         attacked = evaluation(task, dataset.modality, threat, checked)
@@ -172,7 +164,7 @@ def attack_run(
     result |= {
         "machine": environment(task.device),
         "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "seconds": time.monotonic() - started,
     }
     if out is not None:

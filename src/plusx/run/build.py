@@ -108,6 +108,19 @@ def evaluation_batch_size(dataset: Dataset, batch_size: int) -> int:
     return 1 if dataset.modality.varies else batch_size
 
 
+def evaluation_loader(
+    dataset: Dataset, batch_size: int, device: torch.device, workers: int = 0
+) -> Loader:
+    """Return a loader of all samples in their order, without augmentation."""
+    return Loader(
+        dataset,
+        split="all",
+        batch_size=evaluation_batch_size(dataset, batch_size),
+        workers=workers,
+        device=device,
+    )
+
+
 def resolved(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return the recipe with the fields set that follow from its training set.
 

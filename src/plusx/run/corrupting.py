@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from plusx.attack.ascent import content
 from plusx.data.batch import Batch
 from plusx.data.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, corrupt
 from plusx.data.dataset import Dataset, as_split
-from plusx.data.loader import Loader
 from plusx.data.modality import Modality
 from plusx.errors import UserError, printable
 from plusx.report.corruption import Shown, corruption_page
@@ -25,7 +23,7 @@ from plusx.run import build
 from plusx.run.attacking import at_most, fraction, pixels_png
 from plusx.run.environment import environment
 from plusx.run.evaluation import OnUnreadable, evaluated_dataset, home_of
-from plusx.run.folder import Run, record_test_use
+from plusx.run.folder import Run, now, record_test_use
 from plusx.statistics import LEVEL, mean_interval, wilson
 from plusx.tasks.prepare import find_device, prepare
 from plusx.tasks.task import Task, compute
@@ -134,7 +132,7 @@ def corrupt_run(
     result |= {
         "machine": environment(find_device(device)),
         "command": command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "seconds": time.monotonic() - started,
     }
     if out is not None:
@@ -182,13 +180,7 @@ def _measured(plan: _Plan, run: Run, dataset: Dataset) -> _Measured:
     clean = _Cell(task, classifies)
     cells = {cell: _Cell(task, classifies) for cell in plan.cells}
     shown: list[Shown] = []
-    loader = Loader(
-        dataset,
-        split="all",
-        batch_size=build.evaluation_batch_size(dataset, plan.batch_size),
-        workers=plan.workers,
-        device=task.device,
-    )
+    loader = build.evaluation_loader(dataset, plan.batch_size, task.device, plan.workers)
     count = 0
     with loader, evaluating(task), torch.inference_mode():
         for given in loader.epoch(0):

@@ -2,8 +2,8 @@
 
 import os
 import platform
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,17 @@ def environment(device: torch.device, processes: int = 1, parallel: str = "none"
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else model,
     }
+
+
+@contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    """Compute with this number of CPU threads inside the block; 0: unchanged."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def has_exact_int8() -> bool:

@@ -10,7 +10,6 @@ import torch
 
 from plusx.data.checks import leaks
 from plusx.data.dataset import Dataset, Split, as_split
-from plusx.data.loader import Loader
 from plusx.data.modality import Modality
 from plusx.data.readers.layouts import LAYOUTS, Annotation, choose_kind, kind_of
 from plusx.data.readers.open import is_undivided, open_data, splits_of
@@ -75,13 +74,7 @@ def evaluate(
     views, size = tta_of(run, tta), dataset.modality.size
     augmented = TestTimeAugmented(task, views, size)
     dataset = dataset.with_modality(viewed(dataset.modality, views))
-    loader = Loader(
-        dataset,
-        split="all",
-        batch_size=build.evaluation_batch_size(dataset, batch_size),
-        workers=workers,
-        device=task.device,
-    )
+    loader = build.evaluation_loader(dataset, batch_size, task.device, workers)
     with loader:
         metrics = evaluate_task(augmented, loader.epoch(0))
     result: dict[str, Any] = {"data": dataset.name, "split": dataset.split, **metrics}

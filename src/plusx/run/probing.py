@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, as_split
-from plusx.data.loader import Loader
 from plusx.data.prediction import ClassProbabilities
 from plusx.data.readers.open import open_data
 from plusx.data.sets import NAMED_SETS
@@ -251,13 +250,7 @@ def _embeddings(
     net: Any, dataset: Dataset, run: Run, device: torch.device, batch_size: int, workers: int
 ) -> Float[np.ndarray, "n width"]:
     """Return the embeddings of all images; of dense tasks the mean over the last feature map."""
-    loader = Loader(
-        dataset,
-        split="validation",
-        batch_size=build.evaluation_batch_size(dataset, batch_size),
-        workers=workers,
-        device=device,
-    )
+    loader = build.evaluation_loader(dataset, batch_size, device, workers)
 
     def embed(images: Tensor) -> Tensor:
         if not run.task.dense:

@@ -8,13 +8,11 @@ so that the same command resumes at any point.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from plusx import statistics, store
@@ -39,7 +37,7 @@ from plusx.run.continual import (
     write_memory,
 )
 from plusx.run.distributed import join_processes
-from plusx.run.environment import environment
+from plusx.run.environment import environment, num_threads
 from plusx.run.file_names import RECIPE
 from plusx.run.folder import load_run, now, read_recipe, record_test_use
 from plusx.run.task_factory import open_task
@@ -82,7 +80,7 @@ def stream(
     method = method_of(recipe)
     sets = _Sets(recipe, split)
     method.check(sets.train)
-    with store.lock(store.make_folder(out)), _threads(recipe.device.threads):
+    with store.lock(store.make_folder(out)), num_threads(recipe.device.threads):
         _refuse_other_stream(recipe, out)
         rows = [
             _Seed(replace(recipe, seed=seed), out / f"seed-{seed}", split, progress).run()
@@ -114,17 +112,6 @@ def _of_task(recipe: Recipe, number: int, previous: str) -> Recipe:
     """Return the recipe of the run of a task; numbers begin with 0."""
     table = replace(stream_of(recipe), task=number + 1, previous=previous)
     return replace(recipe, stream=table)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute with this number of threads in the context, as the runs do; 0: the default."""
-    default = torch.get_num_threads()
-    torch.set_num_threads(count or default)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(default)
 
 
 class _Sets:
@@ -245,8 +232,7 @@ class _Seed:
         return prepare(task.eval(), device=self.recipe.device.kind, precision="float32")
 
     def _loader(self, dataset: Dataset, task: Task) -> Loader:
-        size = build.evaluation_batch_size(dataset, self.recipe.batch_size)
-        return Loader(dataset, split="all", batch_size=size, device=task.device)
+        return build.evaluation_loader(dataset, self.recipe.batch_size, task.device)
 
     def _report(self, number: int, matrix: Sequence[Sequence[float]]) -> None:
         so_far = mean(matrix[-1][: number + 1])

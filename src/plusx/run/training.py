@@ -18,7 +18,7 @@ from plusx.recipe import Recipe, differences, to_toml
 from plusx.run import build, file_names, memory
 from plusx.run import folder as files
 from plusx.run.distributed import DistributedContext, join_processes
-from plusx.run.environment import cached_precision
+from plusx.run.environment import cached_precision, num_threads
 from plusx.run.evaluation import refuse_views
 from plusx.run.examples import draw_examples
 from plusx.run.optim import schedule_warnings
@@ -62,17 +62,13 @@ def train(
     Raises UserError if recipe, data or folder are invalid, FloatingPointError if the loss is not
     finite (the last checkpoint remains), Stopped on SIGTERM or SIGINT, after a checkpoint is saved.
     """
-    with join_processes(recipe.device.kind, recipe.device.timeout) as world:
-        threads = torch.get_num_threads()
-        if recipe.device.threads:
-            torch.set_num_threads(recipe.device.threads)
-        try:
-            with Signals(patient=world.size > 1) as signals:
-                world.signals = signals
-                display = Display(quiet=not (progress and world.first))
-                return _train(recipe, Path(out), world, display, exact, allow_data_change)
-        finally:
-            torch.set_num_threads(threads)
+    with (
+        join_processes(recipe.device.kind, recipe.device.timeout) as world,
+        num_threads(recipe.device.threads),
+        Signals(patient=world.size > 1) as world.signals,
+    ):
+        display = Display(quiet=not (progress and world.first))
+        return _train(recipe, Path(out), world, display, exact, allow_data_change)
 
 
 def _train(
