@@ -19,12 +19,12 @@ from plusx.study.gradients import (
     BlockGradient,
     block_gradients,
     course,
-    deep_step,
     gradient_ratio,
     shortcut_identity,
     verdict,
 )
 from plusx.study.responses import responses
+from plusx.study.thousand import deep_step
 
 
 BASIC = Block(body="conv3s norm act conv3 norm + act")

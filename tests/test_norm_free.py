@@ -15,7 +15,7 @@ from plusx.nn.init import initialise
 from plusx.nn.layers import Scale, Shift
 from plusx.recipe import load_recipe
 from plusx.recipe.studies import Degradation
-from plusx.study.training_studies import DEGRADATION
+from plusx.study.degradation import DEGRADATION
 from plusx.zoo import find
 
 

@@ -17,7 +17,8 @@ from plusx.grammar.validate import validate
 from plusx.grammar.words import parse
 from plusx.nn.network import Network
 from plusx.statistics import difference, differences, mean_interval, share_interval, wilson
-from plusx.study.training_studies import DEGRADATION, agreement, max_tau_with_ties
+from plusx.study.ablation import agreement, max_tau_with_ties
+from plusx.study.degradation import DEGRADATION
 from plusx.zoo import find
 
 

@@ -31,6 +31,7 @@ from plusx.study.experiment import (
     Group,
     Row,
     adapted_to,
+    blocks_per_stage,
     column,
     sentences_against,
     with_differences,
@@ -55,8 +56,8 @@ _EXTRA = (-2, -1, 0, 1, 2)  # steps of the widths around the scaled ones
 
 def network(kind: str, depth: int) -> Net:
     """Return the network of CIFAR of this depth (6 n + 2) with this kind of attention."""
-    base = cifar.net(attended(BASIC_A, _GATES[kind]) if kind in _GATES else BASIC_A,
-                     (depth - 2) // 6)  # fmt: skip
+    block = attended(BASIC_A, _GATES[kind]) if kind in _GATES else BASIC_A
+    base = cifar.net(block, blocks_per_stage(depth))
     *others, last = base.stages
     if kind == "nonlocal":
         return replace(base, stages=(*base.stages, Stage(block=NONLOCAL, depth=1, width=64)))

@@ -4,33 +4,39 @@ from collections.abc import Callable
 from typing import Any
 
 from plusx.study import (
+    ablation,
     attention,
+    convergence,
+    degradation,
+    generalisation,
     gradients,
     lesion,
     paths,
     remedies,
     responses,
+    skips,
     surface,
+    thousand,
     three_tables,
+    transfer,
 )
-from plusx.study import training_studies as training
 from plusx.study.experiment import Experiment
 
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
-    "degradation": training.DEGRADATION,
-    "skips": training.SKIPS,
+    "degradation": degradation.DEGRADATION,
+    "skips": skips.SKIPS,
     "gradients": gradients.GRADIENTS,
     "responses": responses.RESPONSES,
-    "convergence": training.CONVERGENCE,
-    "generalisation": training.GENERALISATION,
-    "ablation": training.ABLATION,
+    "convergence": convergence.CONVERGENCE,
+    "generalisation": generalisation.GENERALISATION,
+    "ablation": ablation.ABLATION,
     "lesion": lesion.LESION,
     "paths": paths.PATHS,
     "surface": surface.SURFACE,
-    "thousand": gradients.THOUSAND,
+    "thousand": thousand.THOUSAND,
     "tables": three_tables.TABLES,
-    "transfer": training.TRANSFER,
+    "transfer": transfer.TRANSFER,
     "attention": attention.ATTENTION,
     "remedies": remedies.REMEDIES,
 }
@@ -43,5 +49,5 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "lesion": lesion.measure_lesion,
     "paths": paths.measure_paths,
     "surface": surface.measure_surface,
-    "thousand": gradients.measure_step,
+    "thousand": thousand.measure_step,
 }

@@ -221,6 +221,16 @@ def spec(name: str) -> Net:
     return net
 
 
+def blocks_per_stage(depth: int) -> int:
+    """Return the basic blocks in each of the three stages of a network of this depth (6 n + 2).
+
+    Raises UserError if it is less than 8.
+    """
+    if depth < 8:
+        raise UserError(f"[study] depth = {depth}: at least 8, for one basic block per stage")
+    return (depth - 2) // 6
+
+
 def merges_of(net: Net) -> set[Merge]:
     """Return the merges of the blocks of a spec."""
     return {parse(block.body).merge for stage in net.stages for block in stage.blocks}
