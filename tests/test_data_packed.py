@@ -22,7 +22,8 @@ from plusx.data.loader import Loader, batches
 from plusx.data.readers import packing
 from plusx.data.readers.layouts import kind_of
 from plusx.data.readers.open import open_data, splits_of
-from plusx.data.readers.packed import MAGIC, PackedListing, read_packed
+from plusx.data.readers.packed import PackedListing, read_packed
+from plusx.data.readers.packed_file import MAGIC
 from plusx.data.readers.packing import pack
 from plusx.data.rng import SampleRNG
 from plusx.data.sample import Sample, pillow_image
@@ -210,14 +211,14 @@ def test_a_cut_file_is_refused(packed: Path) -> None:
     data = packed.read_bytes()
     for length in (len(MAGIC), len(MAGIC) + 50, len(data) - 1):
         packed.write_bytes(data[:length])
-        with pytest.raises(ValueError, match=r"set\.plusx is corrupt: its end .* pack it again"):
+        with pytest.raises(ValueError, match=r"set\.plusx is corrupt: its index .* pack it again"):
             open_data(packed)
 
 
 def test_a_file_is_summed_once_for_as_long_as_it_does_not_change(
     own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plusx.data.readers import packed as room
+    from plusx.data.readers import packed_file as room
 
     _, packed = own
 
@@ -225,7 +226,7 @@ def test_a_file_is_summed_once_for_as_long_as_it_does_not_change(
         raise AssertionError("summed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "_sum", refuse)
+        patch.setattr(room, "_pixel_digest", refuse)
         open_data(packed)  # packing has kept the sum
         os.utime(packed, ns=(1, 1))
         with pytest.raises(AssertionError, match="summed again"):
@@ -277,7 +278,7 @@ def test_nothing_that_an_index_says_is_believed(
     packed: Path, change: Callable[[Any], object]
 ) -> None:
     rewritten(packed, change)
-    with pytest.raises(ValueError, match=r"set\.plusx is no packed set that can be read"):
+    with pytest.raises(ValueError, match=r"set\.plusx is not a valid packed file"):
         open_data(packed)
 
 
@@ -382,7 +383,7 @@ def test_packing_that_stops_leaves_nothing(
 def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -> None:
     folder, _ = own
     for to, said in (
-        (folder / "in.plusx", "lies in the folder that is packed"),
+        (folder / "in.plusx", "is inside the folder that is packed"),
         (folder, "is a folder"),
         (tmp_path / "nowhere" / "x.plusx", "is in a folder that does not exist"),
     ):

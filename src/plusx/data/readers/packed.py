@@ -1,86 +1,25 @@
-"""A packed set: images scaled once and kept as bytes in one file, so that nothing is decoded again.
-
-The file, of which nothing is believed before it is checked:
-
-    MAGIC | the images' pixels, row by row, RGB, one after the other | JSON | sha256 of the JSON |
-    length of the JSON in 8 bytes, least first | MAGIC
-
-The JSON has the classes, and of every image its name below the folder, class, split, height and
-width; the size and digest of the file that it was made from; the folders that were looked into;
-and the digest of all pixels.
-"""
+"""Packed images as a Listing: resized once, kept as bytes in one file, and not decoded again."""
 
 import hashlib
-import json
-import logging
-import mmap
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 from plusx.data.dataset import BatchMaker, BatchRequest, Items, paths_digest, stored_sample
 from plusx.data.image_file import Decoder, UnreadableInput, printable, read_regular
 from plusx.data.modality import Modality
 from plusx.data.readers.folder import NEW_FOLDER, scan
 from plusx.data.readers.listing import Listing
-from plusx.data.readers.verdicts import (
-    Entry,
-    OnUnreadable,
-    Stamp,
-    file_stamp,
-    read_cache,
-    write_cache,
-)
+from plusx.data.readers.packed_batches import PackedBatches
+from plusx.data.readers.packed_file import MAGIC, PackedFile, open_packed_file
+from plusx.data.readers.verdicts import Entry, OnUnreadable, file_stamp
 from plusx.data.sample import Sample, pillow_image
 from plusx.data.splits import own_splits
 from plusx.errors import UserError
-
-
-_log = logging.getLogger("plusx.data")
-
-MAGIC = b"plusx packed 1\n\0"
-_END = 32 + 8 + len(MAGIC)
-_JSON_LIMIT = 2**31
-_CHUNK = 1 << 24
-_COLUMNS = ("path", "label", "split", "height", "width", "bytes", "modified", "sha256")
-# the name below the folder, and of what was packed its size, its time of change and its digest
-File = tuple[str, int | None, int | None, str | None]
-_SPLITS = ("", "train", "validation", "test")
-
-
-class _Origin(NamedTuple):
-    """The folder that a set was packed from: its files, and the folders that were searched."""
-
-    files: list[File]
-    folders: list[str]
-
-
-@dataclass(frozen=True, eq=False)
-class PackedFile:
-    """The pixels of a packed file whose checksums are valid."""
-
-    path: str
-    heights: Int64[np.ndarray, "n"]
-    widths: Int64[np.ndarray, "n"]
-    digest: str
-    _starts: Int64[np.ndarray, "n"]
-    _bytes: UInt8[np.ndarray, "b"]
-
-    def pixels(self, number: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the read-only pixels of one image."""
-        height, width, start = self.heights[number], self.widths[number], self._starts[number]
-        return self._bytes[start : start + 3 * height * width].reshape(height, width, 3)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # to a worker goes where the file is, and not what is in it
-        return _reopened, (self.path,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,26 +46,25 @@ class PackedItems(Items):
         return paths_digest(self.file.digest, self.paths, root)
 
     def batch_maker(self, request: BatchRequest) -> BatchMaker | None:
-        from plusx.data.readers.packed_batches import PackedBatches, can_cut
-
-        return PackedBatches(self.file, self.numbers, request) if can_cut(request) else None
+        if not PackedBatches.supports(request):
+            return None
+        return PackedBatches(self.file, self.numbers, request)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PackedListing(Listing):
-    """The images of a packed file; `side` is their shorter side in pixels."""
+    """The images of a packed file."""
 
     file: PackedFile
-    side: int
 
     def usable(
         self, entries: Sequence[Entry], modality: Modality, on_unreadable: OnUnreadable
     ) -> tuple[list[Entry], list[str]]:
         modality.refuse_archive(self.file.path)
         warnings, size = list(self.warnings), max(modality.size)
-        if size > self.side:
+        if size > self.file.side:
             warnings.append(
-                f"the packed images have {self.side} pixels per side, the network's "
+                f"the packed images have {self.file.side} pixels per side, the network's "
                 f"input has {size}"
             )
         return list(entries), warnings
@@ -134,169 +72,63 @@ class PackedListing(Listing):
     def items(self, entries: Sequence[Entry], decoder: Decoder) -> PackedItems:
         numbers = {entry.path: number for number, entry in enumerate(self.entries)}
         paths = [entry.path for entry in entries]
-        chosen = np.array([numbers[path] for path in paths], np.int64)
-        return PackedItems(paths, self.file, chosen)
-
-
-def is_packed(path: str | Path) -> bool:
-    """Whether a file begins like a packed set."""
-    try:
-        # a pipe must not be opened, which would wait for its other end
-        if not os.path.isfile(path):
-            return False
-        with open(path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+        return PackedItems(paths, self.file, np.array([numbers[path] for path in paths], np.int64))
 
 
 def recognise_packed(path: str) -> str:
     """Return why read_packed can read a path, or ""."""
-    return "a file that plusx pack has written" if is_packed(path) else ""
+    try:
+        if os.path.isfile(path):  # opening a pipe would block
+            with open(path, "rb") as file:
+                if file.read(len(MAGIC)) == MAGIC:
+                    return "a file that plusx pack has written"
+    except OSError:
+        pass
+    return ""
 
 
 def read_packed(path: str | Path) -> PackedListing:
-    """Open a packed file: its sums are checked (once for as long as it does not change), and the
-    folder that it was made from, where that is still there, has to be as it was.
+    """Open a packed file. The packed folder must be unchanged, if it still exists.
 
-    Raises UserError that names the file where it is damaged, and the first image that changed.
+    Raises UserError if the file is corrupt, or with the first image that changed.
     """
-    real = os.path.realpath(path)
-    stamp = file_stamp(real)
-    if stamp is None:
-        raise UserError(f"{printable(path)} is missing")
-    packed, origin = _read(real, stamp)
-    changed = _first_change(packed.root, origin)
-    if changed:
-        shown, root = printable(path), printable(packed.root)
+    file = open_packed_file(path)
+    if change := _first_change(file):
+        shown, root = printable(path), printable(file.root)
         raise UserError(
-            f"{shown} was packed from {root}, where {changed}: pack it again "
+            f"{shown} was packed from {root}, where {change}: pack it again "
             f"(plusx pack {root} --out {shown})"
         )
-    return packed
-
-
-def _reopened(path: str) -> PackedFile:
-    return read_packed(path).file
-
-
-@lru_cache(maxsize=4)
-def _read(path: str, stamp: Stamp) -> tuple[PackedListing, _Origin]:
-    shown = printable(path)
-    header, digest, end = _index(path, shown)
-    try:
-        packed, origin = _parse_index(header, digest, path, end)
-        checksum = str(header["pixels"]["sha256"])
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"{shown} is no packed set that can be read: {error}") from None
-    if read_cache(path, "sum", stamp, str) != checksum:
-        if _sum(packed.file._bytes[len(MAGIC) : end], shown) != checksum:
-            raise UserError(
-                f"{shown} is corrupt: its pixels do not fit their checksum; pack it again"
-            )
-        write_cache(path, "sum", stamp, checksum)
-    return packed, origin
-
-
-def _index(path: str, shown: str) -> tuple[dict[str, Any], str, int]:
-    """Return the JSON, its digest, and its offset."""
-    whole = os.path.getsize(path)
-    with open(path, "rb") as file:
-        begins = file.read(len(MAGIC)) == MAGIC
-        if begins and whole >= len(MAGIC) + _END:
-            file.seek(whole - _END)
-            last = file.read(_END)
-            length = int.from_bytes(last[32:40], "little")
-            end = whole - _END - length
-            if last[40:] == MAGIC and length <= _JSON_LIMIT and end >= len(MAGIC):
-                file.seek(end)
-                text = file.read(length)
-                if hashlib.sha256(text).digest() == last[:32]:
-                    try:
-                        return json.loads(text), last[:32].hex(), end
-                    except (ValueError, RecursionError) as error:
-                        raise UserError(f"{shown} is no packed set: {error}") from None
-    raise UserError(
-        f"{shown} is corrupt: its end does not fit its checksum; pack it again"
-        if begins
-        else f"{shown} is no packed set"
+    return PackedListing(
+        root=file.root,
+        splits=own_splits(file.entries),
+        classes=file.classes,
+        entries=file.entries,
+        warnings=file.warnings,
+        file=file,
     )
 
 
-def _parse_index(
-    header: dict[str, Any], digest: str, path: str, end: int
-) -> tuple[PackedListing, _Origin]:
-    columns = {name: header["images"][name] for name in _COLUMNS}
-    counts = {name: len(column) for name, column in columns.items()}
-    if len(set(counts.values())) != 1 or not counts["path"]:
-        raise UserError(f"its columns have {counts} entries")
-    root, classes = str(header["source"]), tuple(map(str, header["classes"]))
-    for name in (root, *columns["path"], *header["left_out"], *header["folders"]):
-        if b"\0" in os.fsencode(name):
-            raise UserError(f"{name!r} is no name")
-        if name is not root and (os.path.isabs(name) or ".." in Path(name).parts):
-            raise UserError(f"{name!r} lies outside its folder")
-    if not set(columns["split"]) <= set(_SPLITS):
-        raise UserError("an image is of an unknown split")
-    entries = tuple(
-        Entry(os.path.join(root, name), classes[label], split=split)
-        for name, label, split in zip(columns["path"], columns["label"], columns["split"])
-    )
-    if min(columns["label"]) < 0:
-        raise UserError("an image has no class")
-    heights, widths = (np.array(columns[name], np.int64) for name in ("height", "width"))
-    if min(heights.min(), widths.min()) < 1 or max(heights.max(), widths.max()) > 2**20:
-        raise UserError("an image has no size")
-    sizes = 3 * heights * widths
-    starts = len(MAGIC) + np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    if len(MAGIC) + int(sizes.sum()) != end:
-        raise UserError("it has not as many pixels as its images")
-    with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    packed = PackedListing(
-        root=root,
-        splits=own_splits(entries),
-        classes=classes,
-        entries=entries,
-        file=PackedFile(path, heights, widths, digest, starts, np.frombuffer(mapped, np.uint8)),
-        side=int(header["side"]),
-        warnings=tuple(map(str, header["notices"])),
-    )
-    names = [*columns["path"], *header["left_out"]]
-    nothing = [None] * len(header["left_out"])
-    made_from = [[*columns[name], *nothing] for name in ("bytes", "modified", "sha256")]
-    return packed, _Origin(list(zip(names, *made_from)), [*header["folders"]])
+def _first_change(file: PackedFile) -> str:
+    """Return the first change in the packed folder; "" if there is none, or no such folder.
 
-
-def _sum(pixels: UInt8[np.ndarray, "b"], shown: str) -> str:
-    digest, header = hashlib.sha256(), time.monotonic()
-    for start in range(0, len(pixels), _CHUNK):
-        digest.update(pixels[start : start + _CHUNK].data)
-        if time.monotonic() - header > 2:
-            _log.info("checked %.0f %% of %s", 100 * start / len(pixels), shown)
-            header = time.monotonic()
-    return digest.hexdigest()
-
-
-def _first_change(root: str, origin: _Origin) -> str:
-    """What is not as it was in the folder, where that is still there; "" if nothing.
-
-    A file of a stranger may name any folder of ours, so only what it lists is asked for, and only
-    where all of that is as it says are the folders that it lists looked into for what is new.
+    A packed file from another source can name any folder of this machine. So only the files that it
+    lists are accessed, and folders are searched for new files only if all of these are unchanged.
     """
-    paths = [os.path.join(root, name) for name, *_ in origin.files]
+    root = file.root
+    paths = [os.path.join(root, source.name) for source in file.source_files]
     stamps = [file_stamp(path) for path in paths]
     if not any(stamps):
         return ""
-    for path, stamp, (_, size, modified, digest) in zip(paths, stamps, origin.files):
+    for path, stamp, source in zip(paths, stamps, file.source_files):
         if stamp is None:
             return f"{printable(path, root)} is missing"
-        if digest is None or stamp[:2] == (size, modified):
+        if source.sha256 is None or stamp[:2] == (source.bytes, source.modified):
             continue
-        if stamp[0] != size or _digest(path) != digest:
+        if stamp[0] != source.bytes or _digest(path) != source.sha256:
             return f"{printable(path, root)} has changed"
     try:
-        entries = scan(root, {os.path.join(root, name) for name in origin.folders}).entries
+        entries = scan(root, {os.path.join(root, name) for name in file.source_folders}).entries
     except ValueError as error:
         return str(error)
     present = {entry.path for entry in entries if entry.state == "used"}
@@ -307,7 +139,7 @@ def _first_change(root: str, origin: _Origin) -> str:
 
 
 def _digest(path: str) -> str:
-    """Return the digest of a regular file; one that matches nothing if it is unreadable."""
+    """Return the sha256 of a regular file, or "" if it is unreadable."""
     try:
         return hashlib.sha256(read_regular(path)).hexdigest()
     except (UnreadableInput, OSError):

@@ -1,4 +1,4 @@
-"""Packing a folder: every image is decoded and scaled once."""
+"""Packing a folder: every image is decoded and resized once."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from plusx.data.image_file import ImageFile, UnreadableInput, printable, read_re
 from plusx.data.modality import IMAGENET_MEAN, IMAGENET_STD, ImageModality
 from plusx.data.readers.folder import scan
 from plusx.data.readers.layouts import LAYOUTS, kinds_of
-from plusx.data.readers.packed import MAGIC
+from plusx.data.readers.packed_file import MAGIC
 from plusx.data.readers.verdicts import (
     Entry,
     OnUnreadable,
@@ -34,7 +34,7 @@ from plusx.errors import UserError
 _log = logging.getLogger("plusx.data")
 
 _MOST_THREADS = 1024
-_AHEAD = 4  # images a thread that wait to be written
+_AHEAD = 4  # images per thread that wait to be written
 
 
 class _Packed(NamedTuple):
@@ -55,16 +55,16 @@ def pack(
 ) -> dict[str, Any]:
     """Pack a folder of class folders into one file; return a summary.
 
-    side: pixels of the stored shorter side. None: the size to which evaluation at `size` scales, so
-    that evaluation has the same pixels from the file and from the folder Raises UserError as
-    opening the folder does, or if another kind of file has this name; RuntimeError for an image
-    that changes meanwhile; OSError for the disk.
+    side: pixels of the stored shorter side. None: that to which evaluation at `size` resizes, so
+        that evaluation has the same pixels from the file and from the folder
+    Raises UserError as opening the folder does, or for an invalid argument; RuntimeError for an
+    image that changes meanwhile; OSError for the disk.
     """
     for kind, reason in kinds_of(folder).items():
         if LAYOUTS[kind].annotation in ("boxes", "masks"):
             raise UserError(
                 f"{printable(folder)} has {LAYOUTS[kind].title} ({reason}), which are not packed: "
-                "they are read as they are, and small sets are kept in memory"
+                "they are read from their files, and small data sets are kept in memory"
             )
     modality = ImageModality((size, size), 3, IMAGENET_MEAN[3], IMAGENET_STD[3])
     if side is None:
@@ -78,7 +78,7 @@ def pack(
         problem = "is a folder" if path.is_dir() else "is in a folder that does not exist"
         raise UserError(f"{printable(path)} {problem}: name a file to write")
     if Path(os.path.realpath(path)).is_relative_to(listing.root):
-        raise UserError(f"{printable(path)} lies in the folder that is packed")
+        raise UserError(f"{printable(path)} is inside the folder that is packed")
     began = time.monotonic()
     entries = examined(list(listing.entries), listing.root, modality)
     used, warnings = usable_entries(entries, listing.root, on_unreadable)
@@ -142,7 +142,7 @@ def pack(
 
 
 def _packed_in_order(entries: list[Entry], root: str, side: int, threads: int) -> Iterator[_Packed]:
-    """Yield the scaled images in order, computed in threads a few ahead."""
+    """Yield the resized images in order; threads compute a few ahead."""
     waiting: list[Future[_Packed]] = []
     began = last_line = time.monotonic()
     with ThreadPoolExecutor(threads, thread_name_prefix="plusx-pack") as pool:
@@ -172,7 +172,6 @@ def _packed_in_order(entries: list[Entry], root: str, side: int, threads: int) -
 
 
 def _pack_one(path: str, side: int) -> _Packed:
-
     stamp = file_stamp(path)
     if stamp is None:
         raise UnreadableInput("missing")
