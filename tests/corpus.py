@@ -785,7 +785,7 @@ SETS = [
         "voc",
         FOUR,
         CELL,
-        "no numbers",
+        "not finite numbers",
     ),
     Case(
         "voc without an image",
@@ -938,7 +938,7 @@ SETS = [
         "coco",
         FOUR,
         WALLS,
-        "'cells' is no class",
+        "'cells' is not a class",
     ),
     Case(
         "coco with a category without a name",
@@ -951,7 +951,7 @@ SETS = [
         "coco",
         FOUR,
         WALLS,
-        "annotation 5: it is 7, not an object in braces",
+        "annotation 5: it is 7, not a JSON object",
     ),
     Case(
         "coco one folder down",
@@ -1122,7 +1122,7 @@ SETS = [
         "yolo",
         FOUR_OF_FOUR,
         ("0",),
-        "data.yaml names no classes",
+        "data.yaml has no class names",
     ),
     Case(
         "yolo with a description without keys",

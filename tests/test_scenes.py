@@ -172,8 +172,8 @@ def masks_of(source: Dataset) -> Masks:
         ((41.5, 5, 45, 9), "outside the image of 40 x 30"),
         ((30, 20, 44, 29), "outside the image of 40 x 30"),
         ((-3, 2, 5, 5), "outside the image"),
-        ((float("nan"), 2, 5, 5), "no numbers"),
-        ((2, 2, float("inf"), 5), "no numbers"),
+        ((float("nan"), 2, 5, 5), "not finite numbers"),
+        ((2, 2, float("inf"), 5), "not finite numbers"),
     ],
 )
 def test_a_box_that_cannot_be_says_why(corners: tuple[float, ...], said: str) -> None:
@@ -275,7 +275,9 @@ def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path)
     other = tmp_path / "other"
     voc(other)
     picture(other / "JPEGImages" / "a.png", (40, 30))
-    with pytest.raises(ValueError, match=r"a\.xml: it says 40 x 30 pixels, but JPEGImages/a\.png"):
+    with pytest.raises(
+        ValueError, match=r"a\.xml: it states 40 x 30 pixels, but JPEGImages/a\.png"
+    ):
         open_annotated(other, "voc")
 
 
@@ -284,11 +286,14 @@ def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path)
     ("change", "said"),
     [
         (lambda t: t["images"].append({"id": 9, "file_name": "z.png"}), "'z.png' is missing"),
-        (lambda t: t["annotations"][0].update(image_id=77), "image_id 77 is none of the images"),
+        (
+            lambda t: t["annotations"][0].update(image_id=77),
+            "image_id 77 is not an image of this JSON",
+        ),
         (lambda t: t["annotations"][0].update(bbox=[1, 2, 3]), "bbox is [1, 2, 3], not"),
         (lambda t: t["annotations"][0].update(bbox=["a", 2, 3, 4]), "bbox has 'a', not"),
-        (lambda t: t["annotations"][1].update(id=0), "a second annotation of this id"),
-        (lambda t: t["images"][0].update(id=1), "a second image of this id"),
+        (lambda t: t["annotations"][1].update(id=0), "annotation 0: its id is used twice"),
+        (lambda t: t["images"][0].update(id=1), "image 1: its id is used twice"),
         (lambda t: t["images"][0].update(file_name="../a.png"), "leaves the folder"),
         (lambda t: t["images"][1].update(file_name="a.png"), "'a.png' is in train already"),
         (lambda t: t["annotations"][0].update(segmentation=[[1, 2]]), "three corners"),
@@ -303,7 +308,7 @@ def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path)
         ),
         (
             lambda t: t["annotations"][0].update(segmentation={"size": [30, 40], "counts": [9]}),
-            "9 pixels long",
+            "its runs have 9 pixels",
         ),
     ],
 )
@@ -412,7 +417,9 @@ def test_an_annotation_of_the_unturned_image_says_so(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "train" / "a.png", exif=turned)
-    with pytest.raises(ValueError, match="has 30 x 40 as it is seen, turned by its EXIF"):
+    with pytest.raises(
+        ValueError, match="has 30 x 40; height and width are swapped, maybe by the EXIF"
+    ):
         open_annotated(tmp_path, "coco")
 
 
@@ -422,9 +429,9 @@ def test_an_annotation_of_the_unturned_image_says_so(tmp_path: Path) -> None:
     [
         ("z.png,1,2,3,4,cat,train", "row 8: z.png is missing"),
         ("../z.png,1,2,3,4,cat,train", "row 8: the path '../z.png' leaves the folder"),
-        ("a.png,1,x,3,4,cat,train", "row 8: top 'x' is no number"),
+        ("a.png,1,x,3,4,cat,train", "row 8: top 'x' is not a number"),
         ("a.png,2,3,12,10,cat,train", "row 8: repeats row 2"),
-        ("a.png,1,2,3,4,cat,test", "row 8: a.png is of test here and of train in row 2"),
+        ("a.png,1,2,3,4,cat,test", "row 8: a.png is in test here and in train in row 2"),
         ("a.png,1,2,3,4,cat,later", "row 8: split 'later'"),
         ("a.png,1,2,3", "row 8: 4 fields under 7 columns"),
     ],
@@ -503,8 +510,8 @@ def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None
         open_annotated(tmp_path, "masks", options=LayoutOptions(classes=("x", "y", "z")))
     assert "known are 0 to 2" in str(error.value)
     for wish, said in (
-        (LayoutOptions(classes=("x", "y"), values=(0,)), "one for each"),
-        (LayoutOptions(classes=("x", "y"), values=(1, 1)), "no two the same"),
+        (LayoutOptions(classes=("x", "y"), values=(0,)), "a different value is needed"),
+        (LayoutOptions(classes=("x", "y"), values=(1, 1)), "each of the 2 classes"),
         (LayoutOptions(classes=("x", "y"), ignore=(1,)), "ignore: 1 is the value of a class"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -517,8 +524,8 @@ def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None
         (np.eye(30, 40, dtype=np.uint8)[..., None] * np.array([9, 0, 0], np.uint8), "PNG",
          r"the masks are in colours.*9,0,0.*classes\.csv"),
         (numbers(), "JPEG", r"trainannot/a\.png: a JPEG"),
-        (np.zeros((30, 40), np.uint8), "PNG", "the values 0 alone, of which 1 could be a class"),
-        (np.full((30, 40), 255, np.uint8), "PNG", "the values 255 alone, of which 0 could be"),
+        (np.zeros((30, 40), np.uint8), "PNG", "only the values 0, 1 of which can be a class"),
+        (np.full((30, 40), 255, np.uint8), "PNG", "only the values 255, 0 of which can be"),
     ],
 )  # fmt: skip
 def test_masks_without_two_values_say_why(
@@ -592,7 +599,7 @@ def test_names_choose_what_tests_and_the_seed_what_validates(tmp_path: Path) -> 
     assert len(parts["validation"]) == 2
     assert len(parts["train"]) == 5
     assert parts["train"] | parts["validation"] | parts["test"] == parts["all"]
-    for pattern, said in (("(", "no regular expression"), ("x", "chooses 0 of the 10")):
+    for pattern, said in (("(", "not a regular expression"), ("x", "matches 0 of the 10")):
         with pytest.raises(ValueError, match=said):
             open_annotated(tmp_path, "masks", options=LayoutOptions(test=pattern))
 
@@ -684,7 +691,7 @@ def test_run_lengths_are_those_of_cocos_own_library(
 
 
 def test_run_lengths_without_end_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="more than"):
+    with pytest.raises(ValueError, match="longer than any image"):
         segmentation_mask(RunLengths(size=(30, 40), counts="o" * 10**6), (30, 40))
 
 
@@ -699,7 +706,7 @@ def test_of_two_folders_beside_the_images_one_has_the_masks(tmp_path: Path) -> N
         (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.1 0.1")
     assert len(open_annotated(tmp_path, "masks", split="all")) == 2
     Image.fromarray(numbers()).save(tmp_path / "labels" / "a.png")
-    with pytest.raises(ValueError, match="masks lie in masks and in labels: which ones are meant"):
+    with pytest.raises(ValueError, match="masks are in masks and in labels: remove one"):
         open_annotated(tmp_path, "masks", split="all")
 
 

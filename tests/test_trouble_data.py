@@ -119,7 +119,7 @@ def test_a_description_of_yolo_is_read_whatever_its_form(
     values = json.loads(out)
     assert values["kind"] == "yolo"
     assert tuple(row["name"] for row in values["classes"]) == classes
-    is_warned = any("data.yaml names no classes" in text for text in values["warnings"])
+    is_warned = any("data.yaml has no class names" in text for text in values["warnings"])
     assert is_warned == (classes[0] == "0")
 
 
@@ -201,7 +201,7 @@ def test_a_json_with_a_byte_order_mark_is_read(encoding: str, tmp_path: Path, ru
             "bbox has 'a', not four numbers (left, top, width and height)",
         ),
         ({"annotations": [annotation_of(1) | {"iscrowd": 7}]}, "iscrowd is 7, not 0 or 1"),
-        ({"annotations": [3]}, "annotation 1: it is 3, not an object in braces"),
+        ({"annotations": [3]}, "annotation 1: it is 3, not a JSON object"),
     ],
 )
 def test_errors_of_a_json_are_plain(
@@ -221,7 +221,7 @@ def test_errors_of_a_json_are_plain(
     [
         ([[1, 2, "x"]], "polygons [[x, y, x, y, ...]] or run lengths"),
         ({"size": [24, 32]}, "polygons [[x, y, x, y, ...]] or run lengths"),
-        ({"size": [24, 32], "counts": "m"}, "its run lengths are cut off"),
+        ({"size": [24, 32], "counts": "m"}, "its run lengths are truncated"),
     ],
 )
 def test_errors_of_segmentations_are_plain(
@@ -244,7 +244,7 @@ def test_the_supercategory_that_roboflow_adds_is_no_class(tmp_path: Path, run: R
     _, out, _ = run("info", tmp_path, "--json")
     values = json.loads(out)
     assert [row["name"] for row in values["classes"]] == ["red", "white"]
-    assert any("'cells' is no class" in text for text in values["warnings"])
+    assert any("'cells' is not a class" in text for text in values["warnings"])
     annotation = annotation_of(0) | {"category_id": 0}
     coco_json(tmp_path, "train.json", "images", categories=categories, annotations=[annotation])
     _, out, _ = run("info", tmp_path, "--json")

@@ -36,7 +36,7 @@ from plusx.data.splits import entries_of_split, held_out_of
 from plusx.errors import UserError
 
 
-# of an image that cannot be decoded: boxes are then only compared with themselves
+# of an image that cannot be decoded: its boxes are then not compared with its size
 _ANY_SIZE = (2**31, 2**31)
 _DEFAULTS = LayoutOptions()
 
@@ -54,12 +54,11 @@ def open_annotated(
 ) -> Dataset:
     """Open images with boxes (voc, coco, yolo, boxes) or masks (masks).
 
-    size        height and width that a network sees: all of an image is scaled so that it just
-                fits, and padded at the right and the bottom. None: images stay as large as they
-                are
+    size        height and width of the network's input: the whole image is resized to fit, and
+                padded on the right and at the bottom. None: images keep their size
     validation, on_unreadable   as in open_data, also for masks and single boxes
 
-    Every image is decoded once, every mask is read and every box checked.
+    Every image is decoded once, every mask is read and every box is checked.
     Raises UserError for data that cannot be used.
     """
     shown, split = printable(path), as_split(split)
@@ -125,8 +124,8 @@ def open_annotated(
         raise UserError(f"{shown} has no {split} split with validation = {validation}")
     if split == "train" and (reason := usable.annotations.subset(indices).nothing_to_learn()):
         raise UserError(
-            f"{shown}: there is nothing to learn: {reason}; the others validate: set "
-            "data.validation to a smaller number, or seed to another one"
+            f"{shown}: there is nothing to learn: {reason}; all others are for validation: "
+            "reduce data.validation, or change seed"
         )
     return dataset.subset(indices)
 
@@ -181,9 +180,9 @@ def read_boxes(
         if image.size is not None and image.size != size:
             declared, actual = (f"{wide} x {tall}" for tall, wide in (image.size, size))
             name = printable(image.path, index.root)
-            reason = f"it says {declared} pixels, but {name} has {actual}"
+            reason = f"it states {declared} pixels, but {name} has {actual}"
             if image.size == size[::-1]:
-                reason += " as it is seen, turned by its EXIF orientation or not"
+                reason += "; height and width are swapped, maybe by the EXIF orientation"
             problems.append(Problem(image.annotation, reason))
             continue
         checked = _checked_boxes(image, size, classes, options.instances)
@@ -191,7 +190,7 @@ def read_boxes(
         rows.append(np.array(checked.rows, np.float32).reshape(-1, 6))
         masks.append(checked.masks)
         problems += checked.problems
-    if on_unreadable == "error":  # also of other splits, so that a test does not fail in the end
+    if on_unreadable == "error":  # of the other splits too, so that a later test does not fail
         paths = {image.path for image in images}
         for image in index.images:
             if image.path not in paths:
@@ -266,6 +265,6 @@ def _refuse_fractions(index: AnnotationIndex, shown: str) -> None:
         boxes = "its only box lies" if len(corners) == 1 else f"all {len(corners):,} boxes lie"
         raise UserError(
             f"{shown}: {boxes} within one pixel of the upper left corner: they look like fractions "
-            "of the image, and corners are in pixels; multiply them by its width and height "
-            '(kind = "yolo" reads fractions)'
+            "of the image; multiply them by its width and height to get pixels (kind = "
+            '"yolo" reads fractions)'
         )

@@ -1,4 +1,4 @@
-"""Images with their boxes or masks, as the readers list them."""
+"""Annotated images as the readers list them, before they are decoded and checked."""
 
 import difflib
 import math
@@ -22,7 +22,7 @@ from plusx.errors import UserError
 Identity = int | str  # of an image or a category in a JSON
 Size = tuple[int, int]  # height and width
 
-# how far a box may reach out of its image without a word: libraries count from 0 and from 1
+# pixels by which a box may extend beyond its image: libraries count from 0 or from 1
 _SLACK = 1.0
 
 
@@ -97,17 +97,17 @@ class UsableImages:
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutOptions:
-    """What a recipe says of annotations beyond where they are.
+    """How annotations are read; the options of a recipe.
 
-    classes     their names in their order; () is what the data says
-    values      of masks: the value of each class; () is 0, 1, 2, ... in the order of `classes`
-    ignore      of masks: values that are ignored; so is 255, unless it is a class
-    test        images whose names match this regular expression test, the others train
+    classes     class names in order; (): those of the data
+    values      of masks: the value of each class; (): 0, 1, 2, ... in the order of `classes`
+    ignore      of masks: values that are ignored; 255 is too, unless it is a class
+    test        regular expression for the names of the test images; the others are for training
     channels    3, or 1 for grey
-    components  of masks: classes whose connected components become boxes, and their classes
+    components  of masks: classes whose connected components become boxes
     min_area    pixels below which a component is ignored
-    instances   whether instance masks are wanted, where they are known
-    max_pixels  of an image; None is 200 million
+    instances   whether boxes need an instance mask
+    max_pixels  of an image; None: 200 million
     """
 
     classes: tuple[str, ...] = ()
@@ -150,9 +150,9 @@ def checked_box(
         left, top, right, bottom = left * width, top * height, right * width, bottom * height
     shown = f"{box.label} [{', '.join(f'{number:g}' for number in box.corners)}]"
     if not all(map(math.isfinite, box.corners)):
-        raise UserError(f"{shown} has corners that are no numbers")
+        raise UserError(f"{shown} has corners that are not finite numbers")
     if right < left or bottom < top:
-        raise UserError(f"{shown} has swapped corners: left, top, right, bottom are meant")
+        raise UserError(f"{shown} has swapped corners: left, top, right, bottom are expected")
     if right == left or bottom == top:
         raise UserError(f"{shown} has no area")
     cut = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
@@ -160,7 +160,7 @@ def checked_box(
     if outside > _SLACK or cut[0] >= cut[2] or cut[1] >= cut[3]:
         raise UserError(f"{shown} is outside the image of {width} x {height} pixels")
     if not normalised and max(right, bottom) <= 1 < max(size):
-        raise UserError(f"{shown} lies within one pixel: corners are in pixels, not in fractions")
+        raise UserError(f"{shown} is within one pixel: corners are in pixels, not fractions")
     return cut
 
 
@@ -168,14 +168,14 @@ def unknown_class(label: str, classes: Sequence[str]) -> str:
     """Return the message for a label that is not a class."""
     near = difflib.get_close_matches(label, classes, 1, 0.5)
     more = ", ..." if len(classes) > 10 else ""
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(classes[:10])}{more}"
+    hint = f"did you mean {near[0]!r}?" if near else f"classes are {', '.join(classes[:10])}{more}"
     return f"the class {printable(label)!r} is unknown, {hint}"
 
 
 def with_test_split(index: AnnotationIndex, test: str, shown: str) -> AnnotationIndex:
     """Put images whose names match the pattern `test` into the test split, others into training.
 
-    The name is that of the file without its ending, or of its path below the root.
+    The name is the file name, or the path below the root, without the extension.
     """
     if not test:
         return index
@@ -186,7 +186,7 @@ def with_test_split(index: AnnotationIndex, test: str, shown: str) -> Annotation
     try:
         pattern = re.compile(test)
     except re.error as error:
-        raise UserError(f"test = {test!r} is no regular expression: {error}") from None
+        raise UserError(f"test = {test!r} is not a regular expression: {error}") from None
     images = []
     for image in index.images:
         below = os.path.splitext(os.path.relpath(image.path, index.root))[0]
@@ -196,7 +196,7 @@ def with_test_split(index: AnnotationIndex, test: str, shown: str) -> Annotation
     if not 0 < count < len(images):
         names = ", ".join(os.path.basename(image.path) for image in index.images[:3])
         raise UserError(
-            f"test = {test!r} chooses {count} of the {len(images)} images of {shown} ({names}, ...)"
+            f"test = {test!r} matches {count} of the {len(images)} images of {shown} ({names}, ...)"
         )
     return replace(index, images=images)
 
@@ -212,7 +212,7 @@ def first_file(folder: str, endings: Sequence[str]) -> str:
 
 
 def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:
-    """Return the images in a folder and its subfolders, by relative name without ending."""
+    """Return the images in a folder and its subfolders, by relative name without extension."""
     paths: dict[str, str] = {}
     allowed = tuple(endings)
     for parent, folders, names in os.walk(folder):
@@ -225,7 +225,7 @@ def by_stem(folder: str, endings: Iterable[str] = ENDINGS) -> dict[str, str]:
                 if below in paths:
                     raise UserError(
                         f"{printable(path)} and {printable(os.path.basename(paths[below]))} have "
-                        "the same name except for the extension: which one is meant?"
+                        "the same name except for the extension: remove one of them"
                     )
                 paths[below] = path
     return paths

@@ -31,7 +31,7 @@ def read_box_table(path: str) -> AnnotationIndex:
     """Read every image of the CSV with its boxes. Raises UserError if the CSV is invalid."""
     shown, root = printable(path), os.path.dirname(os.path.realpath(path))
     if not os.path.isfile(path):
-        raise UserError(f"{shown} is no file: a CSV of boxes is meant")
+        raise UserError(f"{shown} is not a file: a CSV of boxes is expected")
     columns, rows = read_rows(path, os.path.basename(shown))
     if any(columns.count(name) != 1 for name in _NEEDED):
         raise UserError(
@@ -49,7 +49,7 @@ def read_box_table(path: str) -> AnnotationIndex:
         other_split, other_row = splits.setdefault(image, (split, row.number))
         if other_split != split:
             raise UserError(
-                f"{row.where}: {name} is of {split or 'no split'} here and of "
+                f"{row.where}: {name} is in {split or 'no split'} here and in "
                 f"{other_split or 'no split'} in row {other_row}"
             )
         values = [row.cells[name].strip() for name in (*CORNERS, "label")]
@@ -60,7 +60,7 @@ def read_box_table(path: str) -> AnnotationIndex:
             left, top, right, bottom = (float(value) for value in values[:4])
         except ValueError:
             name, value = next(item for item in zip(CORNERS, values) if not _is_number(item[1]))
-            index.problems.append(Problem(row.where, f"{name} {value!r} is no number"))
+            index.problems.append(Problem(row.where, f"{name} {value!r} is not a number"))
             continue
         label = class_name(values[4])
         image_boxes.append(BoxAnnotation(row.where, label, (left, top, right, bottom)))

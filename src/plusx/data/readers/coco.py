@@ -1,10 +1,10 @@
-"""Boxes and masks as COCO has them (Lin et al. 2014), in one JSON for each split.
+"""Boxes and masks in COCO's format (Lin et al. 2014), one JSON per split.
 
 ROOT/{train,val,test}.json, ROOT/annotations/instances_*.json (CVAT: instances_default.json),
-ROOT/{train,valid,test}/_annotations.coco.json (Roboflow), ROOT/labels.json (FiftyOne), or one JSON
-alone. The images lie beside the JSON or the folder that it is in: by their file_name, or in a
-folder of the split's name, in images, in data, or in images/SPLIT. Polygons and run lengths,
-compressed and not, become masks.
+ROOT/{train,valid,test}/_annotations.coco.json (Roboflow), ROOT/labels.json (FiftyOne), or a single
+JSON. Images are searched beside the JSON and beside its folder: by their file_name, also in a
+folder with the split's name, in images, data or images/SPLIT. Polygons and run lengths, compressed
+or not, become masks.
 """
 
 import codecs
@@ -45,16 +45,16 @@ from plusx.errors import UserError
 
 
 _LIMIT = 2**31  # bytes of a JSON
-_HEAD = 2**20  # bytes of it by which it is recognised
-_FAR = 2.0**20  # corners further out are moved here, which changes no pixel of an image
-_MOST_BITS = 60  # of a compressed run length
-_MOST_JSONS = 20  # of a folder whose heads are read: more are files of single images
+_HEAD = 2**20  # bytes of it that are read to recognise it
+_FAR = 2.0**20  # corners beyond this are clipped to it, which changes no pixel of an image
+_MAX_BITS = 60  # of a compressed run length
+_MAX_JSONS = 20  # folders with more have one JSON per image, and are not COCO
 _WORDS = "|".join(sorted(SPLIT_NAMES, reverse=True))
 _SPLIT = re.compile(rf"(?<![a-z])({_WORDS})(\d*)(?![a-z])", re.IGNORECASE)
 _NAME = re.compile(rf"(instances_)?({_WORDS})\d*\.json")
 _KEYS = ('"images"', '"annotations"', '"categories"')
 _OTHER_KINDS = ("panoptic_", "captions_", "person_keypoints_", "stuff_", "image_info_")
-_NOTES = ("annotations", "annotation", "labels")  # folders of JSONs, with images beside them
+_ANNOTATIONS = ("annotations", "annotation", "labels")  # folders of JSONs, beside those of images
 _IMAGES = ("images", "data")
 
 
@@ -116,7 +116,7 @@ class _File(BaseModel):
 
 
 def recognise_coco(path: str) -> str:
-    """Return why read_coco can read a path, by names and the beginning of JSONs, or ""."""
+    """Return why read_coco can read a path, or ""; only the beginning of JSONs is read."""
     is_json = os.path.isfile(path) and path.lower().endswith(".json")
     for file in [path] if is_json else (name for name, _ in _jsons(path)):
         if _has_keys(file):
@@ -146,7 +146,7 @@ def read_coco(path: str) -> AnnotationIndex:
 
 
 def _leave_out_supercategory(index: AnnotationIndex, categories: dict[Identity, _Category]) -> None:
-    """Remove the category that Roboflow adds above the others, which no box has."""
+    """Remove the category that Roboflow adds as the supercategory of all others."""
     labels = {box.label for image in index.images for box in image.boxes}
     for number, category in list(categories.items()):
         others = [other for key, other in categories.items() if key != number]
@@ -154,7 +154,7 @@ def _leave_out_supercategory(index: AnnotationIndex, categories: dict[Identity, 
         if category.name not in labels and parents == {category.name}:
             del categories[number]
             index.warnings.append(
-                f"the category {category.name!r} is no class: it is the supercategory of the "
+                f"the category {category.name!r} is not a class: it is the supercategory of the "
                 "others, and no box has it"
             )
 
@@ -170,7 +170,7 @@ def _root_of(path: str) -> str:
     """Return the folder that contains the images of one JSON: its own, or the one above."""
     folder = os.path.dirname(path)
     above = os.path.dirname(folder)
-    if os.path.basename(folder).lower() in _NOTES:
+    if os.path.basename(folder).lower() in _ANNOTATIONS:
         return above
     beside = any(
         name in _IMAGES or split_of(name) or name.lower().endswith(ENDINGS)
@@ -184,7 +184,7 @@ def _jsons(root: str) -> Iterator[tuple[str, str]]:
     if not os.path.isdir(root):
         return
     folders = [name for name in sorted(os.listdir(root)) if not name.startswith(".")]
-    below = [name for name in folders if name.lower() in _NOTES or split_of(name)]
+    below = [name for name in folders if name.lower() in _ANNOTATIONS or split_of(name)]
     for name in ("", *below):
         folder = os.path.join(root, name)
         files = [] if not os.path.isdir(folder) else sorted(os.listdir(folder))
@@ -196,7 +196,7 @@ def _jsons(root: str) -> Iterator[tuple[str, str]]:
             path, match = os.path.join(folder, file), _SPLIT.search(file)
             split = split_of(match[1] if match else name)
             usual = _NAME.fullmatch(file) is not None
-            if usual or ((match or len(files) <= _MOST_JSONS) and _has_keys(path)):
+            if usual or ((match or len(files) <= _MAX_JSONS) and _has_keys(path)):
                 yield path, split
 
 
@@ -217,13 +217,13 @@ def _files(root: str, shown: str) -> tuple[dict[str, str], list[str]]:
     if not divided:
         if others:
             raise UserError(
-                f"{shown} has {len(others)} COCO JSONs, none of a split ({names}): give the path "
-                "of one of them, or name them train.json, val.json and test.json"
+                f"{shown} has {len(others)} COCO JSONs, none named after a split ({names}): give "
+                "the path of one of them, or name them train.json, val.json and test.json"
             )
         raise UserError(
-            f"{shown} has no COCO JSON: looked for are train.json, val.json and test.json, the "
-            "same or instances_*.json in annotations, _annotations.coco.json in train, valid and "
-            "test, and labels.json"
+            f"{shown} has no COCO JSON: expected are train.json, val.json and test.json, the same "
+            "or instances_*.json in annotations, _annotations.coco.json in train, valid and test, "
+            "or labels.json"
         )
     first: dict[str, str] = {}
     for path, split in divided.items():
@@ -231,7 +231,7 @@ def _files(root: str, shown: str) -> tuple[dict[str, str], list[str]]:
             raise UserError(
                 f"{printable(path)} is a second JSON of {split}, beside {printable(other, root)}"
             )
-    return divided, [f"not read, because it is of no split: {names}"] if others else []
+    return divided, [f"not read, because it belongs to no split: {names}"] if others else []
 
 
 def _read_file(
@@ -249,7 +249,7 @@ def _read_file(
         isinstance(values, dict) and "segments_info" in values for values in content.annotations
     ):
         raise UserError(
-            f"{shown} is a panoptic JSON, whose segments are in PNGs, which is not read: give a "
+            f"{shown} is a panoptic JSON, with segments in PNGs, which is not supported: give a "
             "JSON of instances"
         )
     names = _categories(content.categories, shown, categories)
@@ -262,13 +262,13 @@ def _read_file(
             image = _Image.model_validate(values)
             number = _number(image.id)
             if number in images:
-                raise UserError("a second image of this id")
+                raise UserError("its id is used twice")
             images[number] = None
             image_path, size = _image_path(image.file_name, folders, splits, index.root), None
             if image.height is not None and image.width is not None:
                 size = image.height, image.width
                 if min(size) < 1 or math.prod(size) > DEFAULT_LIMIT:
-                    raise UserError(f"it says {image.width} x {image.height} pixels")
+                    raise UserError(f"it states {image.width} x {image.height} pixels")
             splits[image_path] = split
             images[number] = AnnotatedImage(
                 image_path, split, size=size, annotation=shown, id=image.id
@@ -283,12 +283,12 @@ def _read_file(
             annotation = _Annotation.model_validate(values)
             number = _number(annotation.image_id)
             if number not in images:
-                raise UserError(f"image_id {annotation.image_id!r} is none of the images")
+                raise UserError(f"image_id {annotation.image_id!r} is not an image of this JSON")
             annotated = images[number]
             if annotated is None:
                 continue  # the problem of its image is listed
             if annotation.id is not None and annotation.id in ids:
-                raise UserError("a second annotation of this id")
+                raise UserError("its id is used twice")
             ids.add(annotation.id)
             boxes[number].append(_box(annotation, where, names, annotated))
         except ValueError as error:
@@ -311,18 +311,18 @@ def _identity(values: Any, position: int) -> Any:
 
 
 def _reason(error: ValueError) -> str:
-    """Return the reason of an error, of a validation error the first of several."""
+    """Return the message of an error, of a validation error the first of several."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
-        return f"it is no JSON, or is cut off: {first['ctx']['error']}"
+        return f"it is not JSON, or truncated: {first['ctx']['error']}"
     fields = [name for name in first["loc"] if name in _EXPECTED]
     items = [f"{fields[0]}, item {at + 1}: " for at in first["loc"] if isinstance(at, int)]
     where = items[0] if len(fields) > 1 and items else ""
     given = reprlib.repr(first["input"])
     if not fields:
-        return f"it is {given}, not an object in braces"
+        return f"it is {given}, not a JSON object"
     field = str(fields[-1])
     is_missing = first["type"] == "missing"
     if is_missing and first["loc"][-1] == field:
@@ -335,15 +335,17 @@ def _reason(error: ValueError) -> str:
 def _categories(
     categories: list[_Category], shown: str, others: dict[Identity, _Category]
 ) -> dict[Identity, str]:
-    """Return the names of one JSON by their ids; `others` are those of the previous JSONs."""
+    """Return the class names of a JSON by id; its categories are added to `others`."""
     by_id: dict[Identity, str] = {}
     for category in categories:
         number, name = _number(category.id), class_name(category.name)
         other = by_id.get(number) or (others[number].name if number in others else name)
         if number in by_id or other != name:
-            raise UserError(f"{shown}, category {number} is {name!r} and {other!r}")
+            raise UserError(
+                f"{shown}, category {number} is {name!r} and {other!r}: ids must be unique"
+            )
         if name in by_id.values():
-            raise UserError(f"{shown}: two categories are called {name!r}")
+            raise UserError(f"{shown}: two categories are named {name!r}")
         by_id[number] = name
         others[number] = category.model_copy(update={"name": name})
     if not by_id:
@@ -352,7 +354,7 @@ def _categories(
 
 
 def _folders(index: AnnotationIndex, path: str) -> list[str]:
-    """Return the folders that may contain the images."""
+    """Return the existing folders that may contain the images."""
     match = _SPLIT.search(os.path.basename(path))
     splits = [match[1] + match[2], match[1]] if match else []
     below = ["", *_IMAGES]
@@ -364,7 +366,7 @@ def _folders(index: AnnotationIndex, path: str) -> list[str]:
 
 
 def _image_path(name: str, folders: list[str], splits: dict[str, str], root: str) -> str:
-    """Return the path of an image in one of the folders or below; Windows writes \\ for /.
+    """Return the path of an image in one of the folders or below; backslashes are tried as slashes.
 
     Raises UserError if there is none, or it is in `splits`, the images so far.
     """
@@ -398,16 +400,16 @@ def _box(
     number = _number(annotation.category_id)
     if number not in names:
         allowed = ", ".join(map(str, list(names)[:20]))
-        raise UserError(f"category_id {annotation.category_id!r} is none of {allowed}")
+        raise UserError(f"category_id {annotation.category_id!r} is not one of {allowed}")
     mask = partial(_mask, annotation.segmentation) if annotation.segmentation else None
     if annotation.bbox is not None:
         left, top, width, height = annotation.bbox
     else:
         size = image.size or _size_in_file(image.path)
-        around = None if mask is None or size is None else mask(size)
-        if around is None or not around.height:
+        drawn = None if mask is None or size is None else mask(size)
+        if drawn is None or not drawn.height:
             raise UserError("it has no bbox and no mask")
-        left, top, width, height = around.left, around.top, around.width, around.height
+        left, top, width, height = drawn.left, drawn.top, drawn.width, drawn.height
     corners = (float(left), float(top), float(left + width), float(top + height))
     return BoxAnnotation(where, names[number], corners, bool(annotation.iscrowd), mask)
 
@@ -419,11 +421,11 @@ def _mask(segmentation: Any, size: Size) -> InstanceMask:
         return InstanceMask.of(segmentation_mask(outline, size))
     except ValidationError:
         raise UserError(
-            f"its segmentation is {reprlib.repr(segmentation)}, and polygons [[x, y, x, y, ...]] "
-            'or run lengths {"size": [height, width], "counts": ...} are expected'
+            f"its segmentation is {reprlib.repr(segmentation)}, not polygons [[x, y, x, y, ...]] "
+            'or run lengths {"size": [height, width], "counts": ...}'
         ) from None
     except LookupError:
-        raise UserError("its segmentation cannot be read: its run lengths are cut off") from None
+        raise UserError("its segmentation cannot be read: its run lengths are truncated") from None
     except ValueError as error:
         raise UserError(f"its segmentation cannot be read: {error}") from None
 
@@ -434,18 +436,18 @@ def segmentation_mask(segmentation: Polygons | RunLengths, size: Size) -> Bool[n
         mask = np.zeros(size, np.bool_)
         for polygon in segmentation:
             if len(polygon) < 6 or len(polygon) % 2:
-                raise UserError("a polygon has three corners or more, x and y of each")
+                raise UserError("a polygon needs three corners or more, each with x and y")
             corners = np.array(polygon).reshape(-1, 2)
             inside = polygon_mask(corners, size)
             mask |= inside if inside.any() else _touched(corners, size)
         return mask
     height, width = segmentation.size
     if (height, width) != size:
-        raise UserError(f"it is of {width} x {height} pixels, the image of {size[1]} x {size[0]}")
+        raise UserError(f"it has {width} x {height} pixels, the image {size[1]} x {size[0]}")
     counts = segmentation.counts
-    runs = _unpacked(counts) if isinstance(counts, str) else counts
+    runs = _decoded_runs(counts) if isinstance(counts, str) else counts
     if min(runs, default=0) < 0 or sum(runs) != height * width:
-        raise UserError(f"its runs are {sum(runs)} pixels long, the image has {height * width}")
+        raise UserError(f"its runs have {sum(runs)} pixels, the image {height * width}")
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(width, height).T
 
@@ -463,7 +465,7 @@ def _touched(corners: Float64[np.ndarray, "_ 2"], size: tuple[int, int]) -> Bool
     return mask
 
 
-def _unpacked(text: str) -> list[int]:
+def _decoded_runs(text: str) -> list[int]:
     """Decode COCO's compressed run lengths: five bits per character, as differences."""
     runs: list[int] = []
     position = 0
@@ -471,8 +473,8 @@ def _unpacked(text: str) -> list[int]:
         number = shift = 0
         more = True
         while more:
-            if shift > _MOST_BITS:
-                raise UserError("a run of more than any image has")
+            if shift > _MAX_BITS:
+                raise UserError("a run is longer than any image")
             bits = ord(text[position]) - 48
             number |= (bits & 31) << shift
             more = bool(bits & 32)

@@ -48,7 +48,6 @@ class Listing:
         self, entries: Sequence[Entry], modality: Modality, on_unreadable: OnUnreadable
     ) -> tuple[list[Entry], list[str]]:
         """Return the usable entries, and warnings about the others, or raise UserError."""
-        # """
         used, warnings = check_entries(entries, self.root, on_unreadable, modality)
         return used, [*self.warnings, *warnings]
 
@@ -63,7 +62,7 @@ class Listing:
 
 
 def file_items(entries: Sequence[Entry], decoder: Decoder = "pillow") -> FileItems:
-    """Return items of files that were decoded once."""
+    """Return the items of decoded files."""
     contents = [entry.verdict.content for entry in entries if entry.verdict is not None]
     paths = [entry.path for entry in entries]
     return FileItems(paths, decoder, contents if len(contents) == len(paths) else None)
@@ -75,7 +74,7 @@ def class_name(text: str) -> str:
 
 
 def refuse_similar_names(names: Iterable[str], where: str) -> None:
-    """Raise UserError if two classes differ only in case, Unicode form or what is not seen."""
+    """Raise UserError if two names differ only in case, Unicode form or invisible characters."""
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(_visible(name).casefold(), name)
@@ -90,7 +89,7 @@ def refuse_similar_names(names: Iterable[str], where: str) -> None:
 
 
 def _visible(name: str) -> str:
-    """Return a class name without characters that are not printed, and with plain single blanks."""
+    """Return a class name without invisible characters, and with single spaces."""
     return " ".join(_ESCAPED.sub("", class_name(name)).split())
 
 

@@ -1,11 +1,10 @@
-"""Images in one folder and masks in another: the class of every pixel.
+"""Images in one folder and masks, the class of every pixel, in another.
 
 ROOT/{train,val,test} beside ROOT/{train,val,test}annot (CamVid), ROOT/{images,masks}[/SPLIT],
 ROOT/SPLIT/{images,masks}, or Pascal VOC's JPEGImages, SegmentationClass and
-ImageSets/Segmentation. A mask has the name of its image but for the ending, or with _mask, _L,
-_label, _seg or _gt behind it. ROOT/classes.csv may name the classes and say which value or which
-colour each has, and so may ROOT/labelmap.txt, as CVAT writes it. Every mask is read once, before
-training.
+ImageSets/Segmentation. A mask has its image's name with any extension, or with _mask, _L, _label,
+_labels, _seg or _gt appended. ROOT/classes.csv, or CVAT's ROOT/labelmap.txt, may name the classes
+and give their values or colours. Every mask is read once, before training.
 """
 
 import os
@@ -50,14 +49,14 @@ from plusx.data.splits import SPLIT_NAMES
 from plusx.errors import UserError
 
 
-_RULES = 1  # raised whenever the content of MaskSummary changes
+_CACHE_VERSION = 1  # increased whenever the content of MaskSummary changes
 _CONNECTED = np.ones((3, 3), np.int8)  # pixels that touch at a corner are connected
 _IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "SegmentationClass")
-_BEHIND = ("", "_mask", "_L", "_label", "_labels", "_seg", "_gt")
-_WHOLE = re.compile(r"\d{1,5}")
-_NAMED = 12  # colours in a message
-_MOST_UNNAMED = 32  # values that become classes without being named
+_SUFFIXES = ("", "_mask", "_L", "_label", "_labels", "_seg", "_gt")
+_INTEGER = re.compile(r"\d{1,5}")
+_SHOWN = 12  # colours in a message
+_MAX_UNNAMED = 32  # values that become classes without being named
 
 
 def recognise_masks(path: str) -> str:
@@ -81,7 +80,7 @@ def read_mask_folder(path: str) -> AnnotationIndex:
     """Read every image with its mask. Raises UserError for another layout."""
     shown, root = printable(path), os.path.realpath(path)
     if not os.path.isdir(root):
-        raise UserError(f"{shown} is {'no folder' if os.path.exists(root) else 'missing'}")
+        raise UserError(f"{shown} is {'not a folder' if os.path.exists(root) else 'missing'}")
     index = AnnotationIndex(root)
     segmented = os.path.join(root, "SegmentationClass")
     if os.path.isdir(os.path.join(root, "SegmentationObject")):
@@ -93,14 +92,14 @@ def read_mask_folder(path: str) -> AnnotationIndex:
     folders = mask_folders(root)
     if not folders:
         raise UserError(
-            f"{shown} has no folders of images and masks: looked for are train and trainannot "
-            "(and val, test), images and masks, or train/images and train/masks"
+            f"{shown} has no folders of images and masks: train and trainannot (and val, test), "
+            "images and masks, or train/images and train/masks are expected"
         )
     for (split, image_folder), candidates in folders.items():
         images, masks = by_stem(image_folder), _masks_in(candidates, root)
         unpaired = dict(masks)
         for name, image in images.items():
-            mask_name = next((name + end for end in _BEHIND if name + end in masks), None)
+            mask_name = next((name + end for end in _SUFFIXES if name + end in masks), None)
             if mask_name is None:
                 index.problems.append(Problem(printable(image, root), "no mask"))
             else:
@@ -121,8 +120,9 @@ def mask_folders(root: str) -> dict[tuple[str, str], list[str]]:
             candidates.append((split, os.path.join(name, images), os.path.join(name, masks)))
             candidates.append((split, os.path.join(images, name), os.path.join(masks, name)))
     folders: dict[tuple[str, str], list[str]] = {}
-    for candidate in (candidates, [("", images, masks) for images, masks in both]):
-        for split, *names in candidate if not folders else ():
+    # folders without splits only if there are none with splits
+    for group in (candidates, [("", images, masks) for images, masks in both]):
+        for split, *names in group if not folders else ():
             image_folder, mask_folder = (os.path.join(root, name) for name in names)
             if os.path.isdir(image_folder) and os.path.isdir(mask_folder):
                 folders.setdefault((split, image_folder), []).append(mask_folder)
@@ -135,7 +135,7 @@ def _masks_in(folders: list[str], root: str) -> dict[str, str]:
     used = [folder for folder in folders if masks[folder]]
     if len(used) > 1:
         one, other = (printable(folder, root) for folder in used[:2])
-        raise UserError(f"masks lie in {one} and in {other}: which ones are meant?")
+        raise UserError(f"masks are in {one} and in {other}: remove one of these folders")
     return masks[used[0]] if used else {}
 
 
@@ -153,11 +153,10 @@ def _from_lists(
 
 
 def read_classes(root: str) -> tuple[tuple[str, ...], MaskEncoding]:
-    """The names in ROOT/classes.csv with their values or colours, or those in CVAT's labelmap.txt;
-    nothing where there is neither.
+    """Return class names and their values or colours, from ROOT/classes.csv or CVAT's labelmap.txt.
 
-    Columns name and value, or name, r, g and b (or red, green and blue). A value without a name is
-    ignored. Raises UserError with the row.
+    The columns are name and value, or name, r, g and b (or red, green and blue). A value without a
+    name is ignored. Without a file, no classes are returned. Raises UserError with the row.
     """
     path = os.path.join(root, "classes.csv")
     if not os.path.isfile(path):
@@ -180,14 +179,14 @@ def read_classes(root: str) -> tuple[tuple[str, ...], MaskEncoding]:
         value = 0
         for column in value_columns:
             highest = 65535 if column == "value" else 255
-            if not _WHOLE.fullmatch(cells[column]) or int(cells[column]) > highest:
+            if not _INTEGER.fullmatch(cells[column]) or int(cells[column]) > highest:
                 raise UserError(
-                    f"{row.where}: {column} {cells[column]!r} is no number from 0 to {highest}"
+                    f"{row.where}: {column} {cells[column]!r} is not a number from 0 to {highest}"
                 )
             value = value << 8 | int(cells[column])
         name = class_name(cells["name"])
         if name in names or value in (*values, *ignored):
-            raise UserError(f"{row.where}: a name and a value stand once each")
+            raise UserError(f"{row.where}: a name or a value is repeated")
         if name:
             names.append(name)
         (values if name else ignored).append(value)
@@ -209,14 +208,14 @@ def _read_label_map(path: str) -> tuple[tuple[str, ...], MaskEncoding]:
         colour = rest.partition(":")[0].split(",")
         if len(colour) != 3 or not all(c.isdecimal() and int(c) < 256 for c in colour):
             raise UserError(
-                f"labelmap.txt, row {number}: {printable(rest)!r} is no colour, three numbers "
-                "from 0 to 255 with commas between them"
+                f"labelmap.txt, row {number}: {printable(rest)!r} is not a colour, three "
+                "numbers from 0 to 255 separated by commas"
             )
         red, green, blue = map(int, colour)
         names.append(printable(name))
         values.append(red << 16 | green << 8 | blue)
     if len(set(names)) < len(names) or len(set(values)) < len(values):
-        raise UserError("labelmap.txt: a name and a colour stand once each")
+        raise UserError("labelmap.txt: a name or a colour is repeated")
     return tuple(names), MaskEncoding(tuple(values), colours=bool(names))
 
 
@@ -289,7 +288,7 @@ def _summaries(
     """Return the summary of each mask by path; cached until the file changes."""
     paths = [image.mask for image in images if image.mask is not None]
     examine = partial(_summary, colours=colours)
-    return summaries_of_files(paths, root, "masks", [_RULES, colours], examine, MaskSummary)
+    return summaries_of_files(paths, root, "masks", [_CACHE_VERSION, colours], examine, MaskSummary)
 
 
 def _summary(path: str, colours: bool) -> MaskSummary:
@@ -307,7 +306,7 @@ def _summary(path: str, colours: bool) -> MaskSummary:
 def _classes(
     index: AnnotationIndex, images: Sequence[AnnotatedImage], options: LayoutOptions
 ) -> tuple[tuple[str, ...], MaskEncoding]:
-    """Return classes and values: by the recipe, classes.csv or the masks."""
+    """Return classes and values, from the recipe, classes.csv or the masks."""
     names, encoding = read_classes(index.root)
     if encoding.colours and not options.values:
         if options.classes and set(options.classes) != set(names):
@@ -321,23 +320,23 @@ def _classes(
         names = options.classes or tuple(map(str, values))
         if len(values) != len(names) or len(set(values)) != len(values):
             raise UserError(
-                f"[data] values {list(values)}: one for each of the {len(names)} classes, and no "
-                "two the same"
+                f"[data] values {list(values)}: a different value is needed for each of the "
+                f"{len(names)} classes"
             )
     elif names:
         values = encoding.values
     else:
         values = _values_in_masks(index, images, options)
         names = tuple(map(str, values))
-    both = sorted(set(values) & set(options.ignore))
-    if both:
-        raise UserError(f"[data] ignore: {both[0]} is the value of a class")
-    usual = () if IGNORE_INDEX in (*values, *options.ignore) else (IGNORE_INDEX,)
+    common = sorted(set(values) & set(options.ignore))
+    if common:
+        raise UserError(f"[data] ignore: {common[0]} is the value of a class")
+    default = () if IGNORE_INDEX in (*values, *options.ignore) else (IGNORE_INDEX,)
     refuse_similar_names(names, printable(index.root))
     if len(names) > IGNORE_INDEX:
         raise UserError(f"masks can have {IGNORE_INDEX} classes, not {len(names)}")
     ignored = () if encoding.colours else encoding.ignored
-    return names, MaskEncoding(values, (*ignored, *options.ignore, *usual))
+    return names, MaskEncoding(values, (*ignored, *options.ignore, *default))
 
 
 def _values_in_masks(
@@ -360,45 +359,45 @@ def _values_in_masks(
     if len(class_values) < 2:
         listed = ", ".join(map(str, sorted(values)[:10]))
         raise UserError(
-            f"the masks have the values {listed} alone, of which {len(class_values)} could be a "
+            f"the masks have only the values {listed}, {len(class_values)} of which can be a "
             "class: at least two classes are needed"
         )
-    if len(class_values) > _MOST_UNNAMED:
+    if len(class_values) > _MAX_UNNAMED:
         first = ", ".join(map(str, sorted(class_values)[:8]))
         raise UserError(
-            f"the masks have {len(class_values)} values ({first}, ...): edges that are smoothed "
-            "(anti-aliased) have values between the classes, and instance masks one for each "
-            "object; if all of them are classes, list them in classes.csv or in [data] values"
+            f"the masks have {len(class_values)} values ({first}, ...): smoothed (anti-aliased) "
+            "edges have values between the classes, and instance masks one per object; if all of "
+            "them are classes, list them in classes.csv or in [data] values"
         )
     return tuple(sorted(class_values))
 
 
 def _refuse_colours(index: AnnotationIndex, images: Sequence[AnnotatedImage]) -> None:
-    """Raise UserError with the colours of masks that are all in colours, which nothing names."""
+    """Raise UserError with the colours of the masks, if all of them are in colours."""
     pixels: Counter[int] = Counter()
     for summary in _summaries(images, index.root, colours=True).values():
         if summary.problem:
             return
         pixels.update(dict(zip(summary.values, summary.counts)))
-    whole = sum(pixels.values())
+    total = sum(pixels.values())
     colours = [
-        (f"{value >> 16},{value >> 8 & 255},{value & 255}", f"{count / whole:.2%}")
+        (f"{value >> 16},{value >> 8 & 255},{value & 255}", f"{count / total:.2%}")
         for value, count in pixels.most_common()
     ]
-    first = "; ".join(f"{colour} ({share} of the pixels)" for colour, share in colours[:_NAMED])
-    more = len(colours) - _NAMED
-    if len(colours) > _MOST_UNNAMED:
+    first = "; ".join(f"{colour} ({share} of the pixels)" for colour, share in colours[:_SHOWN])
+    more = len(colours) - _SHOWN
+    if len(colours) > _MAX_UNNAMED:
         raise UserError(
-            f"the masks have {len(colours):,} colours ({first}; ...): edges that are smoothed "
-            "(anti-aliased) or compressed have colours between those of the classes; save masks "
-            "without both, and name the colour of each class in classes.csv (name,red,green,blue)"
+            f"the masks have {len(colours):,} colours ({first}; ...): smoothed (anti-aliased) or "
+            "compressed edges have colours between those of the classes; save masks without "
+            "either, and name the colour of each class in classes.csv (name,red,green,blue)"
         )
-    rows = " ".join(f"NAME,{colour}" for colour, _ in colours[:_NAMED])
+    rows = " ".join(f"NAME,{colour}" for colour, _ in colours[:_SHOWN])
     raise UserError(
-        f"the masks are in colours, and nothing says which is which class: they have {first}"
+        f"the masks are in colours, which no file assigns to classes: they have {first}"
         f"{f'; and {more} more' if more > 0 else ''}: write {printable(index.root)}/classes.csv "
-        f"with the lines name,red,green,blue {rows}, with a name for each NAME, or none for a "
-        "colour that is ignored"
+        f"with the lines name,red,green,blue {rows}, where each NAME is a class, or empty for "
+        "a colour that is ignored"
     )
 
 
@@ -408,8 +407,10 @@ def _refuse_white(
     encoding: MaskEncoding,
     options: LayoutOptions,
 ) -> str:
-    """What is wrong with a mask of 0 and 255 alone, where 255 is ignored by default and 1 is the
-    other class of two; "" where that is right. UserError: all masks are such.
+    """Return the problem of a mask with only 0 and 255, if the classes are 0 and 1; else "".
+
+    In such a mask 255, which is ignored by default, probably means class 1. Raises UserError if all
+    masks are like this.
     """
     stated = (*options.ignore, *read_classes(index.root)[1].ignored)
     if encoding.values != (0, 1) or IGNORE_INDEX in stated:
@@ -421,8 +422,8 @@ def _refuse_white(
             "values = [0, 255] in [data]"
         )
     return (
-        "it has no values but 0 and 255, where other masks have 0 and 1: write 1 for 255, or set "
-        "ignore = [255] in [data] if these pixels are to be ignored"
+        "it has only the values 0 and 255, other masks 0 and 1: write 1 for 255, or set ignore = "
+        "[255] in [data] to ignore these pixels"
     )
 
 
@@ -443,7 +444,7 @@ def _refuse_unused(
     if not encoding.colours:
         listed = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
         hint += f", or state the value of each class in [data] values (the masks have {listed})"
-    raise UserError(f"{what} no pixel in the masks that train: {hint}")
+    raise UserError(f"{what} no pixel in the training masks: {hint}")
 
 
 def boxes_of_components(
@@ -451,8 +452,8 @@ def boxes_of_components(
 ) -> Boxes:
     """Return boxes of the connected components of the classes `chosen`, numbered 0, 1, ...
 
-    Components of fewer than `min_area` pixels become crowds, which are ignored: an object partly
-    hidden by a pole, or too far away to be recognised. Touching objects are one component. With
+    Components of fewer than `min_area` pixels become crowds, which are ignored, such as an object
+    that is partly hidden or too far away to be recognised. Touching objects are one component. With
     `instances` each box has its mask.
     """
     from scipy import ndimage  # slow to import

@@ -1,9 +1,9 @@
-"""Boxes as Pascal VOC has them (Everingham et al. 2010), in XML files beside the images.
+"""Boxes in Pascal VOC's format (Everingham et al. 2010): an XML file for each image.
 
-ROOT/{JPEGImages,Annotations,ImageSets/Main/{train,val,test,trainval}.txt}; images and annotations
-are names of the two folders too; ROOT/SPLIT/{images,annotations}, and ROOT/SPLIT with images and
-XML files in one folder. Without lists every image that has an annotation is taken. Boxes that are
-marked as difficult are ignored.
+ROOT/{JPEGImages,Annotations,ImageSets/Main/{train,val,test,trainval}.txt}; the first two may also
+be called images and annotations; ROOT/SPLIT/{images,annotations}, or ROOT/SPLIT with images and XML
+files in one folder. Without lists, every image that has an annotation is used. Boxes marked as
+difficult are ignored.
 """
 
 import math
@@ -28,11 +28,11 @@ from plusx.errors import UserError
 
 
 _IMAGES = ("JPEGImages", "images", "image", "imgs")
-_NOTES = ("Annotations", "annotations", "annotation", "xmls", "labels")
+_ANNOTATIONS = ("Annotations", "annotations", "annotation", "xmls", "labels")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DECLARED = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.:-]+)[\"']")
-# what is declared as the first is often the second, which holds it
-_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "ascii": "utf-8"}
+# files that declare the first encoding are often in the second, a superset of it
+_SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "ascii": "utf-8"}
 _FAR = 2.0**31
 _LIMIT = 64 * 2**20
 
@@ -52,37 +52,37 @@ def read_voc(path: str) -> AnnotationIndex:
     folders = _folders(root)
     if not folders:
         raise UserError(
-            f"{shown} has no images with XML files: looked for are JPEGImages and Annotations "
-            "(with ImageSets/Main), images and annotations, the same in train, val and test, and "
-            "both in one folder"
+            f"{shown} has no images with XML files: expected are JPEGImages and Annotations (with "
+            "ImageSets/Main), images and annotations, the same in train, val and test, or both in "
+            "one folder"
         )
     lists = voc_lists(root, "Main", index.problems)
-    for split, images, notes in folders:
-        pictures, annotations = by_stem(images), by_stem(notes, (".xml",))
+    for split, image_folder, annotation_folder in folders:
+        images, annotations = by_stem(image_folder), by_stem(annotation_folder, (".xml",))
         lists_here = lists if lists and not split else {}
         if not lists_here:
             names = [(name, printable(path, root)) for name, path in annotations.items()]
             lists_here = {split: names}
-            for name in sorted(set(pictures) - set(annotations)):
-                index.problems.append(Problem(printable(pictures[name], root), "no annotation"))
+            for name in sorted(set(images) - set(annotations)):
+                index.problems.append(Problem(printable(images[name], root), "no annotation"))
         for list_split, names in lists_here.items():
             for name, where in names:
                 if name not in annotations:
-                    reason = "no such annotation" if name in pictures else "no such image"
+                    reason = "no such annotation" if name in images else "no such image"
                     index.problems.append(Problem(where, f"{printable(name)!r}: {reason}"))
-                elif name not in pictures:
-                    note = printable(annotations[name], root)
-                    index.problems.append(Problem(where, f"{note} has no image"))
+                elif name not in images:
+                    annotation = printable(annotations[name], root)
+                    index.problems.append(Problem(where, f"{annotation} has no image"))
                 else:
-                    _read(index, pictures[name], annotations[name], list_split)
+                    _read(index, images[name], annotations[name], list_split)
     return index
 
 
 def _folders(root: str) -> list[tuple[str, str, str]]:
-    """Return split ("" for none), folder of images and folder of annotations."""
-    candidates = [("", images, notes) for images, notes in product(_IMAGES, _NOTES)]
+    """Return the folders of images and of annotations, each pair after its split or ""."""
+    candidates = [("", images, notes) for images, notes in product(_IMAGES, _ANNOTATIONS)]
     for name, split in SPLIT_NAMES.items():
-        for images, notes in product(_IMAGES, _NOTES):
+        for images, notes in product(_IMAGES, _ANNOTATIONS):
             candidates.append((split, os.path.join(name, images), os.path.join(name, notes)))
             candidates.append((split, os.path.join(images, name), os.path.join(notes, name)))
         candidates.append((split, name, name))
@@ -124,7 +124,7 @@ def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[t
             words = line.split()
             if not words:
                 continue
-            # a list of one class has 1 or -1 behind each name, other programs write paths
+            # a list of one class has 1 or -1 after each name; some programs write paths
             name = words[0] if len(words) > 1 and words[-1] in ("1", "-1", "0") else line.strip()
             stem = _without_ending(name)
             where = f"{printable(path, root)}, row {number}"
@@ -137,11 +137,13 @@ def voc_lists(root: str, kind: str, problems: list[Problem]) -> dict[str, list[t
 
 
 def _without_ending(name: str) -> str:
-    """Return the name of an image in a list, which may be a file or a path."""
+    """Return the name of an image from a line of a list, which may be a file name or a path."""
     stem, ending = os.path.splitext(name)
     if ending.lower() not in (*ENDINGS, ".xml"):
         return name
-    return re.sub(rf"^(?:.*/)?(?:{'|'.join((*_IMAGES, *_NOTES))})/", "", stem.replace("\\", "/"))
+    return re.sub(
+        rf"^(?:.*/)?(?:{'|'.join((*_IMAGES, *_ANNOTATIONS))})/", "", stem.replace("\\", "/")
+    )
 
 
 def _read(index: AnnotationIndex, image_path: str, path: str, split: str) -> None:
@@ -160,10 +162,10 @@ def _read(index: AnnotationIndex, image_path: str, path: str, split: str) -> Non
 def _entry(image_path: str, path: str, split: str, where: str) -> AnnotatedImage:
     text = _decoded(read_regular(path, _LIMIT))
     if "<!ENTITY" in text or "<!DOCTYPE" in text:
-        raise UnreadableInput("it declares entities, which an annotation has no use for")
+        raise UnreadableInput("it declares entities, which annotations do not need")
     tree = ElementTree.fromstring(text)
     boxes = []
-    for element in tree.iter():  # other programs write a namespace, or other capitals
+    for element in tree.iter():  # some programs write a namespace, or other capitals
         element.tag = element.tag.rpartition("}")[2].casefold()
     objects = list(tree.iter("object"))
     if not objects and tree.tag != "annotation":
@@ -171,13 +173,13 @@ def _entry(image_path: str, path: str, split: str, where: str) -> AnnotatedImage
             f"its root is <{printable(tree.tag[:40])}> and it has no <object>: <annotation>, with "
             "an <object> for each box, is expected"
         )
-    in_objects = sum(len(list(thing.iter("bndbox"))) for thing in objects)
+    in_objects = sum(len(list(element.iter("bndbox"))) for element in objects)
     if len(list(tree.iter("bndbox"))) > in_objects:
         raise UnreadableInput("it has a <bndbox> outside of any <object>")
-    for number, thing in enumerate(objects, 1):
-        box = thing.find("bndbox")
+    for number, element in enumerate(objects, 1):
+        box = element.find("bndbox")
         corners = tuple(_number(None if box is None else box.findtext(name)) for name in _CORNERS)
-        label = class_name(thing.findtext("name") or "")
+        label = class_name(element.findtext("name") or "")
         left, top, right, bottom = corners
         if right > left and bottom > top:  # pixels count from 1, and the last one is inside
             left, top = left - 1, top - 1
@@ -186,7 +188,7 @@ def _entry(image_path: str, path: str, split: str, where: str) -> AnnotatedImage
                 f"{where}, object {number}",
                 label,
                 (left, top, right, bottom),
-                crowd=(thing.findtext("difficult") or "0").strip() == "1",
+                crowd=(element.findtext("difficult") or "0").strip() == "1",
             )
         )
     height, width = _number(tree.findtext("size/height")), _number(tree.findtext("size/width"))
@@ -195,15 +197,15 @@ def _entry(image_path: str, path: str, split: str, where: str) -> AnnotatedImage
 
 
 def _decoded(data: bytes) -> str:
-    """The text of an XML file in the encoding that it begins in or declares.
+    """Decode an XML file by its byte order mark or the encoding that it declares.
 
-    LookupError, ValueError: the encoding is unknown, or is another one.
+    Raises LookupError or ValueError if the encoding is unknown or wrong.
     """
     encoding = encoding_of(data)
     if encoding == "utf-8-sig":
         declared = _DECLARED.match(data.removeprefix(b"\xef\xbb\xbf"))
         name = declared[1].decode("ascii") if declared else "utf-8"
-        encoding = _WIDER.get(name.lower(), "utf-8-sig" if name.lower() == "utf-8" else name)
+        encoding = _SUPERSETS.get(name.lower(), "utf-8-sig" if name.lower() == "utf-8" else name)
     return data.decode(encoding)
 
 

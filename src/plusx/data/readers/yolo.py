@@ -1,14 +1,13 @@
-"""Boxes as YOLO has them: a text file of each image, a line of a class and a box or a polygon each.
+"""Boxes in YOLO's format: a text file for each image, with a line for each box or polygon.
 
-A line is `class x y width height`, the middle and the sides of a box, or `class x1 y1 x2 y2 ...`,
-the corners of a polygon, all of them fractions of the image. ROOT/data.yaml (any .yaml that has
-names) names the classes and says where the images of train, val and test are; without it they are
-in ROOT/images/{train,val,test} or ROOT/{train,val,test}/images, and the classes in classes.txt or
-a .names file. The label of .../images/.../NAME.jpg is .../labels/.../NAME.txt, or NAME.txt beside
-it. An image whose label file is empty has no boxes.
+A line is `class x y width height`, the centre and the sides of a box, or `class x1 y1 x2 y2 ...`,
+the corners of a polygon, as fractions of the image. ROOT/data.yaml (any .yaml that has names) has
+the class names and the locations of the images of train, val and test. Without it, these are
+ROOT/images/{train,val,test} or ROOT/{train,val,test}/images, and the names are in classes.txt or a
+.names file. The labels of .../images/.../NAME.jpg are in .../labels/.../NAME.txt, or in NAME.txt
+beside it. An image with an empty label file has no boxes.
 """
 
-import math
 import os
 import re
 import reprlib
@@ -38,32 +37,31 @@ from plusx.errors import UserError
 
 _LIMIT = 2**20  # bytes of data.yaml
 _LABEL_LIMIT = 64 * 2**20  # bytes of a label file, and of a list of images
-_OVER = 0.01  # how far fractions may leave 0 to 1, by rounding
+_TOLERANCE = 0.01  # by which fractions may be outside 0 to 1, because of rounding
 _KEY = re.compile(r"^([\s{,]*)[\"']?(names|nc|train|val|test|<<)[\"']?\s*:", re.MULTILINE)
 _YAML = (".yaml", ".yml")
 _CLASSES, _SPLITS = {"names", "nc"}, {"train", "val", "test"}
-_MOST_CLASSES = 100_000
+_MAX_CLASSES = 100_000
 _IMAGES = ("images", "obj_train_data", "data")
 _NUMBER = re.compile(rb"\s*\d+(\.0+)?(\s+[-+.\deE]+){4,}\s*")
 
 
 def recognise_yolo(path: str) -> str:
-    """Return why read_yolo can read a path, by names and two files, or ""."""
+    """Return why read_yolo can read a path, or ""."""
     descriptions = [path] if os.path.isfile(path) else _descriptions(path)
     for file in descriptions:
         if file.lower().endswith(_YAML) and _is_description(file):
-            return (
-                f"{printable(file, path)} has the names of classes and the images, as YOLO has it"
-            )
+            return f"{printable(file, path)} has class names and images, in YOLO's format"
     for _, folder in _image_folders(path):
         if label := _first_label(folder):
-            return f"images in {printable(folder, path)}, YOLO's labels {printable(label, path)}"
+            return f"images in {printable(folder, path)}, YOLO labels {printable(label, path)}"
     return ""
 
 
 def read_yolo(path: str) -> AnnotationIndex:
-    """Every image with its boxes. UserError: there are no images or no labels, or data.yaml is
-    wrong.
+    """Read every image with its boxes.
+
+    Raises UserError if there are no images or no labels, or data.yaml is invalid.
     """
     shown, real = printable(path), os.path.realpath(path)
     if os.path.isfile(real):
@@ -73,7 +71,7 @@ def read_yolo(path: str) -> AnnotationIndex:
         descriptions = [name for name in _descriptions(real) if _is_description(name)]
         if len(descriptions) > 1:
             several = ", ".join(printable(name, root) for name in descriptions)
-            raise UserError(f"{shown} has several descriptions ({several}): give the path of one")
+            raise UserError(f"{shown} has several YAML files ({several}): give the path of one")
         description = descriptions[0] if descriptions else ""
         others = [name for name in _descriptions(real) if name not in descriptions]
     else:
@@ -88,17 +86,17 @@ def read_yolo(path: str) -> AnnotationIndex:
     names = _names(content, root, printable(description, root))
     if description and "names" not in content and not _listed_names(root):
         index.warnings.append(
-            f"{printable(description, root)} names no classes: they are called by their numbers"
+            f"{printable(description, root)} has no class names: classes are named by their numbers"
         )
-    images = list(_described(content, root)) or [
+    images = list(_listed_images(content, root)) or [
         (split, image)
         for split, folder in _image_folders(root)
         for image in by_stem(folder).values()
     ]
     if not images:
         raise UserError(
-            f"{shown} has no images: looked for are those that data.yaml says, images/train and "
-            "train/images (and val, test), and images"
+            f"{shown} has no images: expected are those listed in data.yaml, images/train or "
+            "train/images (and val, test), or images"
         )
     _read_labels(index, images, names, shown)
     return index
@@ -112,7 +110,7 @@ def _descriptions(root: str) -> list[str]:
 def _is_description(path: str) -> bool:
     """Whether a YAML file has the keys of a data.yaml; in a file of that name one is enough."""
     keys = _KEY.findall(beginning(path, _LIMIT))
-    merges = any(key == "<<" for _, key in keys)  # of keys that are further in
+    merges = any(key == "<<" for _, key in keys)  # then nested keys count too
     names = {key for before, key in keys if merges or "{" in before or not before.strip("\n")}
     return bool(names) if _is_usual(path) else bool(names & _CLASSES and names & _SPLITS)
 
@@ -145,29 +143,29 @@ def _names(content: dict[str, Any], root: str, shown: str) -> tuple[str, ...]:
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
             raise UserError(
                 f"{shown}: names have the numbers {', '.join(map(printable, map(str, names)))}, "
-                f"and 0 to {len(names) - 1} without gaps are expected"
+                f"not 0 to {len(names) - 1} without gaps"
             )
         names = [names[number] for number in range(len(names))]
     if names is not None and not isinstance(names, list):
-        raise UserError(f"{shown}: names is {type(names).__name__}, and a list is expected")
+        raise UserError(f"{shown}: names is {type(names).__name__}, not a list")
     for name in names or ():
         if type(name) not in (str, int):  # YAML reads no, on and 1.10 as something else
-            raise UserError(f"{shown}: the name {reprlib.repr(name)} is no text: put it in quotes")
+            raise UserError(f"{shown}: the name {reprlib.repr(name)} is not text: put it in quotes")
     count = content.get("nc")
     if names is not None and count is not None and count != len(names):
-        raise UserError(f"{shown}: nc is {reprlib.repr(count)}, and there are {len(names)} names")
+        raise UserError(f"{shown}: nc is {reprlib.repr(count)}, but there are {len(names)} names")
     if names is None:
         names = _listed_names(root)
-        if not names and type(count) is int and 0 < count <= _MOST_CLASSES:
+        if not names and type(count) is int and 0 < count <= _MAX_CLASSES:
             names = list(range(count))
     classes = tuple(class_name(str(name)) for name in names)
     if twice := sorted({name for name in classes if classes.count(name) > 1}):
-        raise UserError(f"{shown}: the class {twice[0]!r} is there twice")
+        raise UserError(f"{shown}: the class {twice[0]!r} is listed twice")
     return classes
 
 
 def _listed_names(root: str) -> list[str]:
-    """The names in classes.txt, in the root or in labels, or in one .names file; one a line."""
+    """Return the lines of classes.txt, in the root or in labels, or of the first .names file."""
     candidates = [
         os.path.join(root, *part) for part in (("classes.txt",), ("labels", "classes.txt"))
     ]
@@ -182,11 +180,11 @@ def _lines(path: str) -> list[str]:
     try:
         return decoded(read_regular(path, _LABEL_LIMIT)).splitlines()
     except UnicodeDecodeError as error:
-        raise UnreadableInput(f"no text: {error}") from None
+        raise UnreadableInput(f"not text: {error}") from None
 
 
-def _described(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:
-    """Return the images listed in a data.yaml, with their splits."""
+def _listed_images(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:
+    """Yield the splits and paths of the images listed in a data.yaml."""
     first: dict[str, str] = {}
     for name, split in SPLIT_NAMES.items():
         entries = content.get(name)
@@ -194,7 +192,7 @@ def _described(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:
             if not entry:
                 continue
             if not isinstance(entry, str):
-                raise UserError(f"{name}: {reprlib.repr(entry)} is no path")
+                raise UserError(f"{name}: {reprlib.repr(entry)} is not a path")
             folder = content.get("path")
             path = _below(entry, folder if isinstance(folder, str) else "", root)
             if path is None:
@@ -208,9 +206,9 @@ def _described(content: dict[str, Any], root: str) -> Iterator[tuple[str, str]]:
 
 
 def _below(entry: str, folder: str, root: str) -> str | None:
-    """Return where a path of a data.yaml leads below the root, or None.
+    """Return the existing path below the root for a path in a data.yaml, or None.
 
-    Absolute paths of other machines, and paths with .., are searched by their last components.
+    Absolute paths of other machines, and paths with .., are matched by their last components.
     """
     entry = entry.replace("\\", "/")
     for text in (f"{folder}/{entry}", entry):
@@ -315,8 +313,8 @@ def _read_labels(
         )
     if len(missing) == len(images):
         raise UserError(
-            f"{shown} has no label files: looked for are labels/.../NAME.txt and NAME.txt beside "
-            f"the images, such as {printable(_label_path(images[0][1]), index.root)}"
+            f"{shown} has no label files: expected are labels/.../NAME.txt or NAME.txt beside the "
+            f"images, such as {printable(_label_path(images[0][1]), index.root)}"
         )
     if missing:
         count = "1 image has" if len(missing) == 1 else f"{len(missing):,} images have"
@@ -330,19 +328,19 @@ def _box(line: str, names: tuple[str, ...], where: str) -> tuple[int, BoxAnnotat
     try:
         number, *values = (float(word) for word in words)
     except ValueError:
-        raise UserError(f"{printable(line.strip()[:40])!r} is no class with numbers") from None
+        raise UserError(f"{printable(line.strip()[:40])!r} is not a class and numbers") from None
     count = len(values)
     if count != 4 and (count < 6 or count % 2):
         raise UserError(
             f"{len(words)} numbers: a class with x, y, width and height, or with the x and y of "
             "three corners or more, is expected"
         )
-    if number != int(number if math.isfinite(number) else -1) or number < 0:
-        raise UserError(f"the class {words[0]!r} is no number from 0")
+    if not number.is_integer() or number < 0:
+        raise UserError(f"the class {words[0]!r} is not an integer from 0")
     if names and number >= len(names):
         valid = f"0 to {len(names) - 1} ({', '.join(names[:10])}{', ...' * (len(names) > 10)})"
-        raise UserError(f"the class {int(number)} is none of {valid}")
-    if not all(-_OVER <= value <= 1 + _OVER for value in values):
+        raise UserError(f"the class {int(number)} is not one of {valid}")
+    if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
         raise UserError(
             f"{' '.join(words[1:5])}{' ...' * (count > 4)} are not from 0 to 1: fractions of the "
             "image are expected, not pixels"
