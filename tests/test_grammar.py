@@ -126,7 +126,7 @@ ILLEGAL = {
     "groups that do not divide": (lambda: net("conv3g3 norm +"), "groups"),
     "nothing left of the size": (lambda: net(stem="conv3 avgpool16s2"), "nothing remains"),
     "nothing left of the width": (lambda: net("conv3/32 conv1 +"), "nothing remains"),
-    "nothing left of se": (lambda: net("conv3 se/32 +"), "nothing"),
+    "nothing left of se": (lambda: net("conv3 se/32 +"), "leaves none"),
     "a gated unit of an odd width": (lambda: net("conv1 conv3/16 glu conv1 +"), "no halves"),
     "branch and shortcut disagree": (lambda: net("conv2 norm +"), "'conv2 norm +'"),
     "branch and gate disagree": (lambda: net("conv3 ~", gate="conv1/2"), "'conv1/2'"),

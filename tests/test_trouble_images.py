@@ -567,7 +567,7 @@ def test_t15_tuples_are_no_batches() -> None:
 def test_t15_names_of_files_and_runs_are_no_names_of_networks(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("")
     assert "is a run: `plusx report" in message(describe_network, str(tmp_path))
-    assert "a spec of your own stands in the recipe itself" in message(find, "mine.toml")
+    assert "write a spec of your own into the recipe" in message(find, "mine.toml")
 
 
 @pytest.mark.parametrize("text", ["4", "16", "1.5"])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from plusx.continual.method import Memory, Method, Position, Trained
 from plusx.errors import UserError
+from plusx.nn.dims import CONVOLUTIONS
 from plusx.tasks.task import Task, Wrapped
 
 
@@ -96,7 +97,7 @@ def adapted_weights(net: nn.Module) -> list[str]:
     last: dict[str, str] = {}
     stem = True
     for name, module in net.named_modules():
-        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if not isinstance(module, CONVOLUTIONS):
             continue
         if not stem and max(module.kernel_size) > 1 and all(k % 2 for k in module.kernel_size):
             last[name.rpartition(".")[0]] = f"{name}.weight"

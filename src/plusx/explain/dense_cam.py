@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plusx.errors import UserError
 from plusx.explain.grad_cam import cam_of, stages_from
-from plusx.nn.network import Network, stage_positions
+from plusx.nn.network import Network, stage_indices
 from plusx.nn.with_head import NetworkWithHead
 from plusx.train.loop import evaluating
 
@@ -43,7 +43,7 @@ def dense_cam(
             start: Tensor = stages[index]
             remaining_stages: Callable[[Tensor], list[Tensor]] = _single
             if stage is not None:
-                (index,) = stage_positions([stage], len(stages))
+                (index,) = stage_indices([stage], len(stages))
                 start, remaining_stages = _from_stage(net, inputs, stages, index)
 
         def score(maps: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plusx.errors import UserError
 from plusx.grammar.words import Word, parse
 from plusx.nn.block import run_layers
-from plusx.nn.network import Network, stage_positions
+from plusx.nn.network import Network, stage_indices
 from plusx.nn.reversible import ReversibleNetwork
 from plusx.train.loop import evaluating
 
@@ -125,7 +125,7 @@ def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
             "known; use `plusx.explain.grad_cam.cam_of` with maps and a score"
         )
     count = len(net.widths)  # type: ignore[arg-type]
-    if stage is not None and stage_positions([stage], count) != [count - 1]:
+    if stage is not None and stage_indices([stage], count) != [count - 1]:
         raise UserError(
             f"{type(net).__name__} is not built of stages: it can be cut only after its last stage"
         )
@@ -163,7 +163,7 @@ def _cut_network(net: Network | ReversibleNetwork, stage: int | None, pooled: in
     if stage is None:
         stage, position = len(net.widths) - 1, pooled
     else:
-        (stage,), position = stage_positions([stage], len(net.widths)), 0
+        (stage,), position = stage_indices([stage], len(net.widths)), 0
 
     def maps(x: Tensor) -> Tensor:
         return run_layers(net.tail, names[:position], net.features(x, out=[stage])[0])

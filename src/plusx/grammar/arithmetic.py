@@ -73,6 +73,11 @@ class LayerContext:
     width: int
     stride: Size
 
+    @classmethod
+    def unstrided(cls, net: Net, width: int) -> "LayerContext":
+        """Return a context whose stride is 1 in every dimension."""
+        return cls(net, width, (1,) * net.ndim)
+
 
 @dataclass(frozen=True)
 class StageShape:
@@ -115,6 +120,11 @@ def each_dimension(value: Stride, ndim: int) -> Size:
     if len(numbers) not in (1, ndim):
         raise UserError(f"{value} has {len(numbers)} numbers for {ndim} dimensions")
     return numbers * ndim if len(numbers) == 1 else numbers
+
+
+def input_shape(net: Net) -> FeatureShape:
+    """Return the features of an input of the net's own size."""
+    return FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), (1,) * net.ndim)
 
 
 def padding(kernel: Size, dilation: int = 1) -> Size:
@@ -177,7 +187,7 @@ def block(shape: FeatureShape, spec: Block, context: LayerContext) -> FeatureSha
         # a tensor that the branch saves is not saved again by a shortcut
         start = _saved_by(shape, (*sentence.lead, *sentence.branch), context)
         fork_input = _saved_by(after_lead, sentence.branch, context) if sentence.lead else start
-        paths = {"shortcut": side_path(start, fork_input, y, spec, context)}
+        paths = {"shortcut": _shortcut(start, fork_input, y, spec, context)}
         if sentence.merge == "gate":
             paths["gate"] = run(start.without_cost(), parse(spec.gate).branch, context)
             y = y.save().add_cost(0, 0, 2 * y.nbytes)
@@ -191,7 +201,7 @@ def block(shape: FeatureShape, spec: Block, context: LayerContext) -> FeatureSha
                     f"with {path.channels} at {_by(path.size)}"
                 )
             y = _with_cost(y, path)
-    return run(y, sentence.after, replace(context, stride=(1,) * context.net.ndim))
+    return run(y, sentence.after, LayerContext.unstrided(context.net, context.width))
 
 
 def _saved_by(shape: FeatureShape, words: Sequence[Word], context: LayerContext) -> FeatureShape:
@@ -216,10 +226,11 @@ def projects(shape: FeatureShape, y: FeatureShape, context: LayerContext) -> boo
     return y.channels != shape.channels or max(context.stride) > 1
 
 
-def side_path(
+def _shortcut(
     shape: FeatureShape, lead: FeatureShape, y: FeatureShape, spec: Block, context: LayerContext
 ) -> FeatureShape:
-    """Return the shortcut: from the lead if it projects, else from the block's input."""
+    """Return the features after the shortcut, which starts after the lead if it projects, else at
+    the block's input."""
     if projects(shape, y, context):
         return run(lead.without_cost(), parse(spec.shortcut).branch, context)
     return run(shape.without_cost(), parse(spec.identity).branch, context)
@@ -228,13 +239,13 @@ def side_path(
 @lru_cache(maxsize=1024)  # specs are frozen, and measured often
 def measure(net: Net) -> Measure:
     """Measure a whole network at its own input size. Raises UserError if shapes do not match."""
-    unstrided = (1,) * net.ndim
-    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), unstrided)
-    shape = run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, unstrided))
+    stem = LayerContext.unstrided(net, net.stem_width)
+    shape = run(input_shape(net), parse(net.stem).branch, stem)
     stages = []
     for i, stage in enumerate(net.stages, 1):
         stage_input = shape
-        shape = run(shape, parse(stage.enter).branch, LayerContext(net, shape.channels, unstrided))
+        enter = LayerContext.unstrided(net, shape.channels)
+        shape = run(shape, parse(stage.enter).branch, enter)
         shape = list(block_shapes(shape, stage, net))[-1][1]
         stages.append(
             StageShape(
@@ -247,7 +258,7 @@ def measure(net: Net) -> Measure:
                 shape.multiply_adds - stage_input.multiply_adds,
             )
         )
-    shape = run(shape, parse(net.tail).branch, LayerContext(net, shape.channels, unstrided))
+    shape = run(shape, parse(net.tail).branch, LayerContext.unstrided(net, shape.channels))
     width = shape.channels * prod(shape.size)
     if net.num_classes:
         shape = shape.add_cost((width + 1) * net.num_classes, width * net.num_classes)
@@ -260,9 +271,8 @@ def block_shapes(
 ) -> Iterator[tuple[FeatureShape, FeatureShape]]:
     """Yield the features before and after each block of a stage; repeated blocks are computed
     once."""
-    unstrided = (1,) * net.ndim
     first = LayerContext(net, stage.width, each_dimension(stage.stride, net.ndim))
-    rest = LayerContext(net, stage.width, unstrided)
+    rest = LayerContext.unstrided(net, stage.width)
     by_key: dict[tuple[Block, int, Size, bool], FeatureShape] = {}
     for index, spec in enumerate(stage.blocks):
         if index == 0:
@@ -270,7 +280,7 @@ def block_shapes(
         else:
             key = (spec, shape.channels, shape.size, shape.is_saved)
             if key not in by_key:
-                by_key[key] = block(replace(shape.without_cost(), stride=unstrided), spec, rest)
+                by_key[key] = block(replace(shape.without_cost(), stride=rest.stride), spec, rest)
             after = add_block(shape, by_key[key])
         yield shape, after
         shape = after
@@ -312,7 +322,7 @@ def _hidden(channels: int, word: Word) -> int:
     assert word.value is not None
     hidden = channels // int(word.value)
     if hidden < 1:
-        raise UserError(f"{word} leaves nothing of {channels} channels")
+        raise UserError(f"{word} leaves none of {channels} channels")
     return hidden
 
 

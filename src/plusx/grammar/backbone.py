@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from plusx.errors import UserError
 from plusx.grammar import arithmetic
-from plusx.grammar.arithmetic import FeatureShape, LayerContext, Size, each_dimension
+from plusx.grammar.arithmetic import FeatureShape, LayerContext, Size, each_dimension, input_shape
 from plusx.grammar.heads import Head
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.twins import map_stage_blocks
@@ -45,11 +45,8 @@ def dilated(net: Net, stride: int) -> Net:
     no weights. Raises UserError if the stem has a larger stride, or a convolution cannot keep the
     size.
     """
-    unstrided = (1,) * net.ndim
-    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), unstrided)
-    shape = arithmetic.run(
-        shape, parse(net.stem).branch, LayerContext(net, net.stem_width, unstrided)
-    )
+    stem = LayerContext.unstrided(net, net.stem_width)
+    shape = arithmetic.run(input_shape(net), parse(net.stem).branch, stem)
     if max(shape.stride) > stride:
         raise UserError(
             f"the stem {net.stem!r} has a stride of {max(shape.stride)}, more than {stride}"
@@ -57,7 +54,7 @@ def dilated(net: Net, stride: int) -> Net:
     total, rate, stages = shape.stride, 1, []
     widths = (shape.channels, *arithmetic.measure(net).widths)
     for stage, width_before, width_after in zip(net.stages, widths, widths[1:]):
-        enter = unstrided
+        enter = stem.stride
         for word in parse(stage.enter).branch:
             enter = _product(enter, each_dimension(word.stride or 1, net.ndim))
         stage_stride = each_dimension(stage.stride, net.ndim)
@@ -82,10 +79,9 @@ def dilated(net: Net, stride: int) -> Net:
 
 def stem_maps(net: Net) -> list[StemMap]:
     """Return the stem's maps that are finer than the first stage, the last of each resolution."""
-    unstrided = (1,) * net.ndim
-    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), unstrided)
+    shape, context = input_shape(net), LayerContext.unstrided(net, net.stem_width)
     coarsest = each_dimension(arithmetic.measure(net).strides[0], net.ndim)
-    context, maps = LayerContext(net, net.stem_width, unstrided), {}
+    maps = {}
     for position, word in enumerate(parse(net.stem).branch):
         shape = arithmetic.step(shape, word, context)
         if shape.stride != coarsest:
@@ -99,8 +95,8 @@ def embedding_map(net: Net) -> StemMap | None:
     if not net.takes_tokens:
         return None
     words = parse(net.stem).branch
-    count = next((i for i, word in enumerate(words) if word.kind in ("conv", "attn", "glu")), None)
-    return StemMap(len(words[:count]) - 1, int(words[0].value or 1), (1,) * net.ndim)
+    end = next((i for i, word in enumerate(words) if word.kind in ("conv", "attn", "glu")), None)
+    return StemMap(len(words[:end]) - 1, int(words[0].value or 1), (1,) * net.ndim)
 
 
 def _before_pooling(tail: str) -> str:
@@ -119,11 +115,9 @@ def _product(first: Size, second: Size) -> Size:
 
 def _channels_after(enter: str, channels: int, net: Net) -> int:
     """Return the channels after the layers on entry to a stage."""
-    unstrided = (1,) * net.ndim
-    shape = FeatureShape(channels, (1 << 16,) * net.ndim, unstrided)
-    return arithmetic.run(
-        shape, parse(enter).branch, LayerContext(net, channels, unstrided)
-    ).channels
+    context = LayerContext.unstrided(net, channels)
+    shape = FeatureShape(channels, (1 << 16,) * net.ndim, context.stride)
+    return arithmetic.run(shape, parse(enter).branch, context).channels
 
 
 def _dilate_stage(stage: Stage, stride: int, rate: int, keeps_width: bool) -> Stage:
@@ -131,55 +125,53 @@ def _dilate_stage(stage: Stage, stride: int, rate: int, keeps_width: bool) -> St
 
     keeps_width: the first block has as many output as input channels.
     """
-    first, *rest = stage.blocks
-    first_block = _block(first, rate, stride)
+    first = stage.blocks[0]
+    first_block = _dilate_block(first, rate, stride)
     pads = any(word.kind == "pad" for word in parse(first.shortcut).words)
     if keeps_width and stride > 1 and not pads:
         # the shortcut was a projection only because of the stride, and must remain one
         first_block = replace(first_block, identity=first_block.shortcut)
     dilated_stage = _at_rate(stage, rate * stride)
-    repeated = stage.block if isinstance(stage.block, tuple) else (stage.block,)
-    assert len(rest) + 1 == len(repeated) * stage.depth
     return replace(dilated_stage, stride=1, enter=stage.enter, first=first_block)
 
 
 def _at_rate(stage: Stage, rate: int) -> Stage:
     """Return the stage with all filters dilated by `rate`."""
-    stage = map_stage_blocks(stage, lambda block: _block(block, rate, 1))
-    return replace(stage, enter=_side(stage.enter, rate, 1))
+    stage = map_stage_blocks(stage, lambda block: _dilate_block(block, rate, 1))
+    return replace(stage, enter=_dilate_text(stage.enter, rate, 1))
 
 
-def _block(block: Block, rate: int, stride: int) -> Block:
+def _dilate_block(block: Block, rate: int, stride: int) -> Block:
     """Return a block without its stride; the filters after it are dilated accordingly."""
     sentence = parse(block.body)
-    lead, rate_behind = _words(sentence.lead, rate, stride)
-    branch, rate_behind = _words(sentence.branch, rate_behind, stride)
-    after, _ = _words(sentence.after, rate * stride, 1)
+    lead, rate_after = _dilate_words(sentence.lead, rate, stride)
+    branch, _ = _dilate_words(sentence.branch, rate_after, stride)
+    after, _ = _dilate_words(sentence.after, rate * stride, 1)
     body = str(Sentence(tuple(lead), tuple(branch), sentence.merge, tuple(after)))
     return Block(
         body=body,
-        shortcut=_side(block.shortcut, rate, stride),
-        identity=_side(block.identity, rate, 1),
-        gate=_side(block.gate, rate, stride),
+        shortcut=_dilate_text(block.shortcut, rate, stride),
+        identity=_dilate_text(block.identity, rate, 1),
+        gate=_dilate_text(block.gate, rate, stride),
     )
 
 
-def _side(text: str, rate: int, stride: int) -> str:
-    words, _ = _words(parse(text).branch, rate, stride)
+def _dilate_text(text: str, rate: int, stride: int) -> str:
+    words, _ = _dilate_words(parse(text).branch, rate, stride)
     return " ".join(map(str, words))
 
 
-def _words(words: Sequence[Word], rate: int, stride: int) -> tuple[list[Word], int]:
+def _dilate_words(words: Sequence[Word], rate: int, stride: int) -> tuple[list[Word], int]:
     """Return the dilated words, and the rate after the word that had the stride."""
     changed = []
     for word in words:
-        changed.append(_dilate(word, rate))
+        changed.append(_dilate_word(word, rate))
         if word.stride is None:
             rate *= stride
     return changed, rate
 
 
-def _dilate(word: Word, rate: int) -> Word:
+def _dilate_word(word: Word, rate: int) -> Word:
     """Return a convolution dilated by `rate`."""
     if rate == 1 or word.kind != "conv" or max(word.kernel) == 1:
         return word
@@ -201,5 +193,5 @@ def _without_stride(enter: str, rate: int) -> str:
                     f"{word} in {enter!r} cannot keep the size, so its stride cannot be removed"
                 )
             word = replace(word, stride=1)
-        words.append(str(_dilate(word, rate)))
+        words.append(str(_dilate_word(word, rate)))
     return " ".join(words)

@@ -12,7 +12,7 @@ STRICT = {"extra": "forbid"}
 MAX_WIDTH = 65_536
 
 
-Task = Literal["segment", "detect", "decode", "transcribe"]
+HeadTask = Literal["segment", "detect", "decode", "transcribe"]
 
 
 class HeadTraits:
@@ -24,7 +24,7 @@ class HeadTraits:
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
-    task: ClassVar[Task] = "segment"
+    task: ClassVar[HeadTask] = "segment"
     two_stage: ClassVar[bool] = False
     has_masks: ClassVar[bool] = False
     dilates: ClassVar[bool] = False
@@ -78,7 +78,7 @@ class Fcos(HeadTraits):
     convolutions with stride 2.
     """
 
-    task: ClassVar[Task] = "detect"
+    task: ClassVar[HeadTask] = "detect"
     kind: Literal["fcos"] = "fcos"
     width: int = 64
     depth: int = 2
@@ -114,7 +114,7 @@ class Yolo(HeadTraits):
     first.
     """
 
-    task: ClassVar[Task] = "detect"
+    task: ClassVar[HeadTask] = "detect"
     kind: Literal["yolo"] = "yolo"
     anchors: tuple[Anchor, ...] = COCO_ANCHORS
 
@@ -135,7 +135,7 @@ class FasterRcnn(HeadTraits):
     them positives.
     """
 
-    task: ClassVar[Task] = "detect"
+    task: ClassVar[HeadTask] = "detect"
     two_stage: ClassVar[bool] = True
     kind: Literal["faster-rcnn"] = "faster-rcnn"
     width: int = 256
@@ -146,7 +146,8 @@ class FasterRcnn(HeadTraits):
     def __post_init__(self) -> None:
         _within("width", self.width, 1, MAX_WIDTH)
         _within("regions", self.regions, 1, 4096)
-        _sides(self.anchors)
+        if not self.anchors or min(self.anchors) < 1:
+            raise UserError("anchors: one side per level is needed, in pixels, at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,7 @@ class ConvDecoder(HeadTraits):
     embedding; residual: False is the plain twin; max_length: tokens of an output, with its end.
     """
 
-    task: ClassVar[Task] = "decode"
+    task: ClassVar[HeadTask] = "decode"
     kind: Literal["conv-decoder"] = "conv-decoder"
     width: int = 256
     depth: int = 3
@@ -181,11 +182,9 @@ class ConvDecoder(HeadTraits):
     max_length: int = 100
 
     def __post_init__(self) -> None:
-        _within("width", self.width, 1, MAX_WIDTH)
+        _check_decoder(self)
         _within("embed", self.embed, 1, MAX_WIDTH)
-        _within("depth", self.depth, 1, 100)
         _within("kernel", self.kernel, 1, 99)
-        _decodes(self.dropout, self.max_length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +197,7 @@ class TransformerDecoder(HeadTraits):
     of an output, with its end.
     """
 
-    task: ClassVar[Task] = "decode"
+    task: ClassVar[HeadTask] = "decode"
     kind: Literal["transformer-decoder"] = "transformer-decoder"
     width: int = 256
     depth: int = 3
@@ -210,12 +209,10 @@ class TransformerDecoder(HeadTraits):
     max_length: int = 100
 
     def __post_init__(self) -> None:
-        _within("width", self.width, 1, MAX_WIDTH)
+        _check_decoder(self)
         _within("hidden", self.hidden, 1, MAX_WIDTH)
-        _within("depth", self.depth, 1, 100)
         if self.heads < 1 or self.width % self.heads:
             raise UserError(f"heads = {self.heads}: must divide the width, {self.width}")
-        _decodes(self.dropout, self.max_length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +220,7 @@ class Ctc(HeadTraits):
     """Logits of every token and of the blank at each position of a sequence, for connectionist
     temporal classification (Graves et al. 2006)."""
 
-    task: ClassVar[Task] = "transcribe"
+    task: ClassVar[HeadTask] = "transcribe"
     kind: Literal["ctc"] = "ctc"
 
 
@@ -262,7 +259,7 @@ def head_from_dict(mapping: Mapping[str, Any]) -> Head:
     for key in mapping:
         if key not in names:
             raise UserError(f"a head {kind!r} has no field {key!r}; it has {', '.join(names)}")
-    refuse_types(mapping)
+    check_field_types(mapping)
     values = {key: _tupled(value) for key, value in mapping.items()}
     for field in fields(cls):
         choices = get_args(field.type) if get_origin(field.type) is Literal else ()
@@ -272,7 +269,7 @@ def head_from_dict(mapping: Mapping[str, Any]) -> Head:
     return cls(**values)
 
 
-def refuse_types(mapping: Mapping[str, Any]) -> None:
+def check_field_types(mapping: Mapping[str, Any]) -> None:
     """Raise UserError for a value of another type than its field, such as text for a number."""
     cls = HEADS.get(str(mapping.get("kind")))
     for field in () if cls is None else fields(cls):
@@ -301,12 +298,9 @@ def _within(name: str, value: int, low: int, high: int) -> None:
         raise UserError(f"{name} = {value}: must be from {low} to {high:,}")
 
 
-def _sides(anchors: tuple[int, ...]) -> None:
-    if not anchors or min(anchors) < 1:
-        raise UserError("anchors: one side per level is needed, in pixels, at least 1")
-
-
-def _decodes(dropout: float, max_length: int) -> None:
-    if not 0 <= dropout < 1:
-        raise UserError(f"dropout = {dropout}: must be a probability, from 0 to below 1")
-    _within("max_length", max_length, 1, 10_000)
+def _check_decoder(head: ConvDecoder | TransformerDecoder) -> None:
+    _within("width", head.width, 1, MAX_WIDTH)
+    _within("depth", head.depth, 1, 100)
+    if not 0 <= head.dropout < 1:
+        raise UserError(f"dropout = {head.dropout}: must be a probability, from 0 to below 1")
+    _within("max_length", head.max_length, 1, 10_000)

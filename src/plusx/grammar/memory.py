@@ -12,7 +12,7 @@ from math import prod
 from typing import Literal
 
 from plusx.grammar import arithmetic
-from plusx.grammar.arithmetic import FLOAT, HEAVY, INDEX, FeatureShape, LayerContext, each_dimension
+from plusx.grammar.arithmetic import FLOAT, HEAVY, INDEX, FeatureShape, LayerContext, input_shape
 from plusx.grammar.spec import Net
 from plusx.grammar.words import parse
 
@@ -72,27 +72,25 @@ def _grouped(regions: tuple[Region, ...]) -> Iterator[Region]:
 @lru_cache(maxsize=64)
 def _regions(net: Net) -> tuple[tuple[Region, ...], int]:
     """Return the regions of a network, first to last, and the bytes saved by its tail and head."""
-    one = (1,) * net.ndim
-    shape = FeatureShape(net.in_channels, each_dimension(net.size, net.ndim), one)
-    if net.takes_tokens:
-        shape = replace(shape, is_saved=True)
-    after = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, net.stem_width, one))
+    shape = replace(input_shape(net), is_saved=net.takes_tokens)
+    stem = LayerContext.unstrided(net, net.stem_width)
+    after = arithmetic.run(shape, parse(net.stem).branch, stem)
     regions = [_region(shape, after)]
     if net.takes_tokens:  # the input consists of token numbers, not of channels
         tokens = INDEX * prod(shape.size)
         regions[0] = replace(regions[0], enters=tokens, saved=regions[0].new + tokens)
     shape = after
     for stage in net.stages:
-        after = arithmetic.run(
-            shape, parse(stage.enter).branch, LayerContext(net, shape.channels, one)
-        )
+        enter = LayerContext.unstrided(net, shape.channels)
+        after = arithmetic.run(shape, parse(stage.enter).branch, enter)
         if stage.enter:
             regions.append(_region(shape, after))
         pairs = list(arithmetic.block_shapes(after, stage, net))
         shape = pairs[-1][1]
         blocks = tuple(_region(block_input, block_output) for block_input, block_output in pairs)
         regions.append(_region(after, shape, blocks))
-    after = arithmetic.run(shape, parse(net.tail).branch, LayerContext(net, shape.channels, one))
+    end = LayerContext.unstrided(net, shape.channels)
+    after = arithmetic.run(shape, parse(net.tail).branch, end)
     tail = after.saved - shape.saved
     if net.num_classes:  # the embedding, and the loss
         tail += FLOAT * (after.channels * prod(after.size) + net.num_classes)

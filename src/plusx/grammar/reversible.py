@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from plusx.grammar import arithmetic
-from plusx.grammar.arithmetic import FLOAT, FeatureShape, LayerContext
+from plusx.grammar.arithmetic import FLOAT, FeatureShape, LayerContext, input_shape
 from plusx.grammar.spec import Block, Net, Stage
 from plusx.grammar.words import parse
 
@@ -25,11 +25,11 @@ class Reversible:
 
     def net(self, in_channels: int = 3, num_classes: int = 10) -> Net:
         """Return a spec with the norm, activation and dimensions of this network."""
-        blocks = tuple(Stage(block=Block(body=BODY), depth=1, width=width) for width in self.widths)
+        stages = tuple(Stage(block=Block(body=BODY), depth=1, width=width) for width in self.widths)
         return Net(
             stem="conv3 norm act",
             stem_width=self.stem_width,
-            stages=blocks,
+            stages=stages,
             tail="norm act pool",
             in_channels=in_channels,
             num_classes=num_classes,
@@ -49,8 +49,8 @@ def reversible_bytes(spec: Reversible, batch: int = 1, *, reverses: bool = True)
     changes the shape, and during the backward pass of a branch what that branch saves.
     """
     net, one = spec.net(), (1, 1)
-    shape = FeatureShape(net.in_channels, (32, 32), one)
-    shape = arithmetic.run(shape, parse(net.stem).branch, LayerContext(net, spec.stem_width, one))
+    stem = LayerContext.unstrided(net, spec.stem_width)
+    shape = arithmetic.run(input_shape(net), parse(net.stem).branch, stem)
     held = shape.saved
     half, all_saved, peak = (FeatureShape(spec.stem_width // 2, shape.size, one), held, held)
     for number, (count, width) in enumerate(zip(spec.units, spec.widths, strict=True), 1):
@@ -80,7 +80,7 @@ def reversible_bytes(spec: Reversible, batch: int = 1, *, reverses: bool = True)
     tail = arithmetic.run(
         FeatureShape(spec.widths[-1], half.size, one),
         parse(net.tail).branch,
-        LayerContext(net, spec.widths[-1], one),
+        LayerContext.unstrided(net, spec.widths[-1]),
     )
     ends = tail.saved + FLOAT * (spec.widths[-1] + net.num_classes)
     return batch * (max(peak, held + ends) if reverses else all_saved + ends)

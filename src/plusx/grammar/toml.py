@@ -1,6 +1,7 @@
 """Conversion of specs to and from plain mappings and TOML."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
@@ -31,16 +32,35 @@ def to_toml(net: Net) -> str:
     """Return a net as a TOML document: its own fields first, then one table per stage."""
     plain = to_dict(net)
     stages = plain.pop("stages")
-    lines = [f"{key} = {_value(value)}" for key, value in plain.items()]
+    lines = [f"{key} = {toml_value(value)}" for key, value in plain.items()]
     for stage in stages:
         lines += ["", "[[stages]]"]
-        lines += [f"{key} = {_value(value)}" for key, value in stage.items()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in stage.items()]
     return "\n".join(lines) + "\n"
 
 
 def from_toml(text: str) -> Net:
     """Return the net of a TOML document. Raises UserError if it is invalid."""
     return from_dict(tomllib.loads(text))
+
+
+def toml_value(value: object) -> str:
+    """Return text, a number, a boolean, a list or a mapping as TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        items = ", ".join(f"{_key(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {items} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def _key(key: str) -> str:
+    """Return a key as TOML, in quotes if it is not a bare key."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)
 
 
 def _plain(value: Any) -> Any:
@@ -53,14 +73,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _stage(mapping: Mapping[str, Any], number: int) -> Stage:

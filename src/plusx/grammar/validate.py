@@ -1,15 +1,17 @@
 """The rules for valid specs, each with an error that quotes the sentence."""
 
+from typing import get_args
+
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import each_dimension, measure
-from plusx.grammar.spec import Net, Stage
-from plusx.grammar.words import PLACES, Sentence, Word, parse
+from plusx.grammar.spec import Activation, Net, Norm, Stage
+from plusx.grammar.words import PLACES, Word, parse
 
 
 CHOICES = {
     "ndim": (1, 2, 3),
-    "norm": ("batch", "layer", "group", "instance"),
-    "act": ("relu", "gelu", "silu", "sigmoid", "tanh", "leaky"),
+    "norm": get_args(Norm),
+    "act": get_args(Activation),
     "drop_mode": ("batch", "row"),
 }
 
@@ -46,7 +48,7 @@ def _check_fields(net: Net) -> None:
         raise UserError(f"the stem {net.stem!r} needs a stem_width")
 
 
-def _check_places(role: str, text: str) -> Sentence:
+def _check_places(role: str, text: str) -> None:
     """Check a sentence that is not a body: no marks, and only words that are allowed there."""
     sentence = parse(text)
     if sentence.merge != "none":
@@ -58,7 +60,6 @@ def _check_places(role: str, text: str) -> Sentence:
                 f"{word} in the {role} {text!r} takes a stage's stride, which is not defined "
                 f"there: write the number, like {word}2"
             )
-    return sentence
 
 
 def _check_place(role: str, text: str, word: Word, position: int) -> None:

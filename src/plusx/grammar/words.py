@@ -58,7 +58,7 @@ VOCABULARY: dict[str, tuple[str, str]] = {
     "pos": ("pos", "pos"),
 }
 
-# names of these layers in other libraries
+# names of these layers in other libraries, for suggestions
 OTHER_NAMES = {
     "batchnorm": "norm",
     "bn": "norm",
@@ -70,7 +70,6 @@ OTHER_NAMES = {
     "relu": "act",
     "silu": "act",
 }
-
 
 # words that are allowed in one place only
 PLACES = {"pool": "tail", "top": "tail", "fc": "tail", "pad": "shortcut", "embed": "stem"}
@@ -136,8 +135,8 @@ def _list(numbers: int | tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """The layers before a projected shortcut branches off, the branch F, the merge, the layers
-    after it."""
+    """The layers before a projected shortcut branches off, the branch F, the merge, and the layers
+    after the merge."""
 
     lead: tuple[Word, ...]
     branch: tuple[Word, ...]
@@ -190,23 +189,20 @@ def _at(sentence: str, position: int, token: str, why: str) -> UserError:
 def _word(text: str, sentence: str, position: int) -> Word:
     for kind, (pattern, _) in VOCABULARY.items():
         if match := re.fullmatch(pattern, text):
-            return _read(kind, match.groupdict())
-    letters = re.match("[a-z]*", text.lower())
-    assert letters is not None
-    if letters.group() in VOCABULARY:
-        raise _at(sentence, position, text, f"written like {VOCABULARY[letters.group()][1]}")
-    near = difflib.get_close_matches(letters.group() or text, [*VOCABULARY, *OTHER_NAMES], 1)
-    if near:
-        near = [OTHER_NAMES.get(near[0], near[0])]
-        raise _at(sentence, position, text, f"no such word, did you mean {near[0]!r}?")
+            return _from_groups(kind, match.groupdict())
+    letters = re.split("[^a-z]", text.lower())[0]
+    if letters in VOCABULARY:
+        raise _at(sentence, position, text, f"written like {VOCABULARY[letters][1]}")
+    if near := difflib.get_close_matches(letters or text, [*VOCABULARY, *OTHER_NAMES], 1):
+        word = OTHER_NAMES.get(near[0], near[0])
+        raise _at(sentence, position, text, f"no such word, did you mean {word!r}?")
     raise _at(sentence, position, text, f"no such word; the words are {', '.join(VOCABULARY)}")
 
 
-def _read(kind: str, fields: dict[str, str | None]) -> Word:
-    ratio = fields.get("ratio")
+def _from_groups(kind: str, fields: dict[str, str | None]) -> Word:
+    """Return the word of a kind with the groups of its pattern."""
+    ratio, stride, value = fields.get("ratio"), fields.get("stride"), fields.get("value")
     number = int(ratio[1:]) if ratio else 1
-    stride = fields.get("stride")
-    value = fields.get("value")
     return Word(
         kind,
         kernel=_numbers(fields.get("kernel") or "()"),

@@ -24,6 +24,7 @@ def add_layers(
     """Add the words to `owner` as conv1, bn1, act1, conv2 ...; return names and output shape.
 
     Counting words per kind gives torchvision's names, so that its ResNets load without a mapping.
+    fresh: nothing else uses the input, so that a first activation may work in place
     """
     names = []
     for word in words:
@@ -68,8 +69,10 @@ class Shortcut(nn.Sequential):
 class ResidualBlock(nn.Module):
     """y = F(x) + x and its variants: one block for every sentence.
 
-    `drop` is the probability of dropping the branch in training: the whole block for a batch, which
-    is then not computed (Huang et al. 2016), or row by row.
+    shape: of the input; `shape_out` is that of the output
+    context: the reference width, and the stride that `s` takes
+    drop: probability of dropping the branch in training: for the whole batch, where it is then not
+        computed (Huang et al. 2016), or for each row
     """
 
     def __init__(
@@ -78,29 +81,26 @@ class ResidualBlock(nn.Module):
         super().__init__()
         sentence, net = parse(spec.body), context.net
         self.merge = sentence.merge
-        self.drop = drop if sentence.merge == "add" else 0.0
+        self.drop = drop if self.merge == "add" else 0.0
         self.drops_rows = net.drop_mode == "row"
-        self.lead, lead = add_layers(self, sentence.lead, shape, context)
-        self.branch, y = add_layers(self, sentence.branch, lead, context)
+        self.lead, lead_shape = add_layers(self, sentence.lead, shape, context)
+        self.branch, y_shape = add_layers(self, sentence.branch, lead_shape, context)
         # the sum may be in place if nothing else needs the branch's output
         self.overwrites = sentence.branch[-1].kind == "norm"
 
-        self.projects = sentence.merge in ("add", "gate") and arithmetic.projects(shape, y, context)
-        self.downsample: Shortcut | None = None
-        self.gate: Shortcut | None = None
-        if sentence.merge in ("add", "gate"):
-            text, start = (spec.shortcut, lead) if self.projects else (spec.identity, shape)
-            if parse(text).words:
-                self.downsample = Shortcut(text, start, context)
-        if sentence.merge == "gate":
-            self.gate = Shortcut(spec.gate, shape, context)
-        if sentence.merge == "concat":
-            y = replace(y, channels=shape.channels + y.channels)
+        has_shortcut = self.merge in ("add", "gate")
+        self.projects = has_shortcut and arithmetic.projects(shape, y_shape, context)
+        text, start = (spec.shortcut, lead_shape) if self.projects else (spec.identity, shape)
+        has_layers = has_shortcut and parse(text).words
+        self.downsample = Shortcut(text, start, context) if has_layers else None
+        self.gate = Shortcut(spec.gate, shape, context) if self.merge == "gate" else None
+        if self.merge == "concat":
+            y_shape = replace(y_shape, channels=shape.channels + y_shape.channels)
 
         # a dropped block returns x itself, which must not be overwritten
-        fresh = sentence.merge != "none" and not (self.drop and not self.drops_rows)
-        unstrided = replace(context, stride=(1,) * net.ndim)
-        self.after, self.shape_out = add_layers(self, sentence.after, y, unstrided, fresh)
+        fresh = self.merge != "none" and not (self.drop and not self.drops_rows)
+        unstrided = LayerContext.unstrided(net, context.width)
+        self.after, self.shape_out = add_layers(self, sentence.after, y_shape, unstrided, fresh)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *t"]:
         y = run_layers(self, self.lead, x)
@@ -110,7 +110,7 @@ class ResidualBlock(nn.Module):
         y = run_layers(self, self.branch, y)
         match self.merge:
             case "add":
-                y = self.survive(y)
+                y = self.stochastic_depth(y)
                 overwrites = self.overwrites and y.dtype == torch.result_type(y, skip)
                 y = y.add_(skip) if overwrites else y + skip
             case "concat":
@@ -127,8 +127,9 @@ class ResidualBlock(nn.Module):
             return False
         return bool(torch.rand(()) < self.drop)
 
-    def survive(self, y: Float[Tensor, "n d *t"]) -> Float[Tensor, "n d *t"]:
-        """Return the branch after stochastic depth."""
+    def stochastic_depth(self, y: Float[Tensor, "n d *t"]) -> Float[Tensor, "n d *t"]:
+        """Return the branch's output, of which training drops rows and evaluation has the
+        expectation."""
         if not self.drop:
             return y
         if not self.drops_rows:  # Huang et al. 2016, eq. 5: the expectation in evaluation

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from plusx.grammar.arithmetic import Size
-from plusx.grammar.heads import DECODERS
 from plusx.nn.build import build
 from plusx.nn.with_head import NetworkWithHead
 
@@ -29,7 +28,7 @@ def multiply_adds(net: NetworkWithHead, size: Size) -> int:
     kind = torch.int64 if takes_tokens else torch.float32
     x = torch.zeros((1, *channels, *size), dtype=kind, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        if net.head_spec.kind in DECODERS:
+        if net.head_spec.task == "decode":
             decoder = meta_net.decoder
             tokens = torch.zeros((1, decoder.max_length), dtype=torch.int64, device="meta")
             decoder(tokens, meta_net.memory(x))

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from plusx.errors import UserError
 from plusx.grammar.arithmetic import FeatureShape, LayerContext
 from plusx.grammar.heads import DeepLab, Fcn, UNet
-from plusx.grammar.spec import Net
 from plusx.nn.block import LayerSequence
 from plusx.nn.dims import layer_type
 from plusx.nn.feature_info import FeatureInfo, FeatureMap
@@ -149,15 +148,13 @@ class UNetDecoder(nn.Module):
         widths = [spec.width * min(2**i, MAX_WIDTH_FACTOR) for i in range(len(self.levels))]
         shape = shape_of(self.levels[-1])
         if self.reads_input:
-            self.enter = LayerSequence(
-                "conv3 norm act", shape_of(finest), head_context(net, spec.width)
-            )
+            context = LayerContext.unstrided(net, spec.width)
+            self.enter = LayerSequence("conv3 norm act", shape_of(finest), context)
         for i in range(len(self.levels) - 2, -1, -1):
             skip = self.enter.shape_out if i == 0 and self.reads_input else shape_of(self.levels[i])
             concatenated = replace(shape, channels=shape.channels + skip.channels)
-            up = LayerSequence(
-                "conv3 norm act conv3 norm act", concatenated, head_context(net, widths[i])
-            )
+            context = LayerContext.unstrided(net, widths[i])
+            up = LayerSequence("conv3 norm act conv3 norm act", concatenated, context)
             self.add_module(f"up{i}", up)
             shape = up.shape_out
         self.classifier = layer_type("Conv", ndim)(shape.channels, num_classes, 1)
@@ -187,9 +184,3 @@ def distinct(levels: FeatureInfo) -> list[FeatureMap]:
 def shape_of(level: FeatureMap) -> FeatureShape:
     """Return the shape of a level; the size is a placeholder, since layers do not depend on it."""
     return FeatureShape(level.channels, (64,) * len(level.stride), level.stride)
-
-
-def head_context(net: Net, width: int) -> LayerContext:
-    """Return the context of a head's layers: norm and activation of the network, and their own
-    width."""
-    return LayerContext(net, width, (1,) * net.ndim)

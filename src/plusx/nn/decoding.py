@@ -1,4 +1,4 @@
-"""Choosing the tokens of a sequence with a `TokenDecoder`: greedily, or by beam search."""
+"""Decoding of sequences with a `TokenDecoder`: greedily, or by beam search."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def decode(
         the end; 0 is the log-probability alone, which prefers short sequences
     max_length: tokens of a sequence with its end; None: those of the decoder
     cached: reuse the layers' states of earlier tokens instead of computing them again
-    Raises UserError for a beam or a length outside of what is possible.
+    Raises UserError for a beam or a length out of range.
     """
     limit = decoder.max_length if max_length is None else max_length
     if not 1 <= limit <= decoder.max_length:
@@ -128,8 +128,8 @@ def beam_search(
     """Return the best finished sequence of each input; see `decode`.
 
     The search for an input ends when `beam` sequences are finished and none of the others is better
-    so far. Without the second condition a few tokens of a probability near 1 would be followed by
-    an improbable end, as in the beam there is room for it.
+    so far. Without the second condition, improbable ends could fill the beam while a more probable
+    sequence is not finished yet.
     """
     prefixes = _prefixes(decoder, memory, cached)
     count, device = len(prefixes.tokens), prefixes.tokens.device

@@ -15,7 +15,7 @@ from torchvision.models.googlenet import GoogLeNet as TorchvisionGoogLeNet
 
 from plusx.grammar.reversible import REVNET38, REVNET110
 from plusx.grammar.spec import Block, Net, Stage
-from plusx.nn.network import Backbone, head
+from plusx.nn.network import Backbone, linear_head
 from plusx.nn.reversible import ReversibleNetwork
 
 
@@ -54,7 +54,7 @@ class AlexNet(Backbone):
         self.tail = nn.Sequential(
             torchvision_net.avgpool, nn.Flatten(), drop1, fc1, act1, drop2, fc2, act2
         )
-        self.fc = head(self.embed_width, num_classes)
+        self.fc = linear_head(self.embed_width, num_classes)
 
 
 class GoogLeNet(Backbone, TorchvisionGoogLeNet):  # type: ignore[misc]
@@ -81,7 +81,7 @@ class GoogLeNet(Backbone, TorchvisionGoogLeNet):  # type: ignore[misc]
         self.style = style(in_channels)
         if in_channels != 3:
             self.conv1 = BasicConv2d(in_channels, 64, kernel_size=7, stride=2, padding=3)
-        self.fc = head(self.embed_width, num_classes)
+        self.fc = linear_head(self.embed_width, num_classes)
 
     def stage(self, index: int, x: Tensor) -> Tensor:
         for name in self.STAGES[index]:
@@ -145,7 +145,7 @@ class KerasResNet8(Backbone):
         self.layer1 = nn.Sequential(KerasBlock(16, 16, 1))
         self.layer2 = nn.Sequential(KerasBlock(16, 32, 2))
         self.layer3 = nn.Sequential(KerasBlock(32, 64, 2))
-        self.fc = head(self.embed_width, num_classes)
+        self.fc = linear_head(self.embed_width, num_classes)
 
     def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
         return self.bn1(self.conv1(x)).relu(), []

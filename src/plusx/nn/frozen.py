@@ -99,11 +99,12 @@ def depths_of(net: nn.Module) -> dict[str, int]:
 
 def head_depth(net: nn.Module) -> int:
     """Return the depth of the head, one more than the number of stages."""
-    return len(backbone_of(net)[1].widths) + 1  # type: ignore[arg-type]
+    return len(find_backbone(net)[1].widths) + 1  # type: ignore[arg-type]
 
 
-def backbone_of(net: nn.Module) -> tuple[str, nn.Module]:
-    """Return the name and the module that computes the features."""
+def find_backbone(net: nn.Module) -> tuple[str, nn.Module]:
+    """Return the name and the module of the network that computes the features. Raises UserError if
+    there is none."""
     for name, module in net.named_modules():
         if hasattr(module, "features") and hasattr(module, "widths") and hasattr(module, "fc"):
             return name, module
@@ -111,7 +112,7 @@ def backbone_of(net: nn.Module) -> tuple[str, nn.Module]:
 
 
 def _depth_by_name(net: nn.Module) -> Callable[[str], int]:
-    backbone_name, backbone = backbone_of(net)
+    backbone_name, backbone = find_backbone(net)
     prefix = f"{backbone_name}." if backbone_name else ""
     last = len(backbone.widths)  # type: ignore[arg-type]
     stage_prefixes = _STAGES.get(str(getattr(backbone, "name", "")))

@@ -9,11 +9,10 @@ from plusx.errors import UserError
 from plusx.grammar.spec import Net
 from plusx.grammar.words import parse
 from plusx.nn.block import ResidualBlock
+from plusx.nn.dims import CONVOLUTIONS
 from plusx.nn.gates import ShortcutGate
 from plusx.nn.layers import Attention
 
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 GATE_BIAS = -2.0
 
@@ -69,13 +68,16 @@ def initialise(
 ) -> None:
     """Initialise a network's parameters from torch's generator.
 
-    `rule` is a name of RULES; None is "he", "truncated" for networks with layer norm, and "fixup"
-    for those whose blocks have the word `shift`.
-    `zero_last_gamma` makes every residual block the identity at the start: the weight of the last
-    norm of each branch before a `+` is 0 (Goyal et al. 2017, section 5.1); branches without a norm
-    are unchanged. `gate_bias` is the initial bias of the gates of `~` and of the word `gate`: a
-    negative one first carries the input and transforms later (Srivastava et al. 2015, section 2.2;
-    He et al. 2016, section 3.1, tries 0 to -10).
+    rule: a name of RULES; None is "he", "truncated" for networks with layer norm, and "fixup" for
+        those whose blocks have the word `shift`
+    zero_last_gamma: make every residual block the identity at the start: the weight of the last
+        norm of each branch before a `+` is 0 (Goyal et al. 2017, section 5.1). Branches without a
+        norm are unchanged
+    gate_bias: initial bias of the gates of `~` and of the word `gate`. A negative one carries the
+        input at first (Srivastava et al. 2015, section 2.2; He et al. 2016, section 3.1, tries 0 to
+        -10)
+
+    Raises UserError for an unknown rule.
     """
     if rule is None:
         rule = _default_rule(getattr(net, "spec", None))

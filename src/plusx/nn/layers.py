@@ -45,10 +45,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "leaky": LeakyReLU,
 }
-# activations that can work in place, and the words whose output nothing else needs: no other path,
-# no backward pass of their own, no memory plan. Excluded are `drop` and the poolings, which may
-# return their input, and layers with weights, whose output may be stored.
+# activations that can work in place
 OVERWRITING = ("relu", "silu")
+# words whose output nothing else needs: no other path, no backward pass of their own, no memory
+# plan. Excluded are `drop` and the poolings, which may return their input, and layers with weights,
+# whose output may be stored.
 FRESH = {"norm", "glu", "se", "eca", "cbam", "scale", "shift", "top", "embed", "pos"}
 
 
@@ -152,8 +153,8 @@ class ConstantScale(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """Embeddings of token numbers, as channels; from a normal distribution of deviation 0.1, as in
-    fairseq, since the deviation of 1 in PyTorch drowns what is learned."""
+    """Embeddings of token numbers, as channels, initialised with a standard deviation of 0.1 as in
+    fairseq; with PyTorch's 1, the initial values would outweigh what is learned."""
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, 0.0, 0.1)

@@ -25,6 +25,10 @@ from plusx.nn.network import Backbone
 from plusx.nn.valid import CURRENT, Positions
 
 
+Fill = Callable[[Tensor, Bool[Tensor, "n 1 t"]], Tensor]  # (input, mask) -> input
+Finish = Callable[[Any, Bool[Tensor, "n 1 t"], Tensor], Tensor]  # (layer, mask, output) -> output
+
+
 def masked(net: nn.Module, inputs: Num[Tensor, "n *c t"], lengths: Int64[Tensor, "n"]) -> Any:
     """Return the output of a network for padded sequences.
 
@@ -84,9 +88,6 @@ def _is_pointwise(module: Any) -> bool:
     return isinstance(module, nn.Conv1d) and module.kernel_size == module.stride == (1,)
 
 
-Fill = Callable[[Tensor, Bool[Tensor, "n 1 t"]], Tensor]
-
-
 def _before(positions: Positions, fill: Fill) -> Callable[[nn.Module, tuple[Tensor]], Any]:
     def hook(module: nn.Module, inputs: tuple[Tensor]) -> Any:
         mask = positions.mask(inputs[0].shape[-1])
@@ -96,7 +97,7 @@ def _before(positions: Positions, fill: Fill) -> Callable[[nn.Module, tuple[Tens
 
 
 def _after(
-    positions: Positions, finish: "Finish | None"
+    positions: Positions, finish: Finish | None
 ) -> Callable[[nn.Module, tuple[Tensor], Tensor], Any]:
     def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Any:
         before, after = inputs[0].shape[-1], output.shape[-1]
@@ -105,9 +106,6 @@ def _after(
         return None if mask is None or finish is None else finish(module, mask, output)
 
     return hook
-
-
-Finish = Callable[[Any, Bool[Tensor, "n 1 t"], Tensor], Tensor]
 
 
 def _zeros(x: Tensor, mask: Tensor) -> Tensor:
@@ -134,7 +132,7 @@ def _mean_of_all(module: nn.AdaptiveAvgPool1d, mask: Tensor, output: Tensor) -> 
     return output / mask.to(output.dtype).mean(-1, keepdim=True)
 
 
-# a layer: what its padding is set to, and how its output is finished
+# a layer: the function that sets the padding of its input, and the one that corrects its output
 HOOKS: dict[type[nn.Module], tuple[Fill | None, Finish | None]] = {
     nn.Conv1d: (_zeros, None),
     nn.MaxPool1d: (_lowest, _finite),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from plusx.errors import UserError
 from plusx.grammar import arithmetic, validate
-from plusx.grammar.arithmetic import FeatureShape, LayerContext, each_dimension
+from plusx.grammar.arithmetic import LayerContext, each_dimension, input_shape
 from plusx.grammar.heads import Head
 from plusx.grammar.spec import Net, Stride
 from plusx.grammar.words import parse
@@ -19,12 +19,12 @@ from plusx.nn.block import LayerSequence, ResidualBlock, add_layers
 class Backbone(nn.Module):
     """A network with stages, features and a head, which is linear by default.
 
-    widths, strides: channels, and input positions per step, at the end of each stage.
-    embed_width: width of the head's input.
-    spec: the model from which the network can be built again.
-    style: the spec whose norm, activation and dimensions a head on the features uses.
-    preprocessing: how inputs are prepared, as a JSON-ready dictionary; None if unknown.
-    classes: names of the outputs; () if unknown.
+    widths, strides: channels, and input positions per step, at the end of each stage
+    embed_width: width of the head's input
+    spec: the model that builds the same network
+    style: the spec whose norm, activation and dimensions a head on the features uses
+    preprocessing: how inputs are prepared, as a JSON-ready dictionary; None if unknown
+    classes: names of the outputs; () if unknown
 
     Subclasses define the attributes and `fc`, and `layer1`, `layer2`, ... or `stage`.
     """
@@ -72,7 +72,7 @@ class Backbone(nn.Module):
         out: Sequence[int] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the outputs of the stem's layers at the positions `stem`, and `features`."""
-        indices = stage_positions(out, len(self.widths))
+        indices = stage_indices(out, len(self.widths))
         x, stem_maps = self.run_stem(x, tuple(stem))
         maps = []
         for index in range(max(indices, default=-1) + 1):
@@ -89,7 +89,7 @@ class Backbone(nn.Module):
 
     def reset_head(self, num_classes: int) -> None:
         """Replace the head by a new one for `num_classes`; 0 removes it."""
-        self.fc = head(self.embed_width, num_classes).to(next(self.parameters()))
+        self.fc = linear_head(self.embed_width, num_classes).to(next(self.parameters()))
         self._reset_classes(num_classes)
 
     def _reset_classes(self, num_classes: int) -> None:
@@ -116,30 +116,28 @@ class Network(Backbone):
         self.spec = self.style = spec
         self.widths, self.strides = measure.widths, measure.strides
         self.num_classes, self.in_channels = spec.num_classes, spec.in_channels
-        unstrided = (1,) * spec.ndim
-        shape = FeatureShape(spec.in_channels, each_dimension(spec.size, spec.ndim), unstrided)
-        stem = LayerContext(spec, spec.stem_width, unstrided)
-        self.stem, shape = add_layers(self, parse(spec.stem).branch, shape, stem)
+        stem = LayerContext.unstrided(spec, spec.stem_width)
+        self.stem, shape = add_layers(self, parse(spec.stem).branch, input_shape(spec), stem)
         total, count = sum(len(stage.blocks) for stage in spec.stages), 0
         for i, stage in enumerate(spec.stages, 1):
             if stage.enter:
-                enter = LayerSequence(
-                    stage.enter, shape, LayerContext(spec, shape.channels, unstrided)
-                )
+                context = LayerContext.unstrided(spec, shape.channels)
+                enter = LayerSequence(stage.enter, shape, context)
                 self.add_module(f"enter{i}", enter)
                 shape = enter.shape_out
             blocks = []
             for j, block in enumerate(stage.blocks):
-                stride = each_dimension(stage.stride, spec.ndim) if j == 0 else unstrided
+                stride = each_dimension(stage.stride if j == 0 else 1, spec.ndim)
+                context = LayerContext(spec, stage.width, stride)
                 count += 1
                 drop = spec.drop_path * count / total
-                context = LayerContext(spec, stage.width, stride)
                 blocks.append(ResidualBlock(block, shape, context, drop))
                 shape = blocks[-1].shape_out
             self.add_module(f"layer{i}", nn.Sequential(*blocks))
-        self.tail = LayerSequence(spec.tail, shape, LayerContext(spec, shape.channels, unstrided))
+        tail = LayerContext.unstrided(spec, shape.channels)
+        self.tail = LayerSequence(spec.tail, shape, tail)
         self.embed_width = measure.embed_width
-        self.fc = head(self.embed_width, spec.num_classes)
+        self.fc = linear_head(self.embed_width, spec.num_classes)
 
     def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
         maps = []
@@ -155,12 +153,12 @@ class Network(Backbone):
         return super().stage(index, x)
 
 
-def head(width: int, num_classes: int) -> nn.Module:
+def linear_head(width: int, num_classes: int) -> nn.Module:
     """Return a linear layer, or the identity without classes."""
     return nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
 
-def stage_positions(out: Sequence[int] | None, count: int) -> list[int]:
+def stage_indices(out: Sequence[int] | None, count: int) -> list[int]:
     """Return the selected stages as indices from 0. Raises UserError for an index out of range."""
     if out is None:
         return list(range(count))

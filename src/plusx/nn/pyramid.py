@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plusx.errors import UserError
+from plusx.grammar.arithmetic import LayerContext
 from plusx.grammar.heads import Fcos, Yolo
 from plusx.grammar.spec import Net
 from plusx.nn.block import LayerSequence
-from plusx.nn.decoders import distinct, head_context, shape_of
+from plusx.nn.decoders import distinct, shape_of
 from plusx.nn.feature_info import FeatureInfo, FeatureMap
 from plusx.nn.init import initialise
 
 
-SET = "conv1/2 norm act conv3 norm act conv1/2 norm act conv3 norm act conv1/2 norm act"
+# the layers of YOLOv3 at one resolution (Redmon and Farhadi 2018, section 2.3)
+DETECTION_BLOCK = "conv1/2 norm act conv3 norm act conv1/2 norm act conv3 norm act conv1/2 norm act"
 PRIOR = 0.01  # the initial score of every class (Lin et al. 2017, section 3.3)
 
 
@@ -131,16 +133,16 @@ class YoloHead(nn.Module):
             width = stages[i].channels
             if i < 2:
                 shape = replace(shape, channels=shape.channels + width, size=(64, 64))
-            half = LayerSequence(SET, shape, head_context(net, width))
-            last = LayerSequence("conv3 norm act", half.shape_out, head_context(net, width))
+            context = LayerContext.unstrided(net, width)
+            half = LayerSequence(DETECTION_BLOCK, shape, context)
+            last = LayerSequence("conv3 norm act", half.shape_out, context)
             self.add_module(f"set{i}", half)
             self.add_module(f"last{i}", last)
             convolution = nn.Conv2d(width, len(spec.anchors) // 3 * (5 + num_classes), 1)
             self.add_module(f"told{i}", convolution)
             if i:
-                up = LayerSequence(
-                    "conv1/2 norm act", half.shape_out, head_context(net, half.shape_out.channels)
-                )
+                context = LayerContext.unstrided(net, half.shape_out.channels)
+                up = LayerSequence("conv1/2 norm act", half.shape_out, context)
                 self.add_module(f"up{i}", up)
                 shape = up.shape_out
         initialise(self, "he")
@@ -174,7 +176,7 @@ def tower(net: Net, spec: Fcos) -> nn.Module:
     words = " ".join(["conv3 norm act"] * spec.depth)
     if not words:
         return nn.Identity()
-    layers = LayerSequence(words, shape_of(level), head_context(net, spec.width))
+    layers = LayerSequence(words, shape_of(level), LayerContext.unstrided(net, spec.width))
     for name in layers.names:
         if name.startswith("norm"):
             # at least two channels per group: the coarsest map may be a single position

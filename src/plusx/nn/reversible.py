@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from plusx.errors import UserError
-from plusx.grammar.arithmetic import FeatureShape, LayerContext
+from plusx.grammar.arithmetic import FeatureShape, LayerContext, input_shape
 from plusx.grammar.reversible import BODY, FIRST, SHORTCUT, Reversible
 from plusx.nn.block import LayerSequence, Shortcut
 from plusx.nn.frozen import frozen_running_statistics
 from plusx.nn.init import initialise
-from plusx.nn.network import Backbone, head
+from plusx.nn.network import Backbone, linear_head
 
 
 class ReversibleUnit(nn.Module):
@@ -34,7 +34,7 @@ class ReversibleUnit(nn.Module):
         super().__init__()
         self.f = LayerSequence(body, shape, context)
         changes_shape = self.f.shape_out.channels != shape.channels or max(context.stride) > 1
-        unstrided = LayerContext(context.net, context.width, (1,) * context.net.ndim)
+        unstrided = LayerContext.unstrided(context.net, context.width)
         self.downsample = Shortcut(SHORTCUT, shape, unstrided) if changes_shape else None
         self.g = LayerSequence(BODY, self.f.shape_out, unstrided)
         self.shape_out = self.g.shape_out
@@ -140,11 +140,9 @@ class ReversibleNetwork(Backbone):
         self.num_classes, self.in_channels = num_classes, in_channels
         self.style = net = sizes.net(in_channels)
         unstrided = (1, 1)
-        input_shape = FeatureShape(in_channels, (32, 32), unstrided)
-        self.stem = LayerSequence(
-            net.stem, input_shape, LayerContext(net, sizes.stem_width, unstrided)
-        )
-        half_shape = FeatureShape(sizes.stem_width // 2, input_shape.size, unstrided)
+        stem = LayerContext.unstrided(net, sizes.stem_width)
+        self.stem = LayerSequence(net.stem, input_shape(net), stem)
+        half_shape = FeatureShape(sizes.stem_width // 2, input_shape(net).size, unstrided)
         for number, (count, width) in enumerate(zip(sizes.units, sizes.widths, strict=True), 1):
             units = []
             for j in range(count):
@@ -156,8 +154,9 @@ class ReversibleNetwork(Backbone):
                 half_shape = units[-1].shape_out
             self.add_module(f"layer{number}", ReversibleStage(*units))
         last = FeatureShape(self.widths[-1], half_shape.size, unstrided)
-        self.tail = LayerSequence(net.tail, last, LayerContext(net, self.widths[-1], unstrided))
-        self.fc = head(self.embed_width, num_classes)
+        tail = LayerContext.unstrided(net, self.widths[-1])
+        self.tail = LayerSequence(net.tail, last, tail)
+        self.fc = linear_head(self.embed_width, num_classes)
         initialise(self, "he")
 
     def run_stem(self, x: Tensor, positions: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:

@@ -2,7 +2,7 @@
 
 A decoder reads the features (n, c, *s) as a memory of positions and predicts one token after
 another: of a sentence network a translation, of an image network a caption. Token 0 ends a
-sequence and stands before its first token, as `</s>` in fairseq.
+sequence and precedes its first token, as `</s>` in fairseq.
 
     memory = decoder.memory(features, valid)
     logits = decoder(tokens, memory)              # all positions at once (teacher forcing)

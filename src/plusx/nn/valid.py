@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Positions:
-    """The lengths of n sequences, at every number of positions that they are brought to."""
+    """The lengths of n padded sequences, at every number of positions that layers produce."""
 
     def __init__(self, count: int, lengths: Int64[Tensor, "n"]) -> None:
         self._lengths = {count: lengths}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plusx.errors import UserError
-from plusx.nn.init import CONVOLUTIONS
+from plusx.nn.dims import CONVOLUTIONS
 
 
 @torch.no_grad()

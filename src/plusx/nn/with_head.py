@@ -1,4 +1,4 @@
-"""A network with a head on its features that predicts a class for every position, or boxes."""
+"""A network with a head on its features: for segmentation, detection, or sequences of tokens."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from plusx.errors import UserError
 from plusx.grammar.backbone import backbone_of, embedding_map, stem_maps
 from plusx.grammar.heads import (
-    DECODERS,
-    DETECTORS,
     ConvDecoder,
     Ctc,
     DeepLab,
@@ -82,7 +80,7 @@ class NetworkWithHead(Backbone):
         self.backbone = without_head(backbone, head)
         self.style, self.in_channels = self.backbone.style, self.backbone.in_channels
         self.widths, self.strides = self.backbone.widths, self.backbone.strides
-        if head.kind in DETECTORS and self.style.ndim != 2:
+        if head.task == "detect" and self.style.ndim != 2:
             raise UserError(
                 f'[head] kind = "{head.kind}" finds boxes in images; the network has '
                 f"{self.style.ndim} dimensions"
@@ -145,7 +143,7 @@ class NetworkWithHead(Backbone):
     @property
     def decoder(self) -> TokenDecoder:
         """The decoder of a network that predicts a sequence of tokens."""
-        if self.head_spec.kind not in DECODERS:
+        if self.head_spec.task != "decode":
             raise AttributeError(f"a network with a head {self.head_spec.kind!r} has no decoder")
         decoder: Any = self.head
         return decoder
@@ -195,9 +193,9 @@ class NetworkWithHead(Backbone):
         return stem, stages
 
     def forward(self, x: Float[Tensor, "n c *s"] | Int[Tensor, "n *s"]) -> Any:
-        if x.ndim == self.style.ndim + 3 and self.head_spec.kind not in DETECTORS:
+        if x.ndim == self.style.ndim + 3 and self.head_spec.task != "detect":
             return self._by_slice(x)
-        if self.head_spec.kind in DECODERS:
+        if self.head_spec.task == "decode":
             memory = self.memory(x)
             return self.decoder.step(first_tokens(memory), memory, self.decoder.start(memory))[0]
         return self.head(x, *self.maps(x))

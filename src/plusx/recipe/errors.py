@@ -8,8 +8,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 from plusx.errors import did_you_mean
 from plusx.grammar.spec import Net
+from plusx.grammar.toml import toml_value
 from plusx.recipe.tables import Recipe, fits
-from plusx.recipe.writing import toml_value
 
 
 # names of these keys in other libraries

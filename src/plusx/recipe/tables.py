@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Discriminator, Field, InstanceOf, Strict, 
 from pydantic.dataclasses import dataclass
 
 from plusx.errors import UserError
-from plusx.grammar.heads import Head, refuse_types
+from plusx.grammar.heads import Head, check_field_types
 from plusx.grammar.spec import Activation, Net, Norm
 from plusx.recipe import studies
 from plusx.recipe.continual import CONTINUAL_KINDS, ContinualMethod, Stream
@@ -377,7 +377,7 @@ def _net_tag(value: object) -> str:
 def _typed_head(value: object) -> object:
     """Check the types of a head's values: text is not a number here either."""
     if isinstance(value, dict):
-        refuse_types(value)
+        check_field_types(value)
     return value
 
 

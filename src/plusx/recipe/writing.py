@@ -1,13 +1,12 @@
 """Recipes as TOML, and the differences between two recipes."""
 
 import dataclasses
-import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from plusx.grammar.spec import Net
 from plusx.grammar.toml import to_dict as net_to_dict
+from plusx.grammar.toml import toml_value
 from plusx.recipe.tables import Recipe
 
 
@@ -62,25 +61,3 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[prefix + key] = toml_value(value)
     return flat
-
-
-def toml_value(value: object) -> str:
-    """Return a value as TOML."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return (
-            "{ "
-            + ", ".join(f"{_key(key)} = {toml_value(inner)}" for key, inner in value.items())
-            + " }"
-        )
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
-
-
-def _key(key: str) -> str:
-    """Return a key as TOML, in quotes if it is not a bare key."""
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)

@@ -24,7 +24,7 @@ from plusx.errors import UserError
 from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter
 from plusx.metrics.neighbours import NEIGHBOURS, neighbour_votes
 from plusx.nn.build import build as build_model
-from plusx.nn.frozen import backbone_of
+from plusx.nn.frozen import find_backbone
 from plusx.run import build
 from plusx.run.evaluation import OnUnreadable, own_split, refuse_channels
 from plusx.run.folder import Run, record_test_use
@@ -159,7 +159,7 @@ def _embedding_net(run: Run) -> nn.Module:
         raise UserError(
             f"{run.path} has no embeddings, only outputs; probe a run or its weight file"
         )
-    return backbone_of(run.net)[1]
+    return find_backbone(run.net)[1]
 
 
 def _untrained(run: Run) -> nn.Module:
@@ -168,8 +168,8 @@ def _untrained(run: Run) -> nn.Module:
         recipe, table = run.recipe, run.recipe.net_by_name
         if table is not None:
             recipe = replace(recipe, net=replace(table, weights=""))
-        return backbone_of(build.make_net(recipe)[0])[1]
-    backbone: Any = backbone_of(run.net)[1]
+        return find_backbone(build.make_net(recipe)[0])[1]
+    backbone: Any = find_backbone(run.net)[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build_model(backbone.spec)

@@ -168,7 +168,7 @@ class _Step:
         self.skip = self.x
         if block.downsample is not None:
             self.skip = block.downsample(y if block.projects else self.x)
-        self.branch = block.survive(run_layers(block, block.branch, y))
+        self.branch = block.stochastic_depth(run_layers(block, block.branch, y))
         self.sum = (self.branch + self.skip).detach().requires_grad_()
         # clone: an activation may work in place
         self.output = run_layers(block, block.after, self.sum.clone())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from plusx.data.dataset import Dataset
 from plusx.errors import UserError
 from plusx.nn.block import ResidualBlock
-from plusx.nn.init import CONVOLUTIONS
+from plusx.nn.dims import CONVOLUTIONS
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Responses
 from plusx.report.figures import band, lines_figure

@@ -6,10 +6,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from plusx.errors import UserError
+from plusx.grammar.toml import toml_value
 from plusx.recipe import Recipe, parse_recipe, to_dict, to_toml
 from plusx.recipe.reading import RESET
 from plusx.recipe.tuning import Choices, Entry, Range, Value
-from plusx.recipe.writing import toml_value
 
 
 if TYPE_CHECKING:

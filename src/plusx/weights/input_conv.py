@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from plusx.nn.dims import CONVOLUTIONS
+
 
 COLOURS = 3
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def adapt_input_conv(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -20,7 +21,7 @@ def adapt_input_conv(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str,
     """
     adapted = dict(tensors)
     convolutions = [
-        (name, conv) for name, conv in net.named_modules() if isinstance(conv, _CONVOLUTIONS)
+        (name, conv) for name, conv in net.named_modules() if isinstance(conv, CONVOLUTIONS)
     ]
     if not convolutions:
         return adapted

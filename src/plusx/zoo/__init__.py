@@ -51,7 +51,7 @@ def find_model(name: str) -> Model:
         near = get_close_matches(name.lower(), [*ZOO, *HEADED], n=5, cutoff=0.6)
         hint = f"did you mean {', '.join(near)}?" if near else "`plusx models` lists all names"
         if name.endswith(".toml"):
-            hint = "a spec of your own stands in the recipe itself, as [net] with its stages"
+            hint = "write a spec of your own into the recipe, as [net] with its stages"
         raise UserError(f"unknown network {name!r}: {hint}")
     if isinstance(entry.net, Net):
         validate(entry.net)

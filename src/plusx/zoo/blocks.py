@@ -5,6 +5,9 @@ from dataclasses import replace
 from plusx.grammar.spec import Block, Stage, Stride
 
 
+# He 2015, table 1: the widths of stages of basic blocks and of bottlenecks
+NARROW, BROAD = (64, 128, 256, 512), (256, 512, 1024, 2048)
+
 # He 2015: figure 5, and the shortcuts A, B and C of section 4.1.
 BASIC = Block(body="conv3s norm act conv3 norm + act")
 BASIC_A = replace(BASIC, shortcut="pad")

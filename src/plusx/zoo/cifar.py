@@ -16,6 +16,7 @@ from plusx.zoo.blocks import (
     BOTTLENECK,
     BOTTLENECK_ORDERS,
     BOTTLENECK_V1,
+    BROAD,
     CHANGE,
     DENSE,
     DENSE_BC,
@@ -24,6 +25,7 @@ from plusx.zoo.blocks import (
     FIRST_PREACT_ONE_LAYER_A,
     FIXUP_A,
     HIGHWAY,
+    NARROW,
     ONE_LAYER_A,
     ORDERS,
     PLAIN,
@@ -156,8 +158,6 @@ def vgg() -> Net:
     return Net(stem="", stages=body, tail="maxpool2s2 pool", num_classes=10, size=32)
 
 
-NARROW, BROAD = (64, 128, 256, 512), (256, 512, 1024, 2048)
-NO_DROP = Block(body="norm act | conv3s norm act conv3 +", shortcut="conv1s")
 # Its convolutions have biases, and Keras pads asymmetrically at stride 2: not in the grammar.
 RESNET8_KERAS = External(
     name="resnet8_keras",
@@ -277,10 +277,10 @@ CIFAR: dict[str, Entry] = {
     "wrn28_10": Entry(wide(4, 10), "Zagoruyko 2016, table 1, dropout of section 2.4", depth=28),
     "wrn40_4": Entry(wide(6, 4), "Zagoruyko 2016, table 1, dropout of section 2.4", depth=40),
     "wrn40_10": Entry(wide(6, 10), "Zagoruyko 2016, table 1, dropout of section 2.4", depth=40),
-    "wrn16_4_nodrop": Entry(wide(2, 4, NO_DROP), "Zagoruyko 2016, table 1", depth=16),
-    "wrn16_8_nodrop": Entry(wide(2, 8, NO_DROP), "Zagoruyko 2016, table 1", depth=16),
-    "wrn28_10_nodrop": Entry(wide(4, 10, NO_DROP), "Zagoruyko 2016, table 1", depth=28),
-    "wrn40_4_nodrop": Entry(wide(6, 4, NO_DROP), "Zagoruyko 2016, table 1", depth=40),
+    "wrn16_4_nodrop": Entry(wide(2, 4, PREACT), "Zagoruyko 2016, table 1", depth=16),
+    "wrn16_8_nodrop": Entry(wide(2, 8, PREACT), "Zagoruyko 2016, table 1", depth=16),
+    "wrn28_10_nodrop": Entry(wide(4, 10, PREACT), "Zagoruyko 2016, table 1", depth=28),
+    "wrn40_4_nodrop": Entry(wide(6, 4, PREACT), "Zagoruyko 2016, table 1", depth=40),
     "resnext29_4x64d": Entry(resnext29(4, ""), "Xie 2016, section 5.3"),
     "resnext29_8x64d": Entry(resnext29(8, "*2"), "Xie 2016, table 7"),
     "resnext29_16x64d": Entry(resnext29(16, "*4"), "Xie 2016, table 7"),

@@ -16,6 +16,7 @@ from plusx.zoo.blocks import (
     BOTTLENECK_D,
     BOTTLENECK_V1,
     BOTTLENECK_WIDE,
+    BROAD,
     CONVNEXT,
     DARKNET,
     DENSE_BC,
@@ -23,6 +24,7 @@ from plusx.zoo.blocks import (
     IMPROVED_MIDDLE,
     IMPROVED_SECOND,
     IMPROVED_START,
+    NARROW,
     NONLOCAL,
     PERCEIVE,
     PLAIN,
@@ -41,7 +43,6 @@ STEM = "conv7s2 norm act maxpool3s2"
 PREACT_STEM = "conv7s2 maxpool3s2"
 BLUR_STEM = "conv7s2 norm act maxpool3 blur3s2"
 DEEP_STEM = "conv3/2s2 norm act conv3/2 norm act conv3 norm act maxpool3s2"
-NARROW, BROAD = (64, 128, 256, 512), (256, 512, 1024, 2048)
 D18, D34, D50 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3)
 D101, D152, D200 = (3, 4, 23, 3), (3, 8, 36, 3), (3, 24, 36, 3)
 

@@ -46,7 +46,8 @@ def memory_report(name: str, net: Net | External, memory: int, batch: int) -> di
         "state_bytes": state,
         "plans": plans,
         "family": [
-            {"name": relative, "plan": _first(relative, memory, batch)} for relative in family(name)
+            {"name": relative, "plan": _first_plan(relative, memory, batch)}
+            for relative in family(name)
         ],
     }
 
@@ -92,7 +93,7 @@ def memory_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _first(name: str, memory: int, batch: int) -> str | None:
+def _first_plan(name: str, memory: int, batch: int) -> str | None:
     net = ZOO[name].net
     state = sum(_state(net).values())
     for plan, saved in _saved(name, net, batch):
@@ -102,7 +103,7 @@ def _first(name: str, memory: int, batch: int) -> str | None:
 
 
 def _saved(name: str, net: Net | External, batch: int) -> Iterator[tuple[str, int]]:
-    """Yield every plan, the fastest first, and the bytes that it holds."""
+    """Yield every plan, the fastest first, and the bytes held for the backward pass."""
     if isinstance(net, Net):
         for plan in PLANS:
             yield plan, saved_bytes(net, plan, batch)

@@ -66,8 +66,8 @@ def characters(depths: tuple[int, ...]) -> Net:
 
 
 def words(body: str) -> Net:
-    """Convolutions over the embeddings of words: what they add to the mean of the embeddings is
-    scaled by 0.1 (Szegedy 2016, section 3.3), which is as much as thousands of texts can teach."""
+    """Convolutions over word embeddings, for training sets of thousands of texts: branches are
+    scaled by 0.1 (Szegedy 2016, section 3.3)."""
     block = Block(body=body)
     return Net(
         stem="embed128 drop.7",
@@ -89,8 +89,8 @@ def separable(kernel: int) -> Block:
 
 
 def quartznet() -> Net:
-    """Table 1 of Kriman 2019, 15 x 5: 64 mel bands, 28 letters and the blank. `features` gives the
-    sequence that a recogniser reads; the head here reads its mean."""
+    """Table 1 of Kriman 2019, 15 x 5: 64 mel bands, 28 letters and the blank. `features` returns
+    the sequence, as input of a recogniser; the linear head is on its mean."""
     kernels, widths = (33, 39, 51, 63, 75), (256, 256, 512, 512, 512)
     return Net(
         stem="conv33s2dw conv1 norm act",
