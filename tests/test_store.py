@@ -458,14 +458,14 @@ def test_a_log_does_not_cut_what_a_link_points_to(tmp_path):
 
 
 def fill_and_fail(folder: Path, error: type[BaseException]) -> None:
-    with store.whole_folder(folder) as partial:
+    with store.atomic_folder(folder) as partial:
         (partial / "inner").mkdir()
         (partial / "link").symlink_to(folder.parent)
         raise error
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    with store.whole_folder(tmp_path / "a" / "set") as partial:
+    with store.atomic_folder(tmp_path / "a" / "set") as partial:
         store.write_bytes(store.make_folder(partial / "inner") / "x", b"1")
         assert os.listdir(tmp_path / "a") == [partial.name]
     assert (tmp_path / "a" / "set" / "inner" / "x").read_bytes() == b"1"
@@ -473,7 +473,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         with pytest.raises(error):
             fill_and_fail(tmp_path / "b" / "set", error)
         assert os.listdir(tmp_path / "b") == []
-    with pytest.raises(OSError, match="a/set"), store.whole_folder(tmp_path / "a" / "set"):
+    with pytest.raises(OSError, match="a/set"), store.atomic_folder(tmp_path / "a" / "set"):
         pass
     assert os.listdir(tmp_path / "a") == ["set"]
     assert (tmp_path / "a" / "set" / "inner" / "x").read_bytes() == b"1"
@@ -490,7 +490,7 @@ def test_x1_what_is_no_regular_file_is_not_overwritten(tmp_path: Path, kind: str
     mode = os.lstat(place).st_mode
     with pytest.raises(ValueError, match="not a regular file"):
         store.write_bytes(place, b"x")
-    with pytest.raises(ValueError, match="not a regular file"), store.whole_file(place):
+    with pytest.raises(ValueError, match="not a regular file"), store.atomic_file(place):
         raise AssertionError("nothing may be written")
     assert os.lstat(place).st_mode == mode
     assert {entry.name for entry in tmp_path.iterdir()} <= {"place", "pipe"}

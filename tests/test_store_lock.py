@@ -39,7 +39,7 @@ def test_one_process_cannot_hold_a_folder_twice(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "run")
     with store.lock(tmp_path / "run"):
         for name in ("run", "link"):
-            with pytest.raises(ValueError, match="this very process"), store.lock(tmp_path / name):
+            with pytest.raises(ValueError, match="by this process"), store.lock(tmp_path / name):
                 pass
     with store.lock(tmp_path / "run"):
         pass

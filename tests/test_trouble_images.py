@@ -609,7 +609,7 @@ def test_t15_output_paths_are_checked_before_the_work(
     for arguments in commands:
         assert command_line(arguments) == 2, arguments
         text = capsys.readouterr().err
-        assert re.search("is no folder|is a folder|not a regular file", text), (arguments, text)
+        assert re.search("is not a folder|is a folder|not a regular file", text), (arguments, text)
         assert len(text.splitlines()) == 1
     assert file.read_text() == "kept"
 

@@ -137,7 +137,7 @@ def enroll(
         ),
         "true_accepts": _true_accepts(embeddings, labels, sums, vectors, threshold),
     }
-    with store.whole_folder(to) as new:
+    with store.atomic_folder(to) as new:
         save_network(run.net, new / NETWORK, preprocessing=run.preprocessing.to_dict())
         store.save_tensors(new / PEOPLE, {"vectors": torch.from_numpy(vectors).float()}, {})
         store.write_json(new / GALLERY, {"format": FORMAT, "tta": tta, **values})

@@ -17,14 +17,14 @@ from plusx.store.cache import cache_folder
 from plusx.store.canonical import read_json, read_json_part, write_json
 from plusx.store.download import download
 from plusx.store.files import (
+    atomic_file,
+    atomic_folder,
     clean,
     make_folder,
     read_bytes,
     read_part,
     refuse_as_file,
     refuse_as_folder,
-    whole_file,
-    whole_folder,
     write_bytes,
     write_text,
 )
@@ -47,6 +47,8 @@ __all__ = [
     "LOCK",
     "Checkpoint",
     "Log",
+    "atomic_file",
+    "atomic_folder",
     "cache_folder",
     "clean",
     "download",
@@ -64,8 +66,6 @@ __all__ = [
     "refuse_as_folder",
     "save_checkpoint",
     "save_tensors",
-    "whole_file",
-    "whole_folder",
     "write_bytes",
     "write_json",
     "write_text",

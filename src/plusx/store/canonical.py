@@ -29,12 +29,13 @@ def read_json(path: str | Path, limit: int = MAX_JSON_BYTES) -> Any:
 
 
 def read_json_part(path: str | Path) -> Any:
-    """Read a JSON file that plusx wrote into a folder. Raises UserError as read_json does, and if
-    it is not there any more."""
+    """Read a JSON file that plusx wrote into a folder. Raises UserError as `read_json`, and if the
+    file is missing."""
     return parse_json(read_part(path, MAX_JSON_BYTES), str(path))
 
 
 def json_bytes(value: Any, where: str) -> bytes:
+    """Return a value as canonical JSON; `where` names it in errors."""
     check_json(value, where, "")
     text = json.dumps(value, allow_nan=False, ensure_ascii=True, indent=2, sort_keys=True)
     return text.encode("ascii") + b"\n"
@@ -57,6 +58,7 @@ def check_json(value: Any, where: str, key: str) -> None:
 
 
 def parse_json(data: bytes, where: str) -> Any:
+    """Return the value of a JSON text; `where` names it in errors."""
     try:
         return json.loads(
             data.decode("utf-8"),

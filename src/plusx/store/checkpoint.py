@@ -24,7 +24,7 @@ from plusx.store.files import (
     flush_folder,
     make_folder,
     read_bytes,
-    remove_ours,
+    remove_temporary,
     temporary_name,
     with_path_in_errors,
     write_new,
@@ -84,7 +84,7 @@ def save_checkpoint(
             flush_folder(temporary)
             os.rename(temporary, folder / name)
         except BaseException:
-            remove_ours(temporary)
+            remove_temporary(temporary)
             raise
         flush_folder(folder)
         _retain(folder, step, keep)
@@ -135,8 +135,7 @@ def read_checkpoints(folder: str | Path) -> Iterator[Checkpoint]:
 
 def prune_checkpoints(folder: str | Path) -> None:
     """Delete all checkpoints except the newest. The caller must hold the lock of the run."""
-    checkpoints = _checkpoints(Path(folder))
-    for _, _, path in checkpoints[:-1]:
+    for _, _, path in _checkpoints(Path(folder))[:-1]:
         _remove_checkpoint(path)
 
 
@@ -172,7 +171,7 @@ def _read_manifest(path: Path, step: int) -> dict[str, dict[str, Any]]:
             and manifest["format"] == 1
             and manifest["step"] == step
             and _STATE in files
-            and all(map(_of_group, files.keys() - {_STATE}))
+            and all(map(_is_group_file, files.keys() - {_STATE}))
             and all(type(e["bytes"]) is int and type(e["sha256"]) is str for e in files.values())
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -182,7 +181,7 @@ def _read_manifest(path: Path, step: int) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _of_group(name: str) -> bool:
+def _is_group_file(name: str) -> bool:
     return bool(name.endswith(".safetensors") and _GROUP.fullmatch(name[: -len(".safetensors")]))
 
 
@@ -258,13 +257,13 @@ def _retain(folder: Path, step: int, keep: int) -> None:
 def _remove_checkpoint(path: Path) -> None:
     """Delete our files of a checkpoint; other files stay."""
     names = os.listdir(path)
-    if all(name in (_MANIFEST, _STATE) or _of_group(name) for name in names):
+    if all(name in (_MANIFEST, _STATE) or _is_group_file(name) for name in names):
         # renamed first, so that readers never see a partly deleted checkpoint, even after a crash
         temporary = path.parent / temporary_name()
         os.rename(path, temporary)
         path = temporary
     for name in sorted(names, key=lambda name: name != _MANIFEST):
-        if name in (_MANIFEST, _STATE) or _of_group(name):
+        if name in (_MANIFEST, _STATE) or _is_group_file(name):
             os.unlink(path / name)
     try:
         os.rmdir(path)

@@ -17,7 +17,7 @@ from plusx.errors import UserError, printable
 
 
 _TEMPORARY = re.compile(r"\.plusx-[0-9a-f]{16}\.tmp")
-_LONGEST = 255  # bytes of a name of a file, on the usual file systems
+MAX_NAME_BYTES = 255  # of a file's name, on the usual file systems
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -46,7 +46,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Create a folder under a temporary name, and rename it when the context ends without an error.
     Raises OSError if the name exists, unless it is an empty folder."""
     path = Path(path)
@@ -61,12 +61,12 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             os.rename(temporary, path)
             flush_folder(path.parent)
     except BaseException:
-        remove_ours(temporary)
+        remove_temporary(temporary)
         raise
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Create a file under a temporary name, and rename it when the context ends without an error.
     For files that are too large for memory. A link under that name is replaced, not followed."""
     path = refuse_special(path)
@@ -102,39 +102,41 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def refuse_as_folder(path: str | Path) -> Path:
-    """The path. UserError where it, or what is above it, is there and no folder, where nothing can
-    be written, or where a name is too long."""
-    above = Path(path)
-    for name in above.parts:
-        if (length := len(os.fsencode(name))) > _LONGEST:
+    """Return the path of a folder to write. Raises UserError if it cannot be created or written: a
+    file is in its place, permissions or a read-only disk forbid it, or a name is too long."""
+    existing = Path(path)
+    for name in existing.parts:
+        if (length := len(os.fsencode(name))) > MAX_NAME_BYTES:
             raise UserError(
-                f"{printable(name[:40])}... is a name of {length} bytes, and at most {_LONGEST} "
-                "are possible: choose a shorter one"
+                f"the name {printable(name[:40])}... has {length} bytes; at most {MAX_NAME_BYTES} "
+                "are allowed"
             )
-    while not os.path.lexists(above) and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        raise UserError(f"{printable(path)}: {printable(above)} is no folder: name another folder")
-    if not os.access(above, os.W_OK | os.X_OK):
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
         raise UserError(
-            f"{printable(path)}: nothing can be written in {printable(above)}, by its permissions "
-            "or as the disk is read-only: name another folder"
+            f"{printable(path)}: {printable(existing)} is not a folder; choose another folder"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{printable(path)}: {printable(existing)} is not writable (its permissions, or a "
+            "read-only disk); choose another folder"
         )
     return Path(path)
 
 
 def refuse_as_file(path: str | Path) -> Path:
-    """The path. UserError where no file can be written there: a folder, a device, a link, no
-    folder."""
+    """Return the path of a file to write. Raises UserError for a folder, a device or a link, and if
+    the file's folder cannot be written."""
     path = refuse_special(path)
     if path.is_symlink():
         target = printable(os.readlink(path))
         raise UserError(
-            f"{printable(path)} is a link to {target}, which would be replaced by a file: name "
-            "that file, or another one"
+            f"{printable(path)} is a link to {target}, which would be replaced by a file; "
+            "choose that file, or another one"
         )
     if path.is_dir():
-        raise UserError(f"{printable(path)} is a folder: name a file to write")
+        raise UserError(f"{printable(path)} is a folder; choose a file to write")
     refuse_as_folder(path.parent)
     return path
 
@@ -182,31 +184,31 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
 
 
 def read_part(path: str | Path, limit: int | None = None) -> bytes:
-    """Read a file that plusx wrote into a folder. Raises UserError if it is not there any more."""
+    """Read a file that plusx wrote into a folder. Raises UserError if it is missing."""
     try:
         return read_bytes(path, limit)
     except (FileNotFoundError, NotADirectoryError):
         path = Path(path)
         raise UserError(
-            f"{printable(path)} is missing: {printable(path.parent)} is not complete any more; "
+            f"{printable(path)} is missing: {printable(path.parent)} is incomplete; "
             "restore the file, or run the command that wrote it again with another --out"
         ) from None
 
 
 def clean(folder: str | Path) -> None:
-    """Remove temporary files and folders of store that a crash left under `folder`."""
+    """Remove temporary files and folders that a crash left in `folder`."""
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in list(entries):
             if _TEMPORARY.fullmatch(entry.name):
-                remove_ours(Path(entry.path))
+                remove_temporary(Path(entry.path))
 
 
-def remove_ours(path: Path) -> None:
-    """Delete a temporary file or folder of store; links are unlinked, never followed."""
+def remove_temporary(path: Path) -> None:
+    """Delete a temporary file or folder; links are unlinked, never followed."""
     with contextlib.suppress(OSError):
         if stat.S_ISDIR(os.lstat(path).st_mode):
             for name in os.listdir(path):
-                remove_ours(path / name)
+                remove_temporary(path / name)
             os.rmdir(path)
         else:
             os.unlink(path)

@@ -29,7 +29,7 @@ _one_thread = threading.Lock()
 
 
 def _renew() -> None:
-    """Create a new thread lock after a fork, since another thread may have held the old one."""
+    """Create a new thread lock after a fork, since another thread may hold the old one."""
     global _one_thread
     _one_thread = threading.Lock()
 
@@ -50,7 +50,7 @@ def lock(folder: str | Path) -> Iterator[None]:
     key = os.path.realpath(path)
     with _one_thread:
         if _held.get(key) == os.getpid():
-            raise UserError(f"{folder} is in use: this very process ({os.getpid()}) holds it")
+            raise UserError(f"{folder} is in use by this process ({os.getpid()})")
         descriptor = _acquire(folder, path)
         _held[key] = os.getpid()
     try:

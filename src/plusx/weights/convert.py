@@ -43,7 +43,7 @@ CIFAR10_CLASSES = (
     "ship",
     "truck",
 )
-SECONDS = 600
+TIMEOUT = 600  # seconds
 SMALL = 64  # pixels per side; images up to this size are usually stretched, not cropped
 EPSILON = 1e-5  # of a batch norm, and of torchvision's frozen one
 # torchvision loads these files into frozen batch norms with epsilon 0
@@ -81,13 +81,13 @@ SOURCE_DEFAULTS: dict[str, SourceDefaults] = {
 def validation_warning(source: str, data: object) -> str:
     """Return a warning if the weights of `source` were trained on the validation images of `data`.
 
-    `data` is the kind of a data set. Returns "" if there is nothing to warn of.
+    `data` is the kind of a data set. Returns "" if they were not.
     """
     if source not in SOURCE_DEFAULTS or SOURCE_DEFAULTS[source].trained_on != data:
         return ""
     return (
-        f"the weights of {source} were trained on all training images of {data}, and the "
-        "validation images are among them: only --split test says how good they are"
+        f"the weights of {source} were trained on all training images of {data}, which include the "
+        "validation images: evaluate them with --split test"
     )
 
 
@@ -194,7 +194,7 @@ def read_foreign(
     the network; it limits the size of the file and the memory of the process. Returns the tensors,
     and the metadata that `weights.foreign` describes. Raises UserError if the file cannot be read.
     """
-    # eight bytes per number, and room for the state of an optimizer beside the weights
+    # eight bytes per number, and room for an optimizer's state in addition to the weights
     room = 8 * 8 * expected + (64 << 20)
     declared = _declared(file)
     if declared > room:
@@ -205,9 +205,9 @@ def read_foreign(
     command = [sys.executable, "-I", foreign.__file__, str(file.resolve()), kind, str(2 * room)]
     command += [key] if key else []
     try:
-        process = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+        process = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
-        raise UserError(f"{file} was not read within {SECONDS} s") from None
+        raise UserError(f"{file} was not read within {TIMEOUT} s") from None
     if process.returncode:
         lines = process.stderr.decode(errors="replace").strip().splitlines()
         why = lines[-1] if lines else f"its reader ended with status {process.returncode}"
@@ -224,7 +224,7 @@ def _declared(file: Path) -> int:
 
 
 def usual_preprocessing(net: Backbone, defaults: SourceDefaults) -> dict[str, Any] | None:
-    """Return the preprocessing of a source's networks; None if the input is no RGB image."""
+    """Return the preprocessing of a source's networks; None if the input is not an RGB image."""
     spec = net.base.spec
     if spec.ndim != 2 or net.in_channels != len(defaults.mean):
         return None
@@ -265,9 +265,9 @@ def _model(model: str | Net, defaults: SourceDefaults) -> tuple[str | None, Mode
         return None, with_shortcut(spec, defaults.shortcut)
     name = model if isinstance(model, str) else None
     source_model = find_model(model) if isinstance(model, str) else model
-    return name, with_shortcut(source_model, defaults.shortcut) if isinstance(
-        source_model, Net
-    ) else source_model
+    if isinstance(source_model, Net):
+        source_model = with_shortcut(source_model, defaults.shortcut)
+    return name, source_model
 
 
 def with_shortcut(net: Net, words: Mapping[str, str]) -> Net:
@@ -287,9 +287,8 @@ def _on_meta(model: Model) -> Backbone:
 
 
 def _as_in_file(model: Model, tensors: Mapping[str, Tensor]) -> Model:
-    """Return the model with the number of classes of the file's tensors.
-
-    For a network with a head also whether it has an auxiliary head, and frozen batch norms.
+    """Return the model with the number of classes of the file's tensors, and for a network with a
+    head on its features also with their auxiliary head and frozen batch norms, if they have them.
     """
     if not isinstance(model, WithHead):
         weight = tensors.get("fc.weight")

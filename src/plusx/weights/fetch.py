@@ -1,6 +1,7 @@
 """Loading of weight files, and of torchvision's published weights by their name.
 
-Published weights are downloaded once, checked, converted, and cached."""
+Published weights are downloaded once, checked, converted, and cached.
+"""
 
 import fcntl
 import hashlib
@@ -157,12 +158,12 @@ def fetch(item: Published) -> Path:
     address, and the path for a file downloaded by hand.
     """
     folder = store.make_folder(store.cache_folder() / "weights")
-    with lock_folder(folder):
+    with _locked(folder):
         return _fetch_locked(item, folder)
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Hold a lock on a folder, so that only one of several processes downloads a file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

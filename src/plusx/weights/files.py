@@ -115,7 +115,8 @@ def save_network(
     classes: names in the order of the outputs
     task: the task's table of the recipe
     data: the name of the data that it was trained on
-    UserError: a weight is not finite, or the number of names is not that of the outputs.
+
+    Raises UserError if a weight is not finite, or the number of names is not that of the outputs.
     """
     tensors = net.state_dict()
     check_finite(tensors)

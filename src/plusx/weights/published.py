@@ -13,7 +13,7 @@ from plusx.zoo.with_head import HEADED
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # torchvision's GoogLeNet rescales its input from ImageNet's mean and deviation to these
-INPUT = {"googlenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
+INPUT_STATISTICS = {"googlenet": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,11 @@ def _preprocessing(model: str, transform: Any) -> dict[str, Any] | None:
         if len(size) == 1:
             size = size * 2
         statistics = (tuple(transform.mean), tuple(transform.std))
-    mean, std = INPUT.get(model, statistics)
+    mean, std = INPUT_STATISTICS.get(model, statistics)
     preprocessing = {"size": size, "channels": len(mean), "mean": list(mean), "std": list(std)}
     resized = getattr(transform, "resize_size", [])
-    if (
-        headed is None and len(resized) == 1
-    ):  # the shorter side is resized, then the center is cropped
+    # the shorter side is resized, then the centre is cropped
+    if headed is None and len(resized) == 1:
         preprocessing |= {
             "kind": "image",
             "resize": "center_crop",

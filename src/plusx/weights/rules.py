@@ -42,7 +42,7 @@ class Family:
     among: str = ""
 
 
-# the names of the backbone are those of plusx
+# the backbone has the names of plusx
 SEGMENTATION = Family(
     r"backbone\.conv1\.weight",
     (Rule(r"((?:aux_)?classifier)\.(.+)", "head.{1}.{2}"),),
@@ -95,23 +95,13 @@ CONVNEXT = Family(
             rule
             for stage in (1, 2, 3, 4)
             for rule in (
-                Rule(
-                    rf"features\.{2 * stage - 1}\.(\d+)\.block\.0\.(.+)",
-                    f"layer{stage}.{{1}}.conv1.{{2}}",
-                ),
-                Rule(
-                    rf"features\.{2 * stage - 1}\.(\d+)\.block\.2\.(.+)",
-                    f"layer{stage}.{{1}}.norm1.{{2}}",
-                ),
-                Rule(
-                    rf"features\.{2 * stage - 1}\.(\d+)\.block\.3\.(.+)",
-                    f"layer{stage}.{{1}}.conv2.{{2}}",
-                    "conv1",
-                ),
-                Rule(
-                    rf"features\.{2 * stage - 1}\.(\d+)\.block\.5\.(.+)",
-                    f"layer{stage}.{{1}}.conv3.{{2}}",
-                    "conv1",
+                *(
+                    Rule(
+                        rf"features\.{2 * stage - 1}\.(\d+)\.block\.{index}\.(.+)",
+                        f"layer{stage}.{{1}}.{name}.{{2}}",
+                        "conv1",
+                    )
+                    for index, name in ((0, "conv1"), (2, "norm1"), (3, "conv2"), (5, "conv3"))
                 ),
                 Rule(
                     rf"features\.{2 * stage - 1}\.(\d+)\.layer_scale",
@@ -180,42 +170,47 @@ TIMM_RESNET_D = Family(
         *TIMM_RESNET.rules,
     ),
 )
-# Keras numbers the layers of the whole model: (plusx name, of conv2d, of batch_normalization)
-KERAS_LAYERS = (
-    ("{0}1", "", ""),
-    ("layer1.0.{0}1", "_1", "_1"),
-    ("layer1.0.{0}2", "_2", "_2"),
-    ("layer2.0.{0}1", "_3", "_3"),
-    ("layer2.0.{0}2", "_4", "_4"),
-    ("layer3.0.{0}1", "_6", "_5"),
-    ("layer3.0.{0}2", "_7", "_6"),
-)
+# Keras numbers the layers of the whole model
+KERAS_WEIGHTS = {
+    "conv2d": "conv1",
+    "conv2d_1": "layer1.0.conv1",
+    "conv2d_2": "layer1.0.conv2",
+    "conv2d_3": "layer2.0.conv1",
+    "conv2d_4": "layer2.0.conv2",
+    "conv2d_5": "layer2.0.downsample.0",
+    "conv2d_6": "layer3.0.conv1",
+    "conv2d_7": "layer3.0.conv2",
+    "conv2d_8": "layer3.0.downsample.0",
+    "dense": "fc",
+}
+KERAS_NORMS = {
+    "batch_normalization": "bn1",
+    "batch_normalization_1": "layer1.0.bn1",
+    "batch_normalization_2": "layer1.0.bn2",
+    "batch_normalization_3": "layer2.0.bn1",
+    "batch_normalization_4": "layer2.0.bn2",
+    "batch_normalization_5": "layer3.0.bn1",
+    "batch_normalization_6": "layer3.0.bn2",
+}
+KERAS_NORM_TENSORS = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 KERAS_RESNET8 = Family(
     r"conv2d\.kernel",
     (
         *(
-            rule
-            for where, conv, norm in KERAS_LAYERS
-            for rule in (
-                Rule(rf"conv2d{conv}\.kernel", where.format("conv") + ".weight", "keras"),
-                Rule(rf"conv2d{conv}\.bias", where.format("conv") + ".bias"),
-                Rule(rf"batch_normalization{norm}\.gamma", where.format("bn") + ".weight"),
-                Rule(rf"batch_normalization{norm}\.beta", where.format("bn") + ".bias"),
-                Rule(
-                    rf"batch_normalization{norm}\.moving_mean", where.format("bn") + ".running_mean"
-                ),
-                Rule(
-                    rf"batch_normalization{norm}\.moving_variance",
-                    where.format("bn") + ".running_var",
-                ),
-            )
+            Rule(rf"{keras}\.kernel", f"{name}.weight", "keras")
+            for keras, name in KERAS_WEIGHTS.items()
         ),
-        Rule(r"conv2d_5\.kernel", "layer2.0.downsample.0.weight", "keras"),
-        Rule(r"conv2d_5\.bias", "layer2.0.downsample.0.bias"),
-        Rule(r"conv2d_8\.kernel", "layer3.0.downsample.0.weight", "keras"),
-        Rule(r"conv2d_8\.bias", "layer3.0.downsample.0.bias"),
-        Rule(r"dense\.kernel", "fc.weight", "keras"),
-        Rule(r"dense\.bias", "fc.bias"),
+        *(Rule(rf"{keras}\.bias", f"{name}.bias") for keras, name in KERAS_WEIGHTS.items()),
+        *(
+            Rule(rf"{keras}\.{keras_tensor}", f"{name}.{tensor}")
+            for keras, name in KERAS_NORMS.items()
+            for keras_tensor, tensor in KERAS_NORM_TENSORS.items()
+        ),
     ),
 )
 

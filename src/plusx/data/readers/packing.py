@@ -97,7 +97,7 @@ def pack(
         **{name: [] for name in ("height", "width", "bytes", "modified", "sha256")},
     }
     digest = hashlib.sha256()
-    with store.whole_file(path) as file:
+    with store.atomic_file(path) as file:
         file.write(MAGIC)
         for packed in _packed_in_order(used, listing.root, side, threads or os.cpu_count() or 1):
             pixels = np.ascontiguousarray(packed.pixels)

@@ -411,7 +411,7 @@ def _write_cache(path: Path, image: Grid, mask: Classes | None) -> None:
         store.make_folder(path.parent)
         for name, values in ((f"{path}.npy", image), (f"{path}-mask.npy", mask)):
             if values is not None:
-                with store.whole_file(name) as file:
+                with store.atomic_file(name) as file:
                     np.lib.format.write_array(file, values, allow_pickle=False)
     except OSError as error:
         # it stays in memory, and is prepared again next time

@@ -264,7 +264,7 @@ def _cifar_folder(cifar: Cifar) -> Path:
         raise UserError(f"{archive} is not the published file ({cifar.archive.digest})")
     if isinstance(cifar.classes, str):
         names = (*names, cifar.classes)
-    with store.whole_folder(target) as partial, tarfile.open(fileobj=io.BytesIO(data)) as members:
+    with store.atomic_folder(target) as partial, tarfile.open(fileobj=io.BytesIO(data)) as members:
         for name in names:
             content = members.extractfile(f"{cifar.folder}/{name}")
             assert content is not None

@@ -155,7 +155,7 @@ def synthesised(grammar: CommandGrammar, counts: Counts, *, rate: int, seed: int
     if not (folder / MANIFEST).is_file():
         speak = espeak(rate)
         try:
-            with store.whole_folder(folder) as new:
+            with store.atomic_folder(folder) as new:
                 _write(new, grammar, counts, rate, seed, speak)
         except OSError:
             if not (folder / MANIFEST).is_file():  # unless another process was faster
