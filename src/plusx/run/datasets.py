@@ -74,19 +74,20 @@ from plusx.recipe.sets import (
 class DataKind:
     """A value of `kind` in [data].
 
-    table       the type of [data]
-    open        (recipe, table, split) -> the data set
-    at          (table, another path, class names of a network) -> the table for that path, and
-                the splits that its folder has; None for synthetic data
-    published   whether mean and deviation are published with the set, not measured
-    by_class    whether images have class labels, so that any other such kind can replace it
-    has_people  whether the classes are people, each in only one split
-    resolve     (table, training set) -> the table with the fields set that follow from the set
+    table: the type of [data]
+    open: (recipe, table, split) -> the data set
+    splits: table -> the splits that the data at its path defines; None for named and synthetic sets
+    at: (table, another path, class names of a network) -> the table for that path
+    published: whether mean and deviation are published with the set, not measured
+    by_class: whether images have class labels, so that any other such kind can replace it
+    has_people: whether the classes are people, each in only one split
+    resolve: (table, training set) -> the table with the fields set that follow from the set
     """
 
     table: type
     open: Callable[[Recipe, Any, str], Dataset]
-    at: Callable[[Any, str, tuple[str, ...]], tuple[Any, tuple[str, ...]]] | None = None
+    splits: Callable[[Any], tuple[str, ...]] | None = None
+    at: Callable[[Any, str, tuple[str, ...]], Any] = lambda data, path, _: replace(data, path=path)
     published: bool = False
     by_class: bool = False
     has_people: bool = False
@@ -130,18 +131,20 @@ def at_another_path(
 ) -> tuple[Recipe, Split]:
     """Return the recipe for data at another path, and the split to open.
 
-    Data without splits is opened as a whole ("all"). `classes` are the network's class names, () if
-    unknown. Raises UserError if the recipe's kind of data is synthetic.
+    Data that defines no splits is opened completely ("all"). `classes` are the network's class
+    names, () if unknown. Raises UserError if the recipe's kind of data is synthetic.
     """
-    at = DATA[recipe.data.kind].at
-    if at is None:
+    kind = DATA[recipe.data.kind]
+    if kind.splits is None:
         raise UserError(f'[data] kind = "{recipe.data.kind}" is synthetic and has no files: {data}')
-    table, splits = at(recipe.data, str(data), classes)
+    table = kind.at(recipe.data, str(data), classes)
+    splits = kind.splits(table)
+    table = replace(table, validation=None if splits else 0)
     return replace(recipe, data=table), split if splits else "all"
 
 
-def _splits_at(kind: str, path: str) -> tuple[str, ...]:
-    return LAYOUTS[kind].splits(os.fspath(located(path)))
+def _layout_splits(data: AnnotatedData | PeopleData | TextData) -> tuple[str, ...]:
+    return LAYOUTS[data.kind].splits(os.fspath(located(data.path)))
 
 
 def open_for_network(
@@ -149,7 +152,8 @@ def open_for_network(
 ) -> Dataset:
     """Open texts, recordings or transcripts for a network without its recipe, with its classes.
 
-    What only a recipe states is as usual: the names of columns, class folders. Raises UserError.
+    Settings that only a recipe has, such as names of columns, have their defaults. Raises
+    UserError.
     """
     located_path, seed = located(path), 0
     if kind == "texts":
@@ -277,16 +281,13 @@ def _open_annotated(recipe: Recipe, data: AnnotatedData, split: str) -> Dataset:
     )
 
 
-def _annotated_at(
-    data: AnnotatedData, path: str, classes: tuple[str, ...]
-) -> tuple[AnnotatedData, tuple[str, ...]]:
+def _annotated_at(data: AnnotatedData, path: str, classes: tuple[str, ...]) -> AnnotatedData:
     # other data need not contain every class
     names = data.classes if data.kind == "masks" or not classes else classes
     # boxes may be in another format there
     annotation, kinds = LAYOUTS[data.kind].annotation, kinds_of(path)
     kind: Any = data.kind if data.kind in kinds else kind_of(path, (annotation,)) or data.kind
-    table = replace(data, kind=kind, path=path, test="", validation=None, classes=names)
-    return table, _splits_at(kind, path)
+    return replace(data, kind=kind, path=path, test="", classes=names)
 
 
 def _open_cells(recipe: Recipe, data: CellData, split: str) -> Dataset:
@@ -317,13 +318,6 @@ def _open_captions(recipe: Recipe, data: CaptionData, split: str) -> Dataset:
     )
 
 
-def _captions_at(
-    data: CaptionData, path: str, classes: tuple[str, ...]
-) -> tuple[CaptionData, tuple[str, ...]]:
-    table = replace(data, path=path, validation=None)
-    return table, caption_splits(path, data.caption)
-
-
 def _open_people(recipe: Recipe, data: PeopleData, split: str) -> Dataset:
     return open_people(
         located(data.path),
@@ -336,13 +330,6 @@ def _open_people(recipe: Recipe, data: PeopleData, split: str) -> Dataset:
         on_unreadable=data.on_unreadable,
         max_pixels=data.max_pixels,
     )
-
-
-def _people_at(
-    data: PeopleData, path: str, classes: tuple[str, ...]
-) -> tuple[PeopleData, tuple[str, ...]]:
-    splits = _splits_at("people", path)
-    return replace(data, path=path, test=0, validation=None if splits else 0), splits
 
 
 def _open_volumes(recipe: Recipe, data: VolumeData, split: str) -> Dataset:
@@ -364,13 +351,6 @@ def _open_volumes(recipe: Recipe, data: VolumeData, split: str) -> Dataset:
         validation=data.validation,
         on_unreadable=data.on_unreadable,
     )
-
-
-def _volumes_at(
-    data: VolumeData, path: str, classes: tuple[str, ...]
-) -> tuple[VolumeData, tuple[str, ...]]:
-    splits = own_splits(list_cases(located(path), data.patient))
-    return replace(data, path=path, validation=None), splits
 
 
 def _with_spacing(data: VolumeData, dataset: Dataset) -> VolumeData:
@@ -402,12 +382,6 @@ def _open_texts(recipe: Recipe, data: TextData, split: str) -> Dataset:
     )
 
 
-def _texts_at(
-    data: TextData, path: str, classes: tuple[str, ...]
-) -> tuple[TextData, tuple[str, ...]]:
-    return replace(data, path=path, test=(), validation=None), _splits_at("texts", path)
-
-
 def _open_parallel(recipe: Recipe, data: ParallelData, split: str) -> Dataset:
     modality = TextModality(
         Tokenizer(data.tokenizer, lower=data.lower),
@@ -418,7 +392,7 @@ def _open_parallel(recipe: Recipe, data: ParallelData, split: str) -> Dataset:
     return open_parallel(
         data.path,
         modality,
-        PairNames(data.source, data.target, data.test),
+        _pair_names(data),
         split=split,
         seed=recipe.seed,
         validation=data.validation,
@@ -426,11 +400,8 @@ def _open_parallel(recipe: Recipe, data: ParallelData, split: str) -> Dataset:
     )
 
 
-def _parallel_at(
-    data: ParallelData, path: str, classes: tuple[str, ...]
-) -> tuple[ParallelData, tuple[str, ...]]:
-    table = replace(data, path=path, validation=None)
-    return table, parallel_splits(path, PairNames(data.source, data.target, data.test))
+def _pair_names(data: ParallelData) -> PairNames:
+    return PairNames(data.source, data.target, data.test)
 
 
 def _fixed_sound(data: RecordingData) -> AudioModality:
@@ -476,13 +447,6 @@ def _open_recordings(recipe: Recipe, data: RecordingData, split: str) -> Dataset
     )
 
 
-def _recordings_at(
-    data: RecordingData, path: str, classes: tuple[str, ...]
-) -> tuple[RecordingData, tuple[str, ...]]:
-    splits = recording_splits(located(path), data.label, data.test, data.background)
-    return replace(data, path=path, validation=None if splits else 0), splits
-
-
 def _open_transcripts(recipe: Recipe, data: TranscriptData, split: str) -> Dataset:
     return open_transcripts(
         located(data.path),
@@ -493,13 +457,6 @@ def _open_transcripts(recipe: Recipe, data: TranscriptData, split: str) -> Datas
         validation=data.validation,
         on_unreadable=data.on_unreadable,
     )
-
-
-def _transcripts_at(
-    data: TranscriptData, path: str, classes: tuple[str, ...]
-) -> tuple[TranscriptData, tuple[str, ...]]:
-    splits = transcript_splits(located(path))
-    return replace(data, path=path, validation=None if splits else 0), splits
 
 
 def _open_digit_strings(recipe: Recipe, data: DigitStringData, split: str) -> Dataset:
@@ -534,7 +491,7 @@ def _open_voice_commands(recipe: Recipe, data: VoiceCommandData, split: str) -> 
 
 _NAMED = DataKind(KnownData, _open_named, published=True, by_class=True)
 _OWN = DataKind(OwnData, _open_own, by_class=True)
-_ANNOTATED = DataKind(AnnotatedData, _open_annotated, _annotated_at)
+_ANNOTATED = DataKind(AnnotatedData, _open_annotated, _layout_splits, _annotated_at)
 
 DATA: dict[str, DataKind] = {
     "digits": _NAMED,
@@ -554,16 +511,46 @@ DATA: dict[str, DataKind] = {
     "yolo": _ANNOTATED,
     "boxes": _ANNOTATED,
     "masks": _ANNOTATED,
-    "texts": DataKind(TextData, _open_texts, _texts_at),
-    "parallel": DataKind(ParallelData, _open_parallel, _parallel_at),
+    "texts": DataKind(
+        TextData,
+        _open_texts,
+        _layout_splits,
+        at=lambda data, path, _: replace(data, path=path, test=()),
+    ),
+    "parallel": DataKind(
+        ParallelData,
+        _open_parallel,
+        lambda data: parallel_splits(data.path, _pair_names(data)),
+    ),
     "cells": DataKind(CellData, _open_cells),
     "scenes": DataKind(SceneData, _open_scenes),
-    "captions": DataKind(CaptionData, _open_captions, _captions_at),
-    "people": DataKind(PeopleData, _open_people, _people_at, has_people=True),
-    "volumes": DataKind(VolumeData, _open_volumes, _volumes_at, resolve=_with_spacing),
+    "captions": DataKind(
+        CaptionData, _open_captions, lambda data: caption_splits(data.path, data.caption)
+    ),
+    "people": DataKind(
+        PeopleData,
+        _open_people,
+        _layout_splits,
+        at=lambda data, path, _: replace(data, path=path, test=0),
+        has_people=True,
+    ),
+    "volumes": DataKind(
+        VolumeData,
+        _open_volumes,
+        lambda data: own_splits(list_cases(located(data.path), data.patient)),
+        resolve=_with_spacing,
+    ),
     "ellipsoids": DataKind(EllipsoidData, _open_ellipsoids),
-    "recordings": DataKind(RecordingData, _open_recordings, _recordings_at),
-    "transcripts": DataKind(TranscriptData, _open_transcripts, _transcripts_at),
+    "recordings": DataKind(
+        RecordingData,
+        _open_recordings,
+        lambda data: recording_splits(located(data.path), data.label, data.test, data.background),
+    ),
+    "transcripts": DataKind(
+        TranscriptData,
+        _open_transcripts,
+        lambda data: transcript_splits(located(data.path)),
+    ),
     "digit-strings": DataKind(DigitStringData, _open_digit_strings),
     "voice-commands": DataKind(VoiceCommandData, _open_voice_commands),
 }

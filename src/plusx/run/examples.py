@@ -20,11 +20,11 @@ from plusx.run.text_examples import predict_texts, predict_translations
 from plusx.run.volume_predictions import predict_volumes, stored_volumes, synthetic_volumes
 
 
-# returns the rows of predictions for some samples, and writes their pictures into a folder
+# returns rows of predictions for some samples, and writes images of them into a folder
 Drawer = Callable[[Predictor, Dataset, Failed, Path], list[dict[str, Any]]]
 NUM_IMAGES = 6
 NUM_VOLUMES = 2
-# what shows predictions that are neither masks nor boxes, by the kinds of task and inputs
+# by the kinds of task and inputs; masks and boxes are drawn for every task that predicts them
 DRAWN: dict[tuple[str, str], Drawer] = {
     ("caption", "image"): predict_captions,
     ("classify", "text"): predict_texts,
@@ -36,9 +36,9 @@ DRAWN: dict[tuple[str, str], Drawer] = {
 
 
 def draw_examples(folder: Path, dataset: Dataset | None) -> None:
-    """Write predictions for a few samples, with pictures of them, into the run's folder.
+    """Write predictions for a few samples, with images of them, into the run's folder.
 
-    Failures are warnings, since the run is finished; an OSError of the disk is raised.
+    Failures become warnings, since the run is finished; an OSError of the disk is raised.
     """
     if dataset is None:
         return
@@ -62,7 +62,7 @@ def draw_examples(folder: Path, dataset: Dataset | None) -> None:
                 if paths is None
                 else stored_volumes(run, paths, failed)
             )
-            result = predict_volumes(predictor, volumes, folder / EXAMPLES)
+            result = predict_volumes(run, predictor.task, volumes, folder / EXAMPLES)
         else:
             result = predict_dense(
                 predictor,

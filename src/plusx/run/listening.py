@@ -17,6 +17,7 @@ from plusx.data.modality.audio.sound_file import read_sound
 from plusx.data.readers.recordings import BACKGROUND, UNKNOWN
 from plusx.errors import UserError
 from plusx.run.folder import Run
+from plusx.run.sources import reason_of
 from plusx.run.spoken_commands import CommandStream
 from plusx.run.streaming import STEP, THRESHOLD, KeywordStream, TranscriptStream, keyword_events
 from plusx.tasks.within_grammar import WithinGrammar
@@ -80,8 +81,7 @@ class Listener:
         try:
             sound = read_sound(path, self.modality.rate, allow_silence=True)
         except (UnreadableInput, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"{printable(path)}: {reason}") from None
+            raise UserError(f"{printable(path)}: {reason_of(error)}") from None
         if sound.warning is not None:
             self.warnings.append(f"{printable(path)}: {sound.warning}")
         waveform = torch.from_numpy(sound.waveform)

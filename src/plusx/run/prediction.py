@@ -32,7 +32,7 @@ def predict(
     batch_size: int = 64,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Return predictions for image files, and for all images in folders.
+    """Return predictions for files, and for all files in folders; of texts, also for texts.
 
     Returns `classes`, `predictions` (path, label, probability, and probabilities in the order of
     the classes; with several labels per image also `labels`, those of probability 0.5 and more),
@@ -53,7 +53,7 @@ def predict(
     if run.preprocessing.ndim == 3:
         files = [str(source) for source in sources]
         volumes = stored_volumes(run, files, failed)
-        result = predict_volumes(predictor, volumes, out, num_test_volumes(files))
+        result = predict_volumes(run, predictor.task, volumes, out, num_test_volumes(files))
     elif run.task.dense:
         ground_truth = GroundTruth(own_sources(run, [str(source) for source in sources]))
         result = predict_dense(
@@ -67,8 +67,8 @@ def predict(
 
 
 def write_predictions(folder: str | Path, result: dict[str, Any]) -> list[Path]:
-    """Write predictions.json and predictions.csv to a folder; return their paths, and that of
-    predictions.html, which was written there with images of boxes or masks."""
+    """Write predictions.json and predictions.csv to a folder; return their paths, and that of a
+    predictions.html with drawn boxes or masks, if `predict` wrote one there."""
     folder = store.make_folder(folder)
     store.write_json(folder / "predictions.json", result)
     text = io.StringIO(newline="")

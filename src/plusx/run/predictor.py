@@ -20,7 +20,8 @@ from plusx.data.sample import Input, Sample
 from plusx.errors import UserError
 from plusx.run.evaluation import tta_of, viewed
 from plusx.run.folder import UNFINISHED, Run, load_run
-from plusx.run.sources import Failed, Source, sources_of
+from plusx.run.sources import Failed, Source, reason_of, sources_of
+from plusx.run.volume_predictions import predict_volumes, stored_volumes
 from plusx.tasks.prepare import prepare
 from plusx.tasks.tta import TestTimeAugmented, Tta
 from plusx.train.loop import evaluating
@@ -94,11 +95,8 @@ class Predictor:
         sources = self.sources(inputs, failures)
         rows = []
         if self.run.preprocessing.ndim == 3:
-            from plusx.run.volume_predictions import predict_volumes, stored_volumes
-
-            paths = [str(source) for source in sources]
-            volumes = stored_volumes(self.run, paths, failures)
-            rows = predict_volumes(self, volumes, None)["predictions"]
+            volumes = stored_volumes(self.run, list(map(str, sources)), failures)
+            rows = predict_volumes(self.run, self.task, volumes)["predictions"]
         else:
             key = self.run.preprocessing.key
             for name, _, prediction in self.predictions(sources, failures, batch_size=batch_size):
@@ -146,8 +144,10 @@ class Predictor:
         names: Sequence[str] | None = None,
         modality: Modality | None = None,
     ) -> Iterator[InputBatch]:
-        """Yield batches of preprocessed inputs; `modality` defaults to the network's, with the
-        inputs from which test-time augmentation takes its views."""
+        """Yield batches of preprocessed inputs.
+
+        modality: default: the network's, at the size that test-time augmentation needs
+        """
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: at least 1")
         modality = modality or viewed(self.run.preprocessing, self.task.views)
@@ -168,10 +168,10 @@ class Predictor:
         for name, source in self._read(sources, failed, modality, names):
             sample = transform(source, SampleRNG.of(0, 0, 0))
             final = modality.padded_size(sample, transform)
-            most = min(batch_size, max(1, MAX_POSITIONS // prod(final)))
+            max_count = min(batch_size, max(1, MAX_POSITIONS // prod(final)))
             stored_input = source if dense else sample
             added = sample.tensor.nbytes + prod(stored_input.size) * modality.channels
-            full = len(group) == most or num_bytes + added > MAX_BATCH_BYTES
+            full = len(group) == max_count or num_bytes + added > MAX_BATCH_BYTES
             if group and (final != size or full):
                 yield finish()
                 group, stored, samples, num_bytes = [], [], [], 0
@@ -211,12 +211,6 @@ def load(path: str | Path, *, tta: Tta | None = None, device: str = "auto") -> P
     Raises UserError if it is none of these, or does not state its preprocessing.
     """
     return Predictor(load_run(path), tta=tta, device=device)
-
-
-def reason_of(error: Exception) -> str:
-    """Return the reason of an error without the path of the file."""
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return reason or str(error)
 
 
 def refuse_none(predictions: Sequence[Any], failed: Failed) -> None:

@@ -80,6 +80,12 @@ def image_files(paths: Sequence[str | Path], failed: Failed) -> list[str]:
     return files
 
 
+def reason_of(error: Exception) -> str:
+    """Return the reason of an error without the path of the file."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return reason or str(error)
+
+
 def _missing(paths: Sequence[str | Path]) -> list[str | Path]:
     return [path for path in paths if not os.path.lexists(path)]
 

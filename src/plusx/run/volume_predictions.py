@@ -36,10 +36,11 @@ from plusx.data.readers.volume_files import (
 from plusx.data.volume_items import Grid, VolumeItems
 from plusx.metrics.segmentation import IGNORE_INDEX, SurfaceDistanceMeter
 from plusx.run import drawing
-from plusx.run.dense_predictions import PredictionWriter
 from plusx.run.evaluation import home_of
 from plusx.run.folder import Run
-from plusx.run.predictor import Predictor, reason_of
+from plusx.run.prediction_writer import PredictionWriter
+from plusx.run.sources import Failed, reason_of
+from plusx.tasks.task import Task
 from plusx.train.loop import evaluating
 
 
@@ -56,9 +57,7 @@ class StoredVolume(NamedTuple):
     is_test: bool = False  # whether it is in a test set
 
 
-def stored_volumes(
-    run: Run, files: Sequence[str], failed: list[dict[str, str]]
-) -> Iterator[StoredVolume]:
+def stored_volumes(run: Run, files: Sequence[str], failed: Failed) -> Iterator[StoredVolume]:
     """Yield the volumes of readable files; add the others to `failed`."""
     for path in files:
         try:
@@ -103,23 +102,23 @@ def _is_test(path: str) -> bool:
 
 
 def predict_volumes(
-    predictor: Predictor,
+    run: Run,
+    task: Task,
     volumes: Iterable[StoredVolume],
-    out: str | Path | None,
+    out: str | Path | None = None,
     num_test: int = 0,
 ) -> dict[str, Any]:
     """Return predictions for volumes; write masks and overlays if `out` is a folder.
 
+    task: the run's task on its device, possibly with test-time augmentation
+    num_test: number of volumes in a test set; its use is recorded before the first comparison with
+        ground truth
     `predictions` has path, size, class_fractions, label (the class of the largest fraction), and
     volumes_ml, the millilitres of each class. If a volume has a mask file, `ground_truth` has the
     metrics in the voxels of the file. With `out`, a row has the paths `mask`, a NIfTI file in the
     volume's space, and `overlay` and `side_by_side`, of the slice with the most voxels of classes
     other than the first.
-
-    num_test: number of volumes in a test set; its use is recorded before the first comparison with
-        ground truth
     """
-    run, task = predictor.run, predictor.task
     writer, home, names = PredictionWriter(run, out), home_of(run), set[str]()
     for path, scan, image, target, is_test in volumes:
         inputs = run.preprocessing.normalise(torch.from_numpy(image)[None])
