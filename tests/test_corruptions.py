@@ -210,7 +210,7 @@ def test_other_inputs_are_refused(tmp_path, capsys):
     words = [f"data.path={tmp_path / 'texts.csv'}", "epochs=1", "device.kind=cpu"]
     assert cli.run(["train", "text", *words, "--out", str(tmp_path / "run")]) == 0
     assert cli.run(["corrupt", str(tmp_path / "run")]) == 2
-    assert "corruptions are of images" in capsys.readouterr().err
+    assert "corruptions are for images" in capsys.readouterr().err
 
 
 def test_padding_is_not_corrupted():

@@ -127,7 +127,7 @@ def test_what_cannot_whiten_is_refused(
 def test_weights_that_are_loaded_are_not_whitened() -> None:
     recipe = load_recipe("digits-resnet20", ["init.whiten=true", "net.weights=some.safetensors"])
     with pytest.raises(ValueError, match=r"whiten: not with \[net\] weights"):
-        build.begin_from(recipe, nn.Conv2d(1, 2, 2), build.open_split(recipe, "train"))
+        build.freeze_and_whiten(recipe, nn.Conv2d(1, 2, 2), build.open_split(recipe, "train"))
 
 
 class Corner(nn.Module):
@@ -211,10 +211,10 @@ def test_the_frozen_convolution_stays_and_everything_else_moves(tmp_path: Path) 
     recipe = parse_recipe(SMALL)
     sets = build.open_sets(recipe)
     net, _ = build.make_net(recipe)
-    build.begin_from(recipe, net, sets.train)
+    build.freeze_and_whiten(recipe, net, sets.train)
     begun = {name: p.detach().clone() for name, p in net.named_parameters()}
     again, _ = build.make_net(recipe)
-    build.begin_from(recipe, again, sets.train)
+    build.freeze_and_whiten(recipe, again, sets.train)
     assert all(torch.equal(p, begun[name]) for name, p in again.named_parameters())
     task = Classify(net)
     optimizer = optim.optimizer_of(recipe, task)

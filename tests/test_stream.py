@@ -176,7 +176,7 @@ def test_joined_sets_read_and_subset_like_their_parts(tmp_path):
         ('scenario = "class"\ntasks = 3\nseeds = [1, 1]', "no seed twice"),
         (
             'scenario = "task"\ntasks = [["0"], ["1", "2", "3", "4", "5"]]',
-            "task 1 has one class",
+            "task 1 has a single class",
         ),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_stream_that_cannot_be_is_refused_in_one_line(stream_table, message, c
 def test_keys_of_a_single_run_are_refused_in_one_line(override, capsys, tmp_path):
     error = refused(recipe_file(tmp_path), override, "--out", tmp_path / "out", capsys=capsys)
     key = override.partition("=")[0].removeprefix("stream.")
-    assert f"[stream] {key} is of a single run" in error
+    assert f"[stream] {key} is for a single run" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -264,7 +264,7 @@ def test_streams_that_end_early_say_so() -> None:
     listener = Listener(spotter("sequence"), hops=True)
     rows = list(listener.pcm_rows(io.BytesIO(pcm(short) + b"x")))
     assert [row["seconds"] for row in rows] == [pytest.approx(0.3)]
-    assert "ends in the middle of a sample: 1 byte is left out" in listener.warnings[0]
+    assert "ends in the middle of a sample: 1 byte is ignored" in listener.warnings[0]
     assert "before the first window of 0.5 s" in listener.warnings[1]
     listener = Listener(spotter("sequence"), hops=True)
     rows = list(listener.pcm_rows(io.BytesIO(pcm(tone("a", 0.75, rng)))))

@@ -19,7 +19,7 @@ from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import load_recipe, to_toml
 from plusx.recipe.reading import parse_recipe
 from plusx.run import build, load_run, train
-from plusx.run.build import weights_at
+from plusx.run.build import resolve_weights
 from plusx.run.distributed import DistributedContext
 from plusx.run.progress import Display
 from plusx.run.training import make_trainer
@@ -191,15 +191,15 @@ def test_a_folder_stands_for_the_weights_in_it(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "cats"
     run.mkdir(parents=True)
     with pytest.raises(ValueError, match="cats is not a run's folder"):
-        weights_at(str(run))
+        resolve_weights(str(run))
     (run / "recipe.toml").touch()
     with pytest.raises(ValueError, match="cats is not finished"):
-        weights_at(str(run))
+        resolve_weights(str(run))
     (run / "model.safetensors").touch()
-    assert weights_at(str(run)) == str(run / "model.safetensors")
+    assert resolve_weights(str(run)) == str(run / "model.safetensors")
     with pytest.raises(ValueError, match=r"did you mean .*cats\?"):
-        weights_at(str(tmp_path / "runs"))
-    assert weights_at("IMAGENET1K_V2") == "IMAGENET1K_V2"
+        resolve_weights(str(tmp_path / "runs"))
+    assert resolve_weights("IMAGENET1K_V2") == "IMAGENET1K_V2"
 
 
 def test_a_recipe_that_freezes_is_written_and_read_again() -> None:

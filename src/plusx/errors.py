@@ -1,4 +1,4 @@
-"""The error for mistakes of the user, and text of others in messages."""
+"""The error for mistakes of the user, and helpers for messages."""
 
 import os
 import unicodedata
@@ -23,12 +23,12 @@ def did_you_mean(word: str, options: Iterable[str], count: int = 1, cutoff: floa
 
 
 def counted(count: int, noun: str, nouns: str = "") -> str:
-    """ "1 image", "2,000 images": a number and what it counts; nouns: another plural."""
+    """Return a number and its noun: "1 image", "2,000 images". nouns: an irregular plural."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def shortened(name: str, length: int = 60) -> str:
-    """A name of at most so many characters for tables and lists; of a longer one both ends."""
+    """Return a name of at most `length` characters for tables; of a longer one both ends."""
     if len(name) <= length:
         return name
     return f"{name[: length - 11]}...{name[-8:]}"
@@ -45,7 +45,7 @@ def printable(text: str | Path, root: str | Path | None = None) -> str:
     return "".join(
         letter
         if unicodedata.category(letter)[0] != "C"
-        # a byte of a name that is no UTF-8, or a character that is not printed
+        # a byte that is not UTF-8, or a character that is not printable
         else f"\\x{ord(letter) - 0xDC00:x}"
         if 0xDC80 <= ord(letter) <= 0xDCFF
         else ascii(letter)[1:-1]

@@ -7,7 +7,7 @@ from plusx.errors import UserError
 
 
 def split_override(override: str) -> tuple[tuple[str, ...], object]:
-    """The dotted key, split, and the value, read as TOML or, where it is none, as plain text.
+    """Return the parts of the dotted key, and the value: parsed as TOML, or else plain text.
 
     >>> split_override("optim.lr=1e-3")
     (('optim', 'lr'), 0.001)

@@ -2,11 +2,11 @@
 
 An interval never has width zero and never leaves the range of its quantity. For a single value, or
 values that are all equal, the spread is unknown and there is no interval (None). Intervals of
-several pairs that are compared at once hold together with 95 %: by Bonferroni's correction for the
-number of `comparisons`, or by Holm's, see `differences`.
+several comparisons have simultaneous coverage of 95 %: by Bonferroni's correction for the number of
+`comparisons`, or by Holm's, see `differences`.
 
-`confidence_sequence` holds for all numbers of values at once, so that values may be added until it
-decides; the other intervals hold for a number of values that is chosen in advance.
+`confidence_sequence` is valid at every number of values, so that values may be added until it
+decides; the other intervals are valid for a number of values that is chosen in advance.
 
 Quantiles come from scipy.special, which takes 0.4 s less to import than scipy.stats.
 """
@@ -21,8 +21,8 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 LEVEL = 0.95
 Number = int | float
-_EVERYTHING = (-math.inf, math.inf)
-_SHARE = (0.0, 1.0)
+_UNBOUNDED = (-math.inf, math.inf)
+_UNIT_INTERVAL = (0.0, 1.0)
 # Variance of the Gaussian mixture of confidence sequences, in variances of one value. 4 makes them
 # narrow after 4 to 10 values, for limits about 2 standard deviations from the mean.
 _MIXTURE = 4.0
@@ -51,8 +51,8 @@ class Difference(NamedTuple):
 
 
 class Median(NamedTuple):
-    """A median between two ends. `interval` says whether they hold it with 95 %; else they are the
-    lowest and the highest value."""
+    """A median with two ends: a 95 % interval if `interval` is true, else the lowest and the
+    highest value."""
 
     median: float
     low: float
@@ -61,7 +61,7 @@ class Median(NamedTuple):
 
 
 def spread(values: Sequence[Number]) -> dict[str, Any]:
-    """Mean, standard deviation of the sample (None for one value) and the value of each seed."""
+    """Return mean, standard deviation (n - 1; None for one value) and the value of each seed."""
     return {
         "mean": mean(values),
         "std": stdev(values) if len(values) > 1 else None,
@@ -72,10 +72,10 @@ def spread(values: Sequence[Number]) -> dict[str, Any]:
 def mean_interval(
     values: Sequence[Number],
     *,
-    bounds: tuple[float, float] = _EVERYTHING,
+    bounds: tuple[float, float] = _UNBOUNDED,
     comparisons: int = 1,
 ) -> Interval | None:
-    """Student's t interval of a mean. None also if a value is not finite."""
+    """Return Student's t interval of a mean. None also if a value is not finite."""
     if len(values) < 2 or not all(map(math.isfinite, values)) or not stdev(values):
         return None
     error, freedom = stdev(values) / math.sqrt(len(values)), len(values) - 1
@@ -88,12 +88,12 @@ def student_factor(count: int) -> float:
 
 
 def confidence_sequence(
-    values: Sequence[Number], *, bounds: tuple[float, float] = _EVERYTHING
+    values: Sequence[Number], *, bounds: tuple[float, float] = _UNBOUNDED
 ) -> Interval | None:
     """Return the interval of a mean after these values, from a sequence of intervals, one for each
     number of values, that all contain the mean of Gaussian values with a probability of 95 %.
 
-    The values may therefore be looked at after each one, and the last interval depends on no plan.
+    The values may therefore be inspected after each one, and their number need not be planned.
     Intervals of Student's t test with a Gaussian mixture over the mean and a right Haar mixture
     over the unknown standard deviation (Wang and Ramdas 2024, "Anytime-valid t-tests and confidence
     sequences for Gaussian means with unknown variance"; after Lai 1976). None as for
@@ -141,18 +141,18 @@ def share_interval(
     adjusted = (centre * count + 2) / (count + 4)
     image_error = float(ndtri(upper)) * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
     half_width = math.hypot(student * stdev(shares) / math.sqrt(len(shares)), image_error)
-    return _within((centre - half_width, centre + half_width), _SHARE)
+    return _within((centre - half_width, centre + half_width), _UNIT_INTERVAL)
 
 
 def wilson(share: Number, count: int) -> Interval:
-    """Wilson's interval (1927) of a share of `count` independent trials."""
+    """Return Wilson's interval (1927) of a fraction of `count` independent trials."""
     z = float(ndtri(_upper()))
     middle = share + z**2 / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
     scale = 1 + z**2 / count
     low, high = (middle - half) / scale, (middle + half) / scale
-    # rounding can leave shares of 0 and 1 out
-    return _within((min(low, share), max(high, share)), _SHARE)
+    # rounding can exclude fractions of 0 and 1
+    return _within((min(low, share), max(high, share)), _UNIT_INTERVAL)
 
 
 def difference(
@@ -174,16 +174,16 @@ def difference(
 
 
 def chance_of_order(first: int, second: int) -> float:
-    """Return the chance that so many values and so many others, all from one distribution, fall
-    apart into two groups: the p-value of a two-sided permutation test (Fisher 1935) of values that
-    are all on one side of the others. It needs no spread, so that it exists for equal values."""
+    """Return the probability that all of `first` values are on one side of `second` others if both
+    are from one distribution: the p-value of a two-sided permutation test (Fisher 1935). It needs
+    no spread, so it is also defined for equal values."""
     return min(1.0, 2 / math.comb(first + second, first))
 
 
 def paired_difference(first: Sequence[Number], second: Sequence[Number]) -> Difference:
-    """Return how much larger the first fraction of successes is than the second, of the same
-    trials (1 a success, else 0), with Wald's interval for matched pairs after half a trial is added
-    to each of the four cells (Agresti and Min 2005)."""
+    """Return the first fraction of successes minus the second, of the same trials (1: success, 0:
+    failure), with Wald's interval for matched pairs after half a trial is added to each of the four
+    cells (Agresti and Min 2005)."""
     pairs = list(zip(first, second, strict=True))
     count = len(pairs)
     gains = sum(a > b for a, b in pairs) + 0.5
@@ -201,8 +201,8 @@ def difference_of_intervals(
 ) -> Difference:
     """Return the first value minus the second, each with its interval as (value, low, high).
 
-    The interval is built from the two (MOVER, Zou and Donner 2008, equation 7). The two are taken
-    as independent; for values of the same images, which rise and fall together, it is too wide.
+    The interval is built from the two (MOVER, Zou and Donner 2008, equation 7), which are assumed
+    to be independent; for values of the same images, which are correlated, it is too wide.
     """
     (a, a_low, a_high), (b, b_low, b_high) = first, second
     below = math.hypot(a - a_low, b_high - b)
@@ -217,9 +217,9 @@ def differences(
 ) -> list[Difference | None]:
     """Return the difference of each pair, corrected for their number by Holm's method (1979).
 
-    The clearest difference is tested first, among all m pairs, the next among m - 1, until an
-    interval contains 0: it and all later ones have the level of that test. So every interval
-    without 0 is a significant difference, whatever the others are.
+    The difference with the smallest p-value is tested first, among all m pairs, the next among
+    m - 1, until an interval contains 0: it and all later ones have the level of that test. Every
+    interval without 0 is then a significant difference.
     """
     tests = {}
     for index, (first, second) in enumerate(pairs):
@@ -237,11 +237,11 @@ def differences(
 
 
 def median_interval(values: Sequence[Number]) -> Median:
-    """The median with an interval that holds whatever the values are distributed like.
+    """Return the median with a distribution-free interval.
 
-    The ends are those ranks between which the true median lies with 95 % by the binomial
-    distribution (Conover 1999, section 3.2). Fewer than six values cannot give one: then the ends
-    are the lowest and the highest.
+    The ends are order statistics, whose coverage of 95 % follows from the binomial distribution
+    (Conover 1999, section 3.2). Fewer than six values have no such interval: then the ends are the
+    lowest and the highest.
     """
     from scipy import stats  # slow to import
 
@@ -253,7 +253,7 @@ def median_interval(values: Sequence[Number]) -> Median:
 
 
 def _welch(first: Sequence[Number], second: Sequence[Number]) -> tuple[float, float] | None:
-    """The standard error of a difference of means, and its degrees of freedom."""
+    """Return the standard error of a difference of means, and its degrees of freedom."""
     if min(len(first), len(second)) < 2:
         return None
     squared_errors = [(stdev(values) ** 2 / len(values), len(values)) for values in (first, second)]
@@ -267,14 +267,14 @@ def _welch(first: Sequence[Number], second: Sequence[Number]) -> tuple[float, fl
 
 
 def _upper(comparisons: int = 1) -> float:
-    """The probability below the upper end of each of so many intervals that hold with 95 %."""
+    """Return the probability below the upper end of an interval, by Bonferroni's correction."""
     return 1 - (1 - LEVEL) / (2 * comparisons)
 
 
 def _student(
     middle: Number, error: Number, freedom: Number, comparisons: int, bounds: tuple[float, float]
 ) -> Interval:
-    """Student's t interval of a value with this standard error and degrees of freedom."""
+    """Return Student's t interval of a value with this standard error and degrees of freedom."""
     half = error * float(stdtrit(freedom, _upper(comparisons)))
     return _within((middle - half, middle + half), bounds)
 

@@ -49,9 +49,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Threat:
-    """What an evaluation attacks with: kinds of ATTACKS, a norm, and each eps.
+    """A threat model: kinds of ATTACKS, their norm, and the values of eps.
 
-    steps: None is the number of each attack
+    steps: None: the default of each attack
     """
 
     kinds: tuple[str, ...]
@@ -68,7 +68,7 @@ class Threat:
         return ATTACKS[kind](norm=self.norm, eps=eps, steps=steps, restarts=self.restarts)
 
     def rng(self, number: int, device: torch.device) -> torch.Generator:
-        """Return the random numbers of a batch."""
+        """Return the random generator of a batch."""
         return torch.Generator(device).manual_seed((self.seed << 32) + number)
 
 
@@ -95,13 +95,14 @@ def attack_run(
 ) -> dict[str, Any]:
     """Return the accuracy of a run under attacks, on its own data or on `data`, with checks.
 
-    kinds: of ATTACKS; (): FGSM, PGD and APGD-CE, and without gradients (ONNX) Square
-    eps: (): from 0 to 8/255 for linf, and to 1 for l2
-    images: at most, equally many of each class; checked: of these, for the checks; 0: none
+    kinds: of ATTACKS; (): FGSM, PGD and APGD-CE; for ONNX files, which have no gradients, Square
+    eps: in pixels from 0 to 1; (): up to 8/255 for linf, up to 1 for l2
+    images: number of samples at most, equally many of each class
+    checked: number of samples for the checks; 0: no checks
     out: a folder for attack.json and attack.html
-    A sample counts as correct if the network predicts it, and the attack does not change that. Of
-    several attacks, the row "worst" counts those that no attack fools. Masks, boxes and other
-    tasks are attacked by ascent of their loss, and rows have a metric of the task.
+    A sample is correct if the network predicts its class with and without the perturbation. With
+    several attacks, the row "worst" counts the samples that no attack fools. For masks, boxes and
+    other tasks, the attack ascends the task's loss, and rows have the task's main metric.
     Raises UserError for an unknown attack or norm, numbers out of range, attacks that need
     gradients on an ONNX file, and inputs without pixels.
     """
@@ -243,13 +244,13 @@ def _kinds(run: Run, kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kinds)) or (DEFAULT if classifies else DENSE)
 
 
-def at_most(dataset: Dataset, images: int) -> Dataset:
-    """Return at most this number of samples, of classes equally many."""
-    if len(dataset) <= images:
+def at_most(dataset: Dataset, count: int) -> Dataset:
+    """Return at most `count` samples: equally many of each class, or the first ones."""
+    if len(dataset) <= count:
         return dataset
     if dataset.labels is None or dataset.annotations is not None:
-        return dataset.subset(list(range(images)))
-    chosen = np.sort(stratified_order(dataset.labels.cpu(), 0)[:images])
+        return dataset.subset(list(range(count)))
+    chosen = np.sort(stratified_order(dataset.labels.cpu(), 0)[:count])
     return dataset.subset(chosen.tolist())
 
 
@@ -265,7 +266,9 @@ class _Classified:
         self.correct: dict[tuple[str, float], list[Bool[Tensor, "n"]]] = {
             (kind, eps): [] for eps in threat.eps for kind in threat.kinds
         }
-        self.first: list[tuple[Tensor, Tensor, Tensor]] = []  # pixels, labels, predictions
+        # for the checks: pixels, labels, predictions
+        self.first: list[tuple[Tensor, Tensor, Tensor]] = []
+        # for the page: pixels, perturbed pixels, label, predictions before and after
         self.fooled: list[tuple[Tensor, Tensor, int, int, int]] = []
 
     def logits_of(self, pixels: Tensor) -> Float[Tensor, "n k"]:
@@ -283,8 +286,8 @@ class _Classified:
         pixels = self.modality.to_pixels(batch.inputs)
         self.clean_correct.append((predicted == labels).cpu())
         if self.count < self.checked:
-            rest = self.checked - self.count
-            self.first.append((pixels[:rest], labels[:rest], predicted[:rest]))
+            missing = self.checked - self.count
+            self.first.append((pixels[:missing], labels[:missing], predicted[:missing]))
         self.count += len(batch)
         for (kind, eps), correct in self.correct.items():
             attack = self.threat.attack(kind, eps)
@@ -301,7 +304,7 @@ class _Classified:
     def _collect(
         self, pixels: Tensor, perturbed: Tensor, labels: Tensor, before: Tensor, after: Tensor
     ) -> None:
-        """Keep examples for the page."""
+        """Collect examples of fooled samples for the page."""
         fooled = ((before == labels) & (after != labels)).nonzero()[:, 0]
         for row in fooled[: MOST - len(self.fooled)].tolist():
             classes = int(labels[row]), int(before[row]), int(after[row])
@@ -340,7 +343,7 @@ class _Classified:
         return run_checks(self.logits_of, pixels, labels, predicted, ball, steps, self.threat.seed)
 
     def warnings(self, run: Run) -> list[str]:
-        """Return warnings about what the result does not show."""
+        """Return warnings about the limits of the result."""
         text = (
             "an ONNX file has no gradients: only Square is possible, which is weaker than attacks "
             "with gradients on the run or its safetensors file"
@@ -362,7 +365,8 @@ class _Classified:
 
 
 class _Ascended:
-    """A metric of any task whose loss is ascended: masks, boxes, several labels per input."""
+    """The main metric of any task under attacks that ascend its loss: masks, boxes, several labels
+    per input."""
 
     def __init__(self, task: Task, modality: Modality, threat: Threat, checked: int) -> None:
         self.task, self.modality, self.threat, self.checked = task, modality, threat, checked
@@ -401,13 +405,14 @@ class _Ascended:
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """Seed torch inside the block: two-stage detectors draw the regions of their loss."""
+        """Seed torch inside the block, since two-stage detectors sample the regions of their
+        loss."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.threat.seed)
             yield
 
     def _check(self, batch: Batch, number: int) -> None:
-        """Add the losses of a batch to those that are compared."""
+        """Add the losses of a batch for the checks."""
         eps = max(self.threat.eps) or EPS[self.threat.norm][-1]
         pgd = self.threat.attack("pgd", eps)
         attacks = {
@@ -443,11 +448,15 @@ class _Ascended:
         fgsm, pgd, longer = (self.losses[name] for name in ("fgsm", "pgd", "longer"))
         count = min(self.count, self.checked)
         texts = [f"{name} {value / count:.4g}" for name, value in self.losses.items()]
-        slack = 0.99  # of a loss, by chance
+        tolerance = 0.99  # of a loss
         return [
             Check("zero_eps_is_clean", self.changed == 0, f"{self.changed} inputs change"),
-            Check("pgd_not_weaker_than_fgsm", pgd >= slack * fgsm, f"loss {texts[1]}, {texts[0]}"),
-            Check("more_steps_not_weaker", longer >= slack * pgd, f"loss {texts[2]}, {texts[1]}"),
+            Check(
+                "pgd_not_weaker_than_fgsm", pgd >= tolerance * fgsm, f"loss {texts[1]}, {texts[0]}"
+            ),
+            Check(
+                "more_steps_not_weaker", longer >= tolerance * pgd, f"loss {texts[2]}, {texts[1]}"
+            ),
         ]
 
     def warnings(self, run: Run) -> list[str]:
@@ -477,7 +486,8 @@ def _row(attack: Attack, kind: str, measured: dict[str, Any]) -> dict[str, Any]:
 
 
 def pixels_png(pixels: Float[Tensor, "c h w"]) -> bytes:
-    """Return pixels from 0 to 1 as a PNG, enlarged by whole pixels; of many bands the first."""
+    """Return pixels from 0 to 1 as a PNG, enlarged by an integer factor; of many bands the first
+    ones."""
     values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     rgb = as_rgb(values)
     return png(enlarged(rgb, enlargement((rgb.shape[0], rgb.shape[1]))))

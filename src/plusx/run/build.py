@@ -29,9 +29,9 @@ from plusx.nn.whitening import whiten
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import NetByName, Recipe
 from plusx.recipe.tables import Init
+from plusx.run import datasets
 from plusx.run.continual import stream_sets, stream_split
 from plusx.run.datasets import DATA, open_train_and_validation
-from plusx.run.datasets import open_split as open_whole_split
 from plusx.run.file_names import RECIPE, WEIGHTS
 from plusx.run.selfsupervised import with_views
 from plusx.run.task_factory import TASKS
@@ -43,12 +43,7 @@ from plusx.zoo import External, find
 
 
 WHITENED_IMAGES = 2000  # training images, equally many of each class, for the whitening
-_NO_SPEC = (
-    "base",
-    "weights",
-    "train",
-    "freeze_norms",
-)  # fields of [net] that are not fields of a spec
+_NO_SPEC = ("base", "weights", "train", "freeze_norms")  # fields of [net] that no spec has
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class Sets:
         }
 
     def with_preprocessing(self, preprocessing: Mapping[str, Any]) -> "Sets":
-        """Return the sets prepared as for the network of these weights, where they are alike."""
+        """Return the sets with the preprocessing of a network's weights."""
         modality, validation = modality_from_dict(dict(preprocessing)), self.validation
         return Sets(
             self.train.like(modality), None if validation is None else validation.like(modality)
@@ -100,7 +95,7 @@ def open_sets(recipe: Recipe) -> Sets:
 def open_split(recipe: Recipe, split: str) -> Dataset:
     """Open a split of the recipe's data; of a stream, that of its task. Raises UserError if it is
     missing or invalid."""
-    return (open_whole_split if recipe.stream is None else stream_split)(recipe, split)
+    return (datasets.open_split if recipe.stream is None else stream_split)(recipe, split)
 
 
 def evaluation_batch_size(dataset: Dataset, batch_size: int) -> int:
@@ -157,7 +152,7 @@ def spec_of(net: NetByName | Net) -> Net | External:
         validate(net)
         return net
     spec: Any = find(net.base)
-    weights = net.weights and weights_at(net.weights)
+    weights = net.weights and resolve_weights(net.weights)
     if weights and Path(weights).is_file():
         stored = find_weights(net.base, weights)
         if stored.model == net.base:
@@ -168,10 +163,10 @@ def spec_of(net: NetByName | Net) -> Net | External:
         if field.name not in _NO_SPEC and getattr(net, field.name) is not None
     }
     if isinstance(spec, External):
-        fixed = sorted(set(changes) - {"num_classes", "in_channels", "size"})
-        if fixed:
+        unsupported = sorted(set(changes) - {"num_classes", "in_channels", "size"})
+        if unsupported:
             raise UserError(
-                f"[net] {fixed[0]}: {net.base} is an external module; only num_classes and "
+                f"[net] {unsupported[0]}: {net.base} is an external module; only num_classes and "
                 "in_channels can be changed"
             )
         changes.pop("size", None)
@@ -208,20 +203,20 @@ def make_net(recipe: Recipe) -> tuple[Backbone, dict[str, Any] | None]:
 
 def _open_weights(network: str | None, source: str) -> Weights:
     """Open a recipe's weights. Raises UserError, with the key, if there are none."""
-    at = weights_at(source)
-    if not Path(at).exists() and not NAME.fullmatch(at):
+    path_or_name = resolve_weights(source)
+    if not Path(path_or_name).exists() and not NAME.fullmatch(path_or_name):
         names = published_names(network) if network else ()
         published = f"; published for {network}: {', '.join(names)}" if names else ""
         raise UserError(
             f"[net] weights = {json.dumps(source)}: no such file or run{published}; leave it empty "
             "(net.weights=) to train from scratch"
         )
-    return find_weights(network, at)
+    return find_weights(network, path_or_name)
 
 
 def initial_weights(recipe: Recipe) -> str:
-    """Return where the initial weights are: the run of the stream's task before, or [net] weights;
-    "" if the network is initialised."""
+    """Return the source of the initial weights: the run of a stream's previous task, or [net]
+    weights; "" for a random initialisation."""
     if recipe.stream is not None and recipe.stream.previous:
         return recipe.stream.previous
     return "" if recipe.net_by_name is None else recipe.net_by_name.weights
@@ -258,8 +253,8 @@ def _with_head(recipe: Recipe, net: Backbone, num_classes: int | None) -> Backbo
         return NetworkWithHead(net, recipe.head, num_classes)
 
 
-def weights_at(text: str) -> str:
-    """Return the path or the published name of a recipe's weights; of a run's folder its file.
+def resolve_weights(text: str) -> str:
+    """Return the path or the published name of a recipe's weights; for a run's folder, its file.
 
     Raises UserError if the folder is not that of a finished run.
     """
@@ -270,14 +265,14 @@ def weights_at(text: str) -> str:
         return str(path / WEIGHTS)
     if (path / RECIPE).is_file():
         raise UserError(f"[net] weights: the run {path} is not finished, it has no {WEIGHTS} yet")
-    inside = sorted(file.parent.name for file in path.glob(f"*/{WEIGHTS}"))
-    near = difflib.get_close_matches(path.name, inside, 1, 0.0)
+    runs = sorted(file.parent.name for file in path.glob(f"*/{WEIGHTS}"))
+    near = difflib.get_close_matches(path.name, runs, 1, 0.0)
     hint = f"; did you mean {path / near[0]}?" if near else ""
     raise UserError(f"[net] weights: {path} is not a run's folder: it has no {WEIGHTS}{hint}")
 
 
-def begin_from(recipe: Recipe, net: nn.Module, dataset: Dataset) -> None:
-    """Freeze parts of the network, and initialise its whitening layer, as the recipe says."""
+def freeze_and_whiten(recipe: Recipe, net: nn.Module, dataset: Dataset) -> None:
+    """Freeze the recipe's frozen layers, and initialise its whitening layer from the images."""
     table = recipe.net_by_name
     if table is not None:
         _freeze(table, net)

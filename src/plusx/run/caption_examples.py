@@ -27,7 +27,7 @@ from plusx.train.loop import evaluating
 
 NUM_IMAGES = 6
 PANEL_SIDE = 160  # pixels of the longer side of an image
-MAX_WORDS = 23  # that are drawn
+MAX_WORDS = 23  # words that are drawn
 _PANELS_PER_ROW = 6
 _GAP, _LINE = 8, 22  # pixels between panels, and of the line with the word
 _WHITE = (255, 255, 255)
@@ -36,8 +36,8 @@ _WHITE = (255, 255, 255)
 def predict_captions(
     predictor: Predictor, dataset: Dataset, failed: Failed, out: Path
 ) -> list[dict[str, Any]]:
-    """Return captions of some images of a data set beside their annotations, and write a picture
-    for each into the folder `out`: the image, and the attention of every word over the image."""
+    """Return captions of some images of a data set beside their annotations, and draw each into the
+    folder `out`: the image, and the attention of every word over the image."""
     task, run = predictor.task.task, predictor.run
     assert isinstance(task, Generate)
     paths, indices = dataset.paths, spread(NUM_IMAGES, len(dataset))

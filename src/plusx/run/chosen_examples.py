@@ -1,4 +1,4 @@
-"""Which samples of a data set are shown as examples."""
+"""Selection of the samples of a data set that are shown as examples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,22 +24,22 @@ def hardest(
     count: int,
     failed: Failed,
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Return the samples whose class gets the lowest probability, that one first: their indices
-    and rows of predictions with ground_truth.
+    """Return indices and rows of predictions of the samples whose annotated class has the lowest
+    probability, in ascending order; rows have ground_truth.
 
-    They are chosen from at most 512 samples, evenly spread; of several labels a sample none are.
+    They are selected from at most 512 samples, evenly spread; [] if samples have several labels.
     """
     if dataset.multilabel:
         return []
     indices = [i for i in spread(_CLASSIFIED, len(dataset)) if dataset.label(i) >= 0]
-    names = [str(index) for index in indices]  # which predictions name
-    listed = [sources[index] for index in indices]
+    names = [str(index) for index in indices]  # by which predictions are identified
+    chosen = [sources[index] for index in indices]
     rows = []
-    for name, _, prediction in predictor.predictions(listed, failed, names=names):
+    for name, _, prediction in predictor.predictions(chosen, failed, names=names):
         (row,) = prediction.rows(predictor.run.classes)
         index = int(name)
         label = dataset.classes[dataset.label(index)]
         probability = row["probabilities"][predictor.run.classes.index(label)]
-        truth = {"label": label, "probability": probability}
-        rows.append((probability, index, {**row, "ground_truth": truth}))
+        row["ground_truth"] = {"label": label, "probability": probability}
+        rows.append((probability, index, row))
     return [(index, row) for _, index, row in sorted(rows, key=lambda entry: entry[:2])[:count]]

@@ -1,4 +1,5 @@
-"""The tasks of a recipe's [stream] and its [method]: the data, the task, and what passes on."""
+"""Continual learning by a recipe's [stream] and [method]: the data of each task, the task, and the
+memory that the next task gets."""
 
 import hashlib
 from dataclasses import asdict, replace
@@ -49,9 +50,9 @@ def stream_of(recipe: Recipe) -> Stream:
 
 
 def position_of(recipe: Recipe, classes: tuple[str, ...]) -> Position:
-    """Return where in the stream a run is; `classes` are those of the data.
+    """Return the position of a run in its stream; `classes` are those of the data.
 
-    Raises UserError if tasks and classes do not fit, or the recipe is not of a single task.
+    Raises UserError if tasks and classes do not match, or the recipe is not of a single task.
     """
     stream = stream_of(recipe)
     tasks = class_numbers(stream, classes)
@@ -87,8 +88,8 @@ def class_numbers(stream: Stream, classes: tuple[str, ...]) -> tuple[tuple[int, 
                 )
         if len(names) < least:
             raise UserError(
-                f"[stream] tasks: task {task} has one class, so that nothing is to be decided "
-                'where the task is given (scenario = "task")'
+                f'[stream] tasks: task {task} has a single class; with scenario = "task", every '
+                "task needs at least two"
             )
     absent = [name for name in classes if not any(name in names for names in stream.tasks)]
     if absent:
@@ -100,30 +101,31 @@ def class_numbers(stream: Stream, classes: tuple[str, ...]) -> tuple[tuple[int, 
 
 
 def open_parts(recipe: Recipe, split: str, count: int) -> list[Dataset]:
-    """Open a split of the first `count` tasks. What is measured on the training set, such as mean
-    and deviation, is measured on that of all tasks, and of several paths on that of the first.
+    """Open a split of the first `count` tasks. Mean and deviation, and all else that is measured on
+    the training set, are those of all tasks; with several paths, of the first path.
 
     Raises UserError if a task has no samples, or the samples do not have one class each.
     """
-    whole = _whole(recipe, split)
+    all_tasks = _all_tasks(recipe, split)
     stream, parts = stream_of(recipe), []
-    tasks = class_numbers(stream, whole.classes)
+    tasks = class_numbers(stream, all_tasks.classes)
     for number in range(count):
-        part = whole
+        part = all_tasks
         if stream.paths:
-            part = _at_path(recipe, stream.paths[number], split, whole)
+            part = _at_path(recipe, stream.paths[number], split, all_tasks)
         elif stream.transform != "none":
-            part = TRANSFORMS[stream.transform](whole, number, len(tasks), recipe.seed)
+            part = TRANSFORMS[stream.transform](all_tasks, number, len(tasks), recipe.seed)
         elif stream.scenario != "domain":
-            members = torch.isin(whole.labels.cpu(), torch.tensor(tasks[number]))
-            part = whole.subset(members.nonzero().flatten())
+            members = torch.isin(all_tasks.labels.cpu(), torch.tensor(tasks[number]))
+            part = all_tasks.subset(members.nonzero().flatten())
         if len(part) == 0:
-            raise UserError(f"[stream] task {number + 1} has no {split} {whole.inputs}")
+            raise UserError(f"[stream] task {number + 1} has no {split} {all_tasks.inputs}")
         parts.append(part)
     return parts
 
 
-def _whole(recipe: Recipe, split: str) -> Dataset:
+def _all_tasks(recipe: Recipe, split: str) -> Dataset:
+    """Open a split with the samples of all tasks; with several paths, of the first path."""
     stream = stream_of(recipe)
     if stream.paths:
         recipe = _with_path(recipe, stream.paths[0])
@@ -146,26 +148,24 @@ def _with_path(recipe: Recipe, path: str) -> Recipe:
     return replace(recipe, data=replace(table, path=path))
 
 
-def _at_path(recipe: Recipe, path: str, split: str, whole: Dataset) -> Dataset:
+def _at_path(recipe: Recipe, path: str, split: str, first: Dataset) -> Dataset:
     part = open_split(_with_path(recipe, path), split)
-    if part.classes != whole.classes:
-        different = sorted({*part.classes} ^ {*whole.classes})
+    if part.classes != first.classes:
+        different = sorted({*part.classes} ^ {*first.classes})
         raise UserError(
-            f"[stream] paths: {path} and {whole.name} do not have the same classes: only one has "
+            f"[stream] paths: {path} and {first.name} do not have the same classes: only one has "
             f"{', '.join(map(repr, different[:5]))}"
         )
-    return part.like(whole.modality, whole.classes)
+    return part.like(first.modality, first.classes)
 
 
 def stream_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """Return the training samples of a run, with replayed ones, and the validation samples of its
     task."""
-    held_out = recipe.data.validation != 0
-    classes = _whole(recipe, "train").classes
-    position = position_of(recipe, classes)
+    position = position_of(recipe, _all_tasks(recipe, "train").classes)
     parts = open_parts(recipe, "train", position.task + 1)
     train = method_of(recipe).training_set(parts, memory_of(recipe), recipe.seed)
-    if not held_out:
+    if recipe.data.validation == 0:
         return train, None
     return train, open_parts(recipe, "validation", position.task + 1)[-1]
 
@@ -174,7 +174,7 @@ def stream_split(recipe: Recipe, split: str) -> Dataset:
     """Return a split of the task that a run trains, with replayed training samples."""
     if split == "train":
         return stream_sets(recipe)[0]
-    position = position_of(recipe, _whole(recipe, "train").classes)
+    position = position_of(recipe, _all_tasks(recipe, "train").classes)
     return open_parts(recipe, split, position.task + 1)[-1]
 
 
@@ -189,14 +189,14 @@ def continual(recipe: Recipe, task: Task, dataset: Dataset) -> Task:
 
 
 def memory_of(recipe: Recipe) -> Memory:
-    """Return what the task before left for that of the recipe."""
+    """Return the memory that the previous task of the stream left; empty for the first one."""
     stream = stream_of(recipe)
     return read_memory(Path(stream.previous)) if stream.previous else Memory()
 
 
 def write_memory(folder: Path, memory: Memory) -> None:
-    """Write a memory into the folder of a finished run; the manifest, which is written last, has
-    the digests of the memory and of the weights, with which the next task begins."""
+    """Write a memory into the folder of a finished run. The manifest, which is written last, has
+    the digests of the memory and of the weights from which the next task starts."""
     tensors = dict(memory.tensors)
     for number, indices in enumerate(memory.buffer):
         tensors[f"buffer.{number}"] = torch.tensor(indices, dtype=torch.int64)
@@ -215,8 +215,8 @@ def _digest(content: bytes) -> str:
 
 
 def read_memory(folder: Path) -> Memory:
-    """Read the memory in a run's folder. Raises UserError if it, or the weights of the run, are not
-    what was written."""
+    """Read the memory in a run's folder. Raises UserError if a digest of the manifest does not
+    match."""
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} has no {MANIFEST}: its task of the stream is not finished")
     manifest = store.read_json_part(folder / MANIFEST)

@@ -31,7 +31,7 @@ from plusx.train.loop import evaluating
 
 
 IMAGES = 500
-SHOWN = 3  # the severity of the page's pictures
+SHOWN = 3  # severity of the images on the page
 SAMPLES = 2000  # of the bootstrap
 JSON, PAGE = "corrupt.json", "corrupt.html"
 
@@ -60,15 +60,15 @@ def corrupt_run(
     """Return the accuracy of a run on corrupted images, of its own data or of `data`.
 
     kinds: of CORRUPTIONS; (): all
-    images: at most, equally many of each class
+    images: number of images at most, equally many of each class
     baseline: a run on the same images, whose errors divide those of `run` in the mean corruption
         error (mCE, Hendrycks and Dietterich 2019, section 4.1)
     out: a folder for corrupt.json and corrupt.html
-    Images are corrupted after they are resized and cropped; padding stays. Every network gets the
-    same corrupted images, a function of (seed, kind, severity, image). Of tasks without one class
-    per input, such as masks, rows have the first metric, without an interval.
-    Raises UserError for an unknown kind, numbers out of range, inputs other than images, and a
-    baseline that is no classifier of the same images, and too few images to compare embeddings.
+    Images are corrupted after they are resized and cropped; padding is unchanged. Every network
+    gets the same corrupted images, a function of (seed, kind, severity, image). For tasks without
+    one class per input, such as masks, rows have the task's main metric, without an interval.
+    Raises UserError for an unknown kind, numbers out of range, inputs other than images, a baseline
+    that is not a classifier of the same images, and too few images to compare embeddings.
     """
     kinds, severities = tuple(dict.fromkeys(kinds)) or tuple(CORRUPTIONS), sorted(set(severities))
     for kind in kinds:
@@ -84,15 +84,16 @@ def corrupt_run(
     if run.embeds:
         _require_pairs(dataset)
     classifies = run.classifies and not run.multilabel
-    against = None
+    other_dataset = None
     if baseline is not None:
         if not (classifies and baseline.classifies and not baseline.multilabel):
-            raise UserError("a baseline is compared by its errors: both must predict one class")
-        against = at_most(evaluated_dataset(baseline, data, as_split(split), on_unreadable), images)
-        if against.fingerprint() != dataset.fingerprint():
+            raise UserError("a baseline needs two classifiers: both must predict one class")
+        other_dataset = evaluated_dataset(baseline, data, as_split(split), on_unreadable)
+        other_dataset = at_most(other_dataset, images)
+        if other_dataset.fingerprint() != dataset.fingerprint():
             raise UserError(
-                f"{printable(baseline.path)} would be evaluated on other {against.inputs}: give "
-                "the same ones to both with --data"
+                f"{printable(baseline.path)} would be evaluated on other {other_dataset.inputs}: "
+                "give the same ones to both with --data"
             )
     measured = _measured(plan, run, dataset)
     result: dict[str, Any] = {
@@ -110,8 +111,8 @@ def corrupt_run(
     }
     if measured.correct is not None:
         result |= _summary(kinds, measured.correct)
-    if baseline is not None and against is not None:
-        other = _measured(plan, baseline, against)
+    if baseline is not None and other_dataset is not None:
+        other = _measured(plan, baseline, other_dataset)
         assert measured.correct is not None
         assert other.correct is not None
         result["baseline"] = {"run": printable(baseline.path), "clean": other.clean}
@@ -120,7 +121,7 @@ def corrupt_run(
     result["finding"] = finding(result)
     messages = list(dataset.warnings)
     if result.get("mce", {}) is None:
-        messages.append("the baseline has no error with some corruption: there is no mCE")
+        messages.append("the baseline has no error under some corruption: the mCE is undefined")
     if messages:
         result["warnings"] = messages
     if dataset.split == "test":
@@ -144,7 +145,7 @@ def corrupt_run(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is evaluated, and how."""
+    """The settings of an evaluation."""
 
     kinds: tuple[str, ...]
     severities: tuple[int, ...]
@@ -162,8 +163,10 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The metric of a run, clean and by kind and severity, and with one class per input which
-    samples are predicted correctly."""
+    """The metric of a run, clean and by kind and severity.
+
+    correct: for classifiers, whether each sample is predicted correctly; else None
+    """
 
     metric: str
     clean: dict[str, Any]
@@ -183,8 +186,8 @@ def _measured(plan: _Plan, run: Run, dataset: Dataset) -> _Measured:
     loader = build.evaluation_loader(dataset, plan.batch_size, task.device, plan.workers)
     count = 0
     with loader, evaluating(task), torch.inference_mode():
-        for given in loader.epoch(0):
-            batch = given.to(task.device)
+        for cpu_batch in loader.epoch(0):
+            batch = cpu_batch.to(task.device)
             clean.add(batch, batch)
             if not count:
                 pixels = modality.to_pixels(batch.inputs[:1]).cpu()[0]
@@ -216,18 +219,18 @@ def _measured(plan: _Plan, run: Run, dataset: Dataset) -> _Measured:
 def require_images(modality: Modality) -> None:
     """Raise UserError for inputs other than images, of any number of bands."""
     if modality.ndim != 2:
-        raise UserError(f"corruptions are of images; the network takes {modality.inputs}")
+        raise UserError(f"corruptions are for images; the network takes {modality.inputs}")
     modality.to_pixels(torch.zeros(1, *modality.input_shape))  # raises an error without pixels
 
 
 def _require_pairs(dataset: Dataset) -> None:
-    """Raise UserError if samples of embeddings, which are compared in pairs, have no pair of one
-    class or none of two."""
+    """Raise UserError if no two samples have the same class, or no two have different ones, since
+    embeddings are evaluated on pairs."""
     counts = torch.bincount(dataset.labels.cpu())
     if int(counts.max()) < 2 or int((counts > 0).sum()) < 2:
         raise UserError(
-            "embeddings are compared in pairs of one class and of two classes, which these "
-            f"{len(dataset)} {dataset.inputs} do not have: take more (--images)"
+            "embeddings are evaluated on pairs of the same and of different classes, and these "
+            f"{len(dataset)} {dataset.inputs} do not have both: use more (--images)"
         )
 
 
@@ -236,7 +239,7 @@ def _shown_severity(plan: _Plan) -> int:
 
 
 class _Cell:
-    """The predictions for all inputs with one corruption."""
+    """The predictions for all inputs under one corruption."""
 
     def __init__(self, task: Task, classifies: bool) -> None:
         self.task, self.correct = task, list[Bool[np.ndarray, "n"]]()
@@ -260,9 +263,9 @@ class _Cell:
 def corrupted_batch(
     batch: Batch, modality: Modality, kind: str, severity: int, seed: int, first: int
 ) -> Batch:
-    """Return a batch with corrupted inputs; padding stays as it is.
+    """Return a batch with corrupted inputs and unchanged padding.
 
-    first: the number of the first sample in the data set
+    first: index of the first sample in the data set
     """
     pixels = modality.to_pixels(batch.inputs)
     is_content = content(batch).expand(len(batch), 1, *pixels.shape[2:]).cpu().numpy()
@@ -282,7 +285,7 @@ def _corrupted(
     severity: int,
     seed: list[int],
 ) -> Float[Tensor, "c h w"]:
-    """Return an image whose content, a rectangle from the top left, is corrupted."""
+    """Return an image with its content, a rectangle at the top left, corrupted."""
     height, width = int(inside[:, 0].sum()), int(inside[0].sum())
     rng = np.random.default_rng([*seed, list(CORRUPTIONS).index(kind), severity])
     part = image[:, :height, :width].permute(1, 2, 0).numpy()
@@ -320,7 +323,7 @@ def _mean(shares: Float[np.ndarray, "n"]) -> dict[str, float]:
 def _relative(correct: Correct, baseline: Correct, seed: int) -> dict[str, Any]:
     """Return the mCE: the error of each kind over that of the baseline, the mean over kinds.
 
-    The interval is a bootstrap over images. None if the baseline has no error of some kind.
+    The interval is a bootstrap over images. None if the baseline has no error under some kind.
     """
     errors, others = (1.0 - values.mean(1) for values in (correct, baseline))  # (kinds, n)
     count = errors.shape[1]
@@ -382,9 +385,8 @@ def corruption_text(result: dict[str, Any]) -> str:
         lines.append(f"  {kind:16}" + "".join(f"{_number(value):>8}" for value in cells))
     for name, label in (("mean_error", "mean error"), ("mce", "mCE")):
         if result.get(name):
-            given = result[name]
-            low, high = (f"{100 * given[end]:.1f}" for end in ("low", "high"))
-            lines.append(f"{label} {_percent(given['value'])} ({low} to {high} %)")
+            value, low, high = (100 * result[name][key] for key in ("value", "low", "high"))
+            lines.append(f"{label} {value:.1f} % ({low:.1f} to {high:.1f} %)")
     return "\n".join(lines)
 
 

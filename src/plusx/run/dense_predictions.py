@@ -90,7 +90,7 @@ def own_sources(run: Run, files: Sequence[str]) -> list[Dataset]:
     root = root if root.is_dir() else root.parent
     if not any(Path(path).resolve().is_relative_to(root) for path in files):
         return []
-    if not is_checked(root):  # a recipe of others may name any folder of ours
+    if not is_checked(root):  # a recipe from elsewhere may name any folder of this machine
         return []
     sources = []
     for split in ("train", "validation", "test"):
@@ -115,9 +115,9 @@ def predict_dense(
 
     `predictions` has a row for each image: path, size, and for masks class_fractions and label (the
     class of the largest fraction), for boxes [{label, score, box, ...}], best first. An image of a
-    COCO JSON has its `image_id`. If annotations are known, `ground_truth` has the boxes, or the
-    metrics of the mask. A use of the test set, with the number of its images, is recorded before
-    annotations of the first one are opened. With `out`, a row has the paths `mask`, `overlay` and
+    COCO JSON has its `image_id`. An annotated image has `ground_truth`: the boxes, or the metrics
+    of the mask. If annotated images are of a test set, its use is recorded before the first of
+    their annotations is opened. With `out`, a row has the paths `mask`, `overlay` and
     `side_by_side` in that folder, and predictions.html and, for boxes, coco.json and
     coco-results.json are written.
     """

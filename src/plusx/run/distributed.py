@@ -240,7 +240,7 @@ class FailureThread(threading.Thread):
         self.done.set()
         if self.silent:
             return
-        # a process whose main thread hangs still sees the failure in its other thread
+        # a process whose main thread hangs still detects the failure in its other thread
         end = time.monotonic() + (6 * _POLL if self.missing else _FAREWELL)
         with contextlib.suppress(RuntimeError):
             self.store.set(f"left/{self.rank}", "")

@@ -147,8 +147,8 @@ def draw_boxes(
     """Draw boxes (left, top, right, bottom) over an image in the colours of their classes.
 
     numbers: class indices, one for each box; count: the number of classes
-    Lines and labels scale with the image. Later boxes are on top. A label without free space at its
-    box is left out.
+    Lines and labels scale with the image. Later boxes are on top. A label is omitted if there is no
+    free space for it at its box.
     """
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)

@@ -54,8 +54,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the metrics of a run on its own data, or on `data` (a name, a folder or a CSV).
 
-    A folder or a CSV without splits is evaluated as a whole; if the run was trained on it, only its
-    validation set is. With split "test", a line is added to the run's test_uses.jsonl.
+    All samples of a folder or a CSV without splits are evaluated; if the run was trained on it,
+    only those held out for validation. With split "test", a line is added to the run's
+    test_uses.jsonl.
 
     tta: "flip" averages over an image and its mirror image, "flip-shift" also over both shifted by
         a pixel, "ten-crop" over the corners, the centre and their mirror images, "multi-scale" over
@@ -93,8 +94,8 @@ def evaluate(
     home = home_of(run)
     if home is not None and (dataset.split == "test" or _has_test(run, data, dataset)):
         split_used = {} if dataset.split == "test" else {"split": dataset.split}
-        foremost = task.metrics[0]
-        use = {"count": metrics["count"], foremost: metrics[foremost]}
+        main = task.metrics[0]
+        use = {"count": metrics["count"], main: metrics[main]}
         result["test_uses"] = record_test_use(home, {"data": dataset.name, **split_used, **use})
     return result
 
@@ -122,8 +123,10 @@ def viewed(modality: Modality, views: Tta) -> Modality:
 
 
 def refuse_views(modality: Modality, spec: Model | None, views: Tta) -> None:
-    """Raise UserError for inputs whose mirror image is another input, such as texts, for crops of
-    volumes, and for several scales if the network takes images of one size.
+    """Raise UserError if the views are not valid for the inputs, or the network.
+
+    Texts cannot be mirrored, crops and scales are for images, and several scales need a network
+    that takes images of any size.
 
     spec: None if it is unknown
     """
@@ -156,7 +159,7 @@ def _is_of_one_size(word: Word) -> bool:
 def evaluated_dataset(
     run: Run, data: str | Path | None, split: Split, on_unreadable: OnUnreadable
 ) -> Dataset:
-    """Return the run's own data, or `data`, as `evaluate` does, with the run's classes."""
+    """Return the run's own data, or `data`, with the run's classes, as `evaluate` uses it."""
     home, recipe = home_of(run), run.recipe
     if recipe is None and home is not None and data is not None:
         recipe = read_recipe(home)
@@ -167,8 +170,8 @@ def evaluated_dataset(
     undivided = data is not None and is_undivided(data)
     if recipe is not None and (data is None or is_own(recipe, data)):
         assert home is not None
-        whole = split == "validation" and undivided and recipe.data.validation == 0
-        dataset = build.open_split(recipe, "all" if whole else split)
+        none_held_out = split == "validation" and undivided and recipe.data.validation == 0
+        dataset = build.open_split(recipe, "all" if none_held_out else split)
         refuse_changed(home, dataset)
         trained_on = dataset.split == "all"
     else:
@@ -201,17 +204,17 @@ def evaluated_dataset(
         dataset = _with_warning(dataset, f"{run.path}: {UNFINISHED}")
     if recipe is not None and recipe.stream is not None and recipe.stream.scenario == "task":
         text = (
-            'a run of a stream with scenario = "task": here the classes of all tasks compete; '
-            "stream.json has its accuracies among the classes of each task"
+            'a run of a stream with scenario = "task": here, one of the classes of all tasks is '
+            "predicted; stream.json has the accuracies among the classes of each task"
         )
         dataset = _with_warning(dataset, text)
     if run.assumed and dataset.in_memory:
-        return dataset  # with the usual preprocessing of the named set
+        return dataset  # with the named set's own preprocessing
     return dataset.with_modality(run.preprocessing)
 
 
 def _is_of_training_folder(recipe: Recipe | None, dataset: Dataset) -> bool:
-    """Whether data in another form, such as packed, is from the run's training folder."""
+    """Whether data in another format, such as a packed file, is from the run's training folder."""
     path = None if recipe is None else getattr(recipe.data, "path", None)
     return path is not None and dataset.root == os.path.realpath(Path(path).expanduser())
 
@@ -251,7 +254,7 @@ def own_split(run: Run, data: str | Path | None, split: str) -> Dataset | None:
     if run.recipe is None or not (data is None or is_own(run.recipe, data)):
         _require_data(run, data)
         return None
-    # the vocabulary is that of the network
+    # with the network's vocabulary
     dataset = build.open_split(run.recipe, split).like(run.preprocessing, run.classes)
     refuse_changed(run.path, dataset)
     return dataset
@@ -275,7 +278,7 @@ def _annotated_dataset(
         assert data is not None
         classes = run.classes if run.named else ()
         recipe, split = at_another_path(recipe, data, split, classes)
-    # the preprocessing can be that of the initial weights, the vocabulary is that of the network
+    # with the network's vocabulary and preprocessing, which can be that of its initial weights
     dataset = build.open_split(recipe, split).like(run.preprocessing, run.classes)
     if not other and home is not None:
         refuse_changed(home, dataset)
@@ -422,7 +425,7 @@ def _moved_split(
     table = replace_path(recipe.data, str(data), on_unreadable)
     try:
         source = build.open_split(dataclasses.replace(recipe, data=table), split)
-    except ValueError:  # such as too few images to hold some out
+    except ValueError:  # for example, too few images to hold some out
         return None
     same = recorded is not None and recorded["fingerprint"] == source.fingerprint()
     return source if same else None

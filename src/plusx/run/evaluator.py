@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 class Evaluator:
-    """Evaluates tasks on a data set repeatedly; its workers live until the `with` block ends.
+    """Evaluates tasks on a data set repeatedly; its workers run until the `with` block ends.
 
     Batches are distributed round-robin over the processes, and rank 0 merges the records of the
     meters in order, so that the metrics are bit-identical to those of one process.

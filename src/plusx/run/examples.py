@@ -24,7 +24,7 @@ from plusx.run.volume_predictions import predict_volumes, stored_volumes, synthe
 Drawer = Callable[[Predictor, Dataset, Failed, Path], list[dict[str, Any]]]
 NUM_IMAGES = 6
 NUM_VOLUMES = 2
-# by the kinds of task and inputs; masks and boxes are drawn for every task that predicts them
+# by kinds of task and inputs; masks and boxes are drawn by predict_dense and predict_volumes
 DRAWN: dict[tuple[str, str], Drawer] = {
     ("caption", "image"): predict_captions,
     ("classify", "text"): predict_texts,

@@ -24,7 +24,7 @@ from plusx.weights.files import Weights, describe, open_network, read_weights
 from plusx.zoo import find
 
 
-_EXAMPLE_LENGTH = 512  # positions of an example of sequences of any length
+_EXAMPLE_LENGTH = 512  # positions of the example input for networks of sequences of any length
 
 Progress = Callable[[str], None]
 
@@ -42,12 +42,13 @@ def export_onnx(
     """Export a run, a weight file, or a zoo network with `weights` to an ONNX file.
 
     The outputs are compared with torch's before the file is written (`plusx.export.compare`). With
-    `int8` it is quantised on training samples of the run's own data, or of `data`; the calibration
-    is chosen on validation samples. The test set is not used. `progress` is called with lines.
+    `int8`, the network is quantised on training samples of the run's own data, or of `data`; the
+    calibration is chosen on validation samples. The test set is not used. `progress` is called with
+    a line of text.
 
-    Returns the largest difference and the allowed one, and with `int8` its accuracy and speed on
-    other validation images. Raises UserError if the network cannot be exported or there are too few
-    images, RuntimeError if the outputs differ; nothing is written then.
+    Returns the largest difference of the outputs and the allowed one, and with `int8` accuracy and
+    speed on other validation samples. Raises UserError if the network cannot be exported or there
+    are too few samples, RuntimeError if the outputs differ; nothing is written then.
     """
     to = Path(to)
     if to.suffix != ".onnx":
@@ -61,7 +62,7 @@ def export_onnx(
             f"{net.head_spec.kind!r}: one ONNX graph cannot do that; use its weight file"
         )
     if int8 and run is None:
-        raise UserError("--int8 is only for networks with preprocessing, to read data by")
+        raise UserError("--int8 needs a network that states its preprocessing, to read data")
     if int8 and run is not None and not isinstance(run.task, (Classify, Transcribe)):
         raise UserError(f"{printable(trained)}: --int8 is only for classes and transcripts")
     if int8 and run is not None and run.preprocessing.tokens:
@@ -113,7 +114,7 @@ def export_onnx(
 
 def _input_sizes(run: Run, net: Backbone) -> tuple[tuple[int, ...], int]:
     """Return the shape of an input of the exported file, without the batch, and the size of the
-    vocabulary; 0 if inputs are no tokens."""
+    vocabulary; 0 if inputs are not tokens."""
     return _input_shape(run), net.in_channels if net.style.takes_tokens else 0
 
 
@@ -131,7 +132,7 @@ def _input_shape(run: Run) -> tuple[int, ...]:
 
 
 def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[str, str]:
-    """Return the metadata with which the file can be used without torch."""
+    """Return the metadata of the file, with which it can be used without torch."""
     model = stored.model if stored is not None else None
     task = stored.task if stored is not None else None
     source = stored.source if stored is not None else ""
@@ -157,7 +158,7 @@ def _metadata(run: Run | None, net: Backbone, stored: Weights | None) -> dict[st
 
 
 def input_of(spec: Net) -> tuple[tuple[int, ...], int]:
-    """Return the shape of an input, and the size of the vocabulary; 0 if inputs are no tokens."""
+    """Return the shape of an input, and the size of the vocabulary; 0 if inputs are not tokens."""
     space = each_dimension(spec.size, spec.ndim)
     return (space, spec.in_channels) if spec.takes_tokens else ((spec.in_channels, *space), 0)
 
@@ -165,7 +166,7 @@ def input_of(spec: Net) -> tuple[tuple[int, ...], int]:
 def _opened(
     trained: str | Path, weights: str | None
 ) -> tuple[Run | None, Backbone, Weights | None]:
-    """Return the run, if its inputs are images, the network, and the opened weight file."""
+    """Return the run (None if the preprocessing is unknown), the network, and the weight file."""
     path = Path(trained)
     if weights is not None:
         name, spec = str(trained), find(str(trained))

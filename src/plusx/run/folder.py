@@ -1,4 +1,4 @@
-"""Reading the files in a run's folder, and opening a run."""
+"""Opening a run, and reading the files in its folder."""
 
 import re
 import warnings
@@ -34,7 +34,7 @@ from plusx.weights.files import FORMAT, Weights, build_on_meta, from_metadata, k
 
 _MAX_RECIPE = 1_000_000
 UNFINISHED = "the run is not finished; its newest checkpoint is used"
-_GREY = (0.449, 0.226)  # mean and deviation of ImageNet, averaged over channels
+_GREY_MEAN, _GREY_STD = 0.449, 0.226  # of ImageNet, averaged over channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,8 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Open a run's folder, or a weight file or ONNX file that plusx wrote, in eval mode.
 
-    An unfinished run is opened at its newest checkpoint. Raises UserError if it is none of these,
-    or its metadata is incomplete.
+    An unfinished run is opened at its newest checkpoint. Raises UserError if the path is none of
+    these, or the metadata is incomplete.
     """
     path = Path(path)
     if path.is_file():
@@ -101,8 +101,8 @@ def load_run(path: str | Path) -> Run:
     if not path.exists():
         raise UserError(f"{path}: no such run, weight file or ONNX file")
     if not (path / RECIPE).is_file():
-        inside = sorted(recipe.parent.name for recipe in path.glob(f"*/{RECIPE}"))[:3]
-        hint = f"; did you mean {path / inside[0]}?" if inside else ""
+        runs = sorted(recipe.parent.name for recipe in path.glob(f"*/{RECIPE}"))
+        hint = f"; did you mean {path / runs[0]}?" if runs else ""
         raise UserError(f"{path} is not a run's folder: it has no {RECIPE}{hint}")
     recipe = read_recipe(path)
     data = read_data(path)
@@ -125,7 +125,8 @@ def load_run(path: str | Path) -> Run:
         tensors = saved.tensors.get("ema", saved.tensors["weights"])
         # in half precision, the task is trained inside a wrapper
         named = {name.removeprefix("task."): tensor for name, tensor in tensors.items()}
-        expected = task.state_dict()  # a method of training can have more, such as a projector
+        # the task for training can have more tensors, such as those of a projector
+        expected = task.state_dict()
         task.load_state_dict({name: named[name] for name in named if name in expected})
     return Run(
         path=path,
@@ -154,8 +155,8 @@ def load_weights_as(model: str, weights: str) -> Run:
             "size": size,
             "resize": usual_resize(size),
             "channels": 1,
-            "mean": [_GREY[0]],
-            "std": [_GREY[1]],
+            "mean": [_GREY_MEAN],
+            "std": [_GREY_STD],
         }
     if preprocessing is None or not net.num_classes:
         raise UserError(f"{weights} does not state the preprocessing of {model}")
@@ -192,12 +193,12 @@ def read_recipe(folder: Path) -> Recipe:
     try:
         text = store.read_part(folder / RECIPE, _MAX_RECIPE).decode("utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"{folder / RECIPE} is no UTF-8 text any more: restore the file") from None
+        raise UserError(f"{folder / RECIPE} is not UTF-8 text: restore the file") from None
     return parse_recipe(text, where=str(folder / RECIPE))
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """Read the environment.json of a run. Raises UserError if it is something else."""
+    """Read the environment.json of a run. Raises UserError if it is not a JSON object."""
     values = store.read_json_part(folder / ENVIRONMENT)
     if not isinstance(values, dict):
         raise UserError(f"{folder / ENVIRONMENT} is not what plusx wrote: restore the file")

@@ -22,11 +22,11 @@ LR = 0.01
 def after_second_task(
     run: Run, dataset: Dataset, *, steps: int, seed: int = 0, device: str = "auto"
 ) -> Task:
-    """Return a copy of the run's task after its network learned a second task, by SGD with
+    """Return a copy of the run's task after its network was trained on a second task, by SGD with
     momentum for this number of steps: to predict the rotation of the images (Gidaris et al. 2018).
 
-    The head keeps its weights, and everything before it is trained, with nothing against
-    forgetting. The second task needs no labels, so that it exists for every set of images.
+    The head is fixed, all layers before it are trained, and no method reduces forgetting. The
+    second task needs no labels, so any set of images can be used.
     Raises UserError for images that are not square.
     """
     task = deepcopy(run.task).to(find_device(device))

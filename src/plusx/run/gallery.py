@@ -40,7 +40,7 @@ FORMAT = "plusx gallery 1"
 # largest change of a float32 score with the batch of an image
 _ROUNDING = 1e-5
 _MAX_NAMES = 10  # in a message
-_MAX_IMAGES = 5_000  # of impostors of each of the run's splits, equally many of each person
+_MAX_IMAGES = 5_000  # of impostors from each split of the run, equally many of each person
 
 Vectors = Float[np.ndarray, "n width"]
 PeopleVectors = Float[np.ndarray, "people width"]
@@ -73,12 +73,12 @@ def enroll(
 ) -> dict[str, Any]:
     """Write a gallery of the people in a folder (one folder per person) into the new folder `to`.
 
-    The threshold is the lowest one that accepts at most the fraction `far` (default: of the recipe)
-    of the images of impostors. Impostors are the people of the run's training and validation sets,
-    or those of the folder `impostors`; each enrolled person is also an impostor for all others. An
-    impostor who is enrolled, by name or by an identical image, is left out.
+    The threshold is the lowest one that accepts at most the fraction `far` (default: that of the
+    recipe) of the images of impostors. Impostors are the people of the run's training and
+    validation sets, or those of the folder `impostors`; each enrolled person is also an impostor
+    for all others. An impostor who is enrolled, by name or by an identical image, is left out.
 
-    Returns gallery, people, pictures (their number), threshold, false_accept_rate (`far`),
+    Returns gallery, people, pictures (the number of images), threshold, false_accept_rate (`far`),
     false_accepts (of images of impostors), true_accepts (of images of enrolled people, compared
     with the person's other images; None if each has only one), and warnings. The accepts have
     accepted, images and people (numbers), rate, and its Wilson interval, low and high.
@@ -255,10 +255,10 @@ def _impostors(
 
 
 def _own_people(recipe: Recipe) -> list[Entry]:
-    """Return images of the people that a run was trained and validated with.
+    """Return images of the people of a run's training and validation sets.
 
-    The highest scores of training people are above those of other impostors, so that a threshold
-    that refuses them is on the safe side; validation people alone are too few for a rate of 1 %
+    The highest scores of training people are above those of other impostors, so a threshold that
+    rejects them is conservative; validation people alone are too few for a rate of 1 %
     (docs/faces.md).
     """
     splits = ["train"] if recipe.data.validation == 0 else ["validation", "train"]
@@ -331,7 +331,8 @@ def _true_accepts(
 
 
 def _accepts(accepted: Bool[np.ndarray, "_"], people: int) -> dict[str, Any]:
-    """Return how many images of so many people are accepted, and the rate with its interval."""
+    """Return how many images are accepted, and the rate with its interval; `people` is their
+    number."""
     rate = float(accepted.mean())
     interval = wilson(rate, len(accepted))
     return {

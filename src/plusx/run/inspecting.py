@@ -42,12 +42,12 @@ from plusx.run.sound_examples import spectrogram, spectrogram_pixels, with_secon
 
 PAGE = "info.html"
 EXAMPLES = 24
-_CHARACTERS = 300  # of an example that is a text
-_SIDE = 480  # of the longer side of an example, in pixels
+_CHARACTERS = 300  # of a text
+_SIDE = 480  # pixels of the longer side of an image
 _QUALITY = 85  # of JPEGs
-_MAX_LABELLED = 8  # boxes of an image that are drawn with class names
-_HOUNSFIELD = (-1024, 3071)  # of computed tomography
-_AIR = -500  # a lower value is one of air in computed tomography
+_MAX_LABELLED = 8  # more boxes in an image are drawn without class names
+_HOUNSFIELD = (-1024, 3071)  # range of computed tomography
+_AIR = -500  # lower values are air, so the volume is computed tomography
 _NAMED = {
     "digits": "digits-resnet20",
     "fashion-mnist": "fashion-resnet20",
@@ -138,7 +138,7 @@ def _volume_overrides(volumes: Volumes) -> list[str]:
     low, high = volumes.low, volumes.high
     if low <= _AIR:
         low, high = min(low, _HOUNSFIELD[0]), max(high, _HOUNSFIELD[1])
-    else:  # only some volumes have been read: others may have a little more
+    else:  # only some volumes were read, and others may have values beyond
         margin = (high - low) / 4
         low, high = low - margin if low < 0 else 0, high + margin
     low, high = math.floor(low), math.ceil(high)
@@ -156,7 +156,7 @@ def examples(inspection: Inspection) -> Iterator[tuple[str, bytes]]:
     for index in _spread(dataset):
         try:
             pixels = _drawn(dataset, index)
-        except (UnreadableInput, OSError):  # changed meanwhile
+        except (UnreadableInput, OSError):  # changed since the inspection
             continue
         label = _label(dataset, index)
         name = dataset.describe(index)
@@ -230,16 +230,15 @@ def _colours(inspection: Inspection) -> dict[str, str]:
 
 
 def _spread(dataset: Dataset) -> list[int]:
-    """Return the indices of EXAMPLES samples, taking the classes in turn."""
+    """Return the indices of at most EXAMPLES samples, round-robin over the classes."""
     if not dataset.classes or dataset.has_texts:
         return spread(EXAMPLES, len(dataset))
     labels = dataset.labels
-    presence = labels > 0 if labels.ndim == 2 else None
+    queues = [
+        np.flatnonzero((labels[:, i] > 0 if labels.ndim == 2 else labels == i).numpy()).tolist()
+        for i in range(len(dataset.classes))
+    ]
     chosen: list[int] = []
-    queues = []
-    for number in range(len(dataset.classes)):
-        of_class = labels == number if presence is None else presence[:, number]
-        queues.append(np.flatnonzero(of_class.numpy()).tolist())
     while len(chosen) < EXAMPLES and any(queues):
         for queue in queues:
             while queue and queue[0] in chosen:
@@ -253,8 +252,8 @@ def _drawn(dataset: Dataset, index: int) -> drawing.Pixels:
     if isinstance(dataset.modality, AudioModality):
         waveform = dataset.read(index).tensor
         seconds = waveform.shape[1] / dataset.modality.rate
-        whole = replace(dataset.modality, fixed=False)
-        return with_seconds(spectrogram_pixels(spectrogram(whole, waveform)), seconds)
+        uncut = replace(dataset.modality, fixed=False)
+        return with_seconds(spectrogram_pixels(spectrogram(uncut, waveform)), seconds)
     image = picture_of(dataset, index).convert("RGB")
     scale = _SIDE / max(image.size)
     size = max(1, round(image.height * scale)), max(1, round(image.width * scale))
@@ -274,6 +273,6 @@ def _drawn(dataset: Dataset, index: int) -> drawing.Pixels:
         return pixels
     rows = annotations.boxes[index]
     numbers = rows[:, 4].astype(int).tolist()
-    few = len(numbers) <= _MAX_LABELLED
-    names = [dataset.classes[number] if few else "" for number in numbers]
+    named = len(numbers) <= _MAX_LABELLED
+    names = [dataset.classes[number] if named else "" for number in numbers]
     return drawing.draw_boxes(pixels, (rows[:, :4] * scale).tolist(), numbers, names, count)

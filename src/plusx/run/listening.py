@@ -1,4 +1,4 @@
-"""Keywords, words and commands in sound, from a file or as it arrives, as rows."""
+"""Keywords, words and commands in sound from a file or a stream, as rows."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from plusx.tasks.within_grammar import WithinGrammar
 
 
 BLOCK = 0.05  # seconds that are read at a time
-# classes that are no keywords, also as Speech Commands names them
+# classes that are not keywords, also by their names in Speech Commands
 SILENT = (UNKNOWN, BACKGROUND, "_unknown_", "_silence_", "silence", "noise", "_background_noise_")
 
 Samples = Float32[Tensor, "t"]
@@ -32,12 +32,14 @@ Samples = Float32[Tensor, "t"]
 
 @dataclass
 class Listener:
-    """Listens with a trained network; iterate over `rows` of a file or a stream.
+    """Finds keywords, words or commands in the sound of a file or a stream.
 
     hops: a row for every window of a keyword network, not only for events
     threshold: probability from which a keyword is an event
     step: seconds between two windows
-    seconds, busy: sound so far, and the time that it took to compute; warnings: what was left out
+    seconds: length of the sound so far
+    busy: seconds of computing so far
+    warnings: parts of the sound that were not evaluated, and other warnings
     """
 
     run: Run
@@ -50,9 +52,9 @@ class Listener:
 
     def __post_init__(self) -> None:
         if not isinstance(self.run.preprocessing, AudioModality):
-            raise UserError(f"{self.run.path}: not a network for sound")
+            raise UserError(f"{self.run.path} is not a network for sound")
         if not 0 < self.threshold <= 1:
-            raise UserError(f"threshold = {self.threshold:g}: above 0, at most 1")
+            raise UserError(f"threshold = {self.threshold:g}: it must be above 0 and at most 1")
         self.modality = self.run.preprocessing
         self.stream: KeywordStream | TranscriptStream | CommandStream
         if self.modality.fixed:
@@ -68,12 +70,12 @@ class Listener:
 
     @property
     def latency(self) -> float:
-        """Seconds from a sound to a row about it, at most, besides the time of computing."""
+        """Maximum seconds from a sound to its row, without the time of computing."""
         return self.stream.latency
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of computing for a second of sound."""
+        """Seconds of computing per second of sound."""
         return self.busy / self.seconds if self.seconds else 0.0
 
     def file_rows(self, path: str) -> Iterator[dict[str, Any]]:
@@ -94,15 +96,15 @@ class Listener:
     def _pcm_blocks(self, stream: BufferedIOBase) -> Iterator[Samples]:
         size = 2 * max(1, round(BLOCK * self.modality.rate))
         rest = b""
-        while data := stream.read1(size):  # what has arrived, not a full block
+        while data := stream.read1(size):  # does not wait for a full block
             data = rest + data
             rest = data[len(data) - len(data) % 2 :]
             samples = bytearray(data[: len(data) - len(rest)])
             if samples:
-                # of the machine's byte order, which is little-endian wherever torch runs
+                # torch uses the machine's byte order, and supports only little-endian ones
                 yield torch.frombuffer(samples, dtype=torch.int16).float() / 2**15
         if rest:
-            self.warnings.append("the stream ends in the middle of a sample: 1 byte is left out")
+            self.warnings.append("the stream ends in the middle of a sample: 1 byte is ignored")
 
     def rows(self, blocks: "Iterator[Samples] | tuple[Samples, ...]") -> Iterator[dict[str, Any]]:
         """Yield the rows of a waveform in blocks; times to a tenth of a millisecond."""
@@ -127,10 +129,10 @@ class Listener:
     def _windows(
         self, stream: KeywordStream, blocks: Iterator[Samples]
     ) -> Iterator[tuple[float, Tensor]]:
-        heard: list[Samples] = []  # until the first window is complete
+        before_window: list[Samples] = []  # blocks before the first complete window
         for block in self._counted(blocks):
             if not stream.windows:
-                heard.append(block)
+                before_window.append(block)
             yield from self._timed(stream.add(block))
         if not self.seconds:
             self.warnings.append("the stream is empty")
@@ -139,7 +141,8 @@ class Listener:
                 f"the stream ends after {self.seconds:.3f} s, before the first window of "
                 f"{self.modality.seconds:g} s: it is evaluated in the middle of silence"
             )
-            yield from self._timed(iter([(self.seconds, self._padded(torch.cat(heard)))]))
+            probabilities = self._padded(torch.cat(before_window))
+            yield from self._timed(iter([(self.seconds, probabilities)]))
         elif stream.rest > 0.5 / self.modality.rate:
             self.warnings.append(
                 f"the last {stream.rest:.3f} s are less than a step of {self.step:g} s, and in no "
@@ -175,9 +178,9 @@ class Listener:
     def _timed(self, results: Iterator[Any]) -> Iterator[Any]:
         """Yield the results, and add the time that they take to `busy`."""
         while True:
-            began = time.perf_counter()
+            start = time.perf_counter()
             result = next(results, None)
-            self.busy += time.perf_counter() - began
+            self.busy += time.perf_counter() - start
             if result is None:
                 return
             yield result

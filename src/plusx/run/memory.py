@@ -18,9 +18,9 @@ from plusx.memory import save_memory
 from plusx.recipe import Recipe
 
 
-# in messages of errors for exhausted memory, besides torch.OutOfMemoryError and MemoryError
+# in messages of RuntimeErrors for exhausted memory
 EXHAUSTED = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
-# fraction of the available memory for an update; workspaces and fragmentation need some too
+# fraction of the available memory that an update may use; workspaces and fragmentation need more
 USABLE = 0.9
 
 
@@ -44,8 +44,8 @@ def apply_plan(recipe: Recipe, net: nn.Module) -> None:
     plan = recipe.device.memory
     if plan != "keep" and recipe.device.compile:
         raise UserError(
-            f'[device] memory = "{plan}" with compile = true: torch.compile chooses itself '
-            "what it recomputes; use one of the two"
+            f'[device] memory = "{plan}" with compile = true: torch.compile has its own '
+            "recomputation; use one of the two"
         )
     save_memory(net, plan)
 
@@ -113,7 +113,7 @@ def explain_exhaustion(recipe: Recipe, net: nn.Module, device: torch.device) -> 
         if needed is None or limit is None:
             smaller = max(recipe.optim.accumulation_steps * 2, 2)
             raise RuntimeError(f"{text}: try optim.accumulation_steps={smaller}") from error
-        # the estimate was exceeded: advise less than it
+        # the estimate was exceeded, so advise less
         limit = min(limit, int(needed.total / USABLE) - 1)
         raise RuntimeError(
             f"{text}: {_needs(needed, limit)}{_advice(recipe, net, limit)}"

@@ -81,7 +81,7 @@ def _lr_scales(layer_decay: float, net: nn.Module) -> Mapping[Tensor, float] | N
 
 
 def _by_table(*fields: str) -> Callable[[Recipe, Task], torch.optim.Optimizer]:
-    """Return what makes the optimizer of a recipe's table, which has these fields beside the common
+    """Return the constructor of an optimizer whose table has these fields beside the common
     ones."""
 
     def make(recipe: Recipe, task: Task) -> torch.optim.Optimizer:

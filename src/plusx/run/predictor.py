@@ -122,7 +122,7 @@ class Predictor:
     ) -> Iterator[Predicted]:
         """Yield the prediction for each readable input; add the others to `failed`.
 
-        names: of the inputs; default: their paths, or numbers
+        names: one for each input; default: their paths, or numbers
         Raises FloatingPointError if a prediction is not finite.
         """
         batches = self.batches(sources, failed, batch_size=batch_size, names=names)

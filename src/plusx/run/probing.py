@@ -52,17 +52,17 @@ def probe(
     on_unreadable: OnUnreadable = "error",
 ) -> dict[str, Any]:
     """Return metrics of nearest neighbours ("neighbours") and of logistic regression ("linear") on
-    embeddings, and "random": those of the same network before training.
+    embeddings, and as "random" those of the same network before training.
 
     Both are trained on at most `images` training images of the run's own data, or of `data`, with
     equally many of each class, and evaluated on `split`. The k nearest neighbours by cosine vote
     with weight exp(cosine / 0.07). The regularisation of logistic regression, on standardised
     embeddings, is chosen on a fifth of the training images. Accuracies have Wilson's interval
-    [low, high]; "difference" has that of the pairs of predictions for the same images, of this
-    network and the untrained one. With one class per input, "clusters" is how well k-means, with
-    as many clusters as classes, finds them. The embedding of a dense network is the
-    mean over the positions of its last stage. With split "test" of the run's own data, a line is
-    added to its test_uses.jsonl.
+    [low, high]; "difference" is the accuracy minus that of the untrained network, with the interval
+    of paired predictions for the same images. With one class per input, "clusters" has the
+    agreement of classes and k-means clusters, as many as classes. The embedding of a dense network
+    is the mean over the positions of its last stage. With split "test" of the run's own data, a
+    line is added to its test_uses.jsonl.
     Raises UserError if there is no such data, or the network has no embeddings of images.
     """
     if neighbours < 1 or images < 2 or batch_size < 1:
@@ -78,8 +78,8 @@ def probe(
         raise UserError(f"{train.name} has a text for each input; plusx probe needs classes")
     if train.classes != evaluated.classes:
         raise UserError(
-            f"{evaluated.name}: train and {split} have different classes, such as people, so that "
-            "a probe of the ones says nothing of the others (plusx evaluate compares pairs)"
+            f"{evaluated.name}: train and {split} have different classes, such as people, so a "
+            "probe trained on the one cannot predict the other (plusx evaluate compares pairs)"
         )
     if len(train) > images:
         chosen = np.sort(stratified_order(train.labels, 0)[:images])
@@ -157,13 +157,13 @@ def _embedding_net(run: Run) -> nn.Module:
     """Return the network without its head."""
     if not run.has_gradients:
         raise UserError(
-            f"{run.path} has no embeddings, only outputs; probe a run or its weight file"
+            f"{run.path} is an ONNX file without embeddings; probe a run or its weight file"
         )
     return find_backbone(run.net)[1]
 
 
 def _untrained(run: Run) -> nn.Module:
-    """Return the network as it was before training: the run's own, or a new one of its spec."""
+    """Return the network before training: with the run's own initialisation, or a new one."""
     if run.recipe is not None:
         recipe, table = run.recipe, run.recipe.net_by_name
         if table is not None:
@@ -298,7 +298,7 @@ def _logistic_regression(
 def _fit_predict(
     x_train: np.ndarray, targets: np.ndarray, x: np.ndarray, strength: float, multilabel: bool
 ) -> Float[np.ndarray, "m classes"]:
-    """Fit and predict; labels of no or of all training images get their fraction."""
+    """Fit and predict; a label that no or every training image has gets its fraction."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

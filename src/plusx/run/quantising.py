@@ -37,9 +37,9 @@ def quantised(
 ) -> tuple[bytes, dict[str, Any]]:
     """Return the int8 file, and a summary of its quantisation.
 
-    It is calibrated on training images; the calibration is chosen on validation images, and the
-    accuracy is measured on other validation images. Without validation images, training images that
-    were not used for calibration replace them.
+    It is calibrated on training samples; the calibration is chosen on validation samples, and the
+    accuracy is measured on other validation samples. Without validation samples, training samples
+    that were not used for calibration replace them.
     """
     train = _split(run, data, "train", on_unreadable)
     assert train is not None
@@ -110,7 +110,7 @@ def _split(
 
 
 def _order(source: Dataset) -> list[int]:
-    """Return the indices of a data set in a random order, of all classes alike if it has some."""
+    """Return the indices of a data set in random order, stratified if it has classes."""
     if source.annotations is None:
         return stratified_order(source.labels, 0).tolist()
     return np.random.default_rng(0).permutation(len(source)).tolist()
@@ -142,9 +142,9 @@ def _speed(before: bytes, after: bytes, image: Tensor) -> float:
     files = [export.OnnxNetwork(before), export.OnnxNetwork(after)]
     seconds: list[list[float]] = [[], []]
     for _ in range(ROUNDS):
-        for file, taken in zip(files, seconds):
+        for file, times in zip(files, seconds):
             file(image)  # fill the caches
-            began = time.perf_counter()
+            start = time.perf_counter()
             file(image)
-            taken.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
     return statistics.median(seconds[0]) / statistics.median(seconds[1])

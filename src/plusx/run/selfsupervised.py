@@ -19,7 +19,7 @@ from plusx.tasks.represent import Represent
 from plusx.tasks.task import Task
 
 
-REFERENCE = 10_000  # training images at most, whose embeddings vote in evaluations
+REFERENCE = 10_000  # training images at most, as neighbours in evaluations
 COMPARED = 64  # training images whose two views are compared before the first epoch
 
 
@@ -65,7 +65,8 @@ def represent(net: nn.Module) -> Task:
 
 
 def train_represent(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
-    """Return the task whose loss a method replaces; it is evaluated by training embeddings."""
+    """Return the task whose loss the method replaces; it is evaluated by nearest neighbours among
+    the training images."""
     if not is_self_supervised(recipe):
         raise UserError(
             '[task] kind = "represent" needs a [method] of self-supervised learning: kind = '
@@ -128,11 +129,11 @@ def check_processes(recipe: Recipe, processes: int) -> None:
     where, cls = f'[method] kind = "{table.kind}"', METHODS[table.kind]
     if cls.has_queue:
         raise UserError(
-            f"{where}: its queue has the keys of one process; use another method, or one process"
+            f"{where}: its queue is not shared by processes; use another method, or one process"
         )
     if cls.has_teacher and recipe.device.parallel == "fsdp":
         raise UserError(
-            f'{where}: its teacher follows whole weights; use [device] parallel = "ddp"'
+            f'{where}: its teacher needs unsharded weights; use [device] parallel = "ddp"'
         )
     if cls.views == 2 and recipe.batch_size < 2 * processes:
         raise UserError(
@@ -142,7 +143,7 @@ def check_processes(recipe: Recipe, processes: int) -> None:
 
 
 def _reference(recipe: Recipe, dataset: Dataset) -> Callable[[], Iterable[Batch]]:
-    """Return what yields batches of training images, without augmentation, at every call."""
+    """Return a function that yields batches of training images without augmentation."""
     if len(dataset) > REFERENCE:
         chosen = np.sort(stratified_order(dataset.labels, recipe.seed)[:REFERENCE])
         dataset = dataset.subset(chosen.tolist())
@@ -170,7 +171,6 @@ def _refuse_equal_views(recipe: Recipe, dataset: Dataset) -> None:
         inputs = next(iter(loader.epoch(0))).inputs
     if torch.equal(inputs[0::2], inputs[1::2]):
         raise UserError(
-            f"[data] augment = {recipe.data.augment!r} draws nothing, so that both views of an "
-            "image are the same and contrastive learning would be trivial: add words such as "
-            '"resizedcrop flip jitter.4"'
+            f"[data] augment = {recipe.data.augment!r} changes nothing, so both views of an image "
+            'are the same and the task is trivial: add words such as "resizedcrop flip jitter.4"'
         )

@@ -1,9 +1,9 @@
 """`plusx stream`: a sequence of runs, one for each task of a stream, and a matrix of evaluations.
 
-OUT/seed-S/task-T is an ordinary run, which begins with the weights of the run of the task before.
-Beside the files of a run it has memory.safetensors and memory.json, which the next task reads, and
-accuracies-SPLIT.json, a row of the matrix. Whatever is in a folder already is not computed again,
-so that the same command resumes at any point.
+OUT/seed-S/task-T is an ordinary run, which begins with the weights of the previous task's run.
+Besides the files of a run it has memory.safetensors and memory.json, which the next task reads, and
+accuracies-SPLIT.json, a row of the matrix. Existing results are not computed again, so the same
+command resumes at any point.
 """
 
 import sys
@@ -66,16 +66,16 @@ def stream(
 
     seeds: (): those of [stream]
     split: "test" evaluates every run on the test set, once, which is recorded in its folder
-    `out` gets stream.json, and a folder for each seed. The same call resumes what is unfinished.
-    Raises UserError if tasks, classes, method and data do not fit, if `out` was begun with another
-    recipe or other data, and as `train` does.
+    Writes stream.json, and a folder for each seed, into `out`. The same call resumes an unfinished
+    stream. Raises UserError if tasks, classes, method and data do not match, if `out` has a stream
+    of another recipe or other data, and as `train` does.
     """
     out, table = Path(out), stream_of(recipe)
     if split not in SPLITS:
         raise UserError(f"split {split!r}: a stream is evaluated on {' or '.join(SPLITS)}")
     if table.task is not None or table.previous:
         key = "previous" if table.task is None else "task"
-        raise UserError(f"[stream] {key} is of a single run: leave it out")
+        raise UserError(f"[stream] {key} is for a single run: leave it out")
     seeds = tuple(seeds) or table.seeds
     method = method_of(recipe)
     sets = _Sets(recipe, split)
@@ -100,7 +100,7 @@ def stream(
 
 def _refuse_other_stream(recipe: Recipe, out: Path) -> None:
     """Raise UserError if the runs in `out`, also those of other seeds, have another recipe or other
-    data. The first run stands for all, since all were compared with it."""
+    data. Only the first run is compared, since all others were compared with it."""
     for path in sorted(out.glob(f"seed-*/task-1/{RECIPE}"))[:1]:
         run = path.parent
         of_run = _of_task(replace(recipe, seed=read_recipe(run).seed), 0, "")
@@ -145,7 +145,7 @@ class _Seed:
             matrix.append(self._row(folder, number))
             self._report(number, matrix)
             previous = str(folder)
-        # not before a run is there, with whose recipe a later call is compared
+        # after the first run, since a later call is compared with its recipe
         untrained = self._untrained()
         run_environment = environment(load_run(previous).task.device)
         return {"matrix": matrix, "untrained": untrained, "environment": run_environment}
@@ -235,11 +235,11 @@ class _Seed:
         return build.evaluation_loader(dataset, self.recipe.batch_size, task.device)
 
     def _report(self, number: int, matrix: Sequence[Sequence[float]]) -> None:
-        so_far = mean(matrix[-1][: number + 1])
+        mean_accuracy = mean(matrix[-1][: number + 1])
         names = ", ".join(self.sets.names[number][:6])
         self.progress(
             f"seed {self.recipe.seed}, task {number + 1} of {len(self.sets.classes)} ({names}): "
-            f"accuracy {matrix[-1][number]:.1%}, on all tasks so far {so_far:.1%}"
+            f"accuracy {matrix[-1][number]:.1%}, on all tasks so far {mean_accuracy:.1%}"
         )
 
 
@@ -251,7 +251,7 @@ def _read_accuracies(path: Path, count: int) -> list[float]:
         or len(accuracies) != count
         or not all(type(value) in (int, float) and 0 <= value <= 1 for value in accuracies)
     ):
-        raise UserError(f"{path} is not what plusx wrote: delete it, it is computed again")
+        raise UserError(f"{path} is not what plusx wrote: delete it, and it is computed again")
     return [float(value) for value in accuracies]
 
 

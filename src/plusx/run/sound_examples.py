@@ -28,7 +28,7 @@ from plusx.tasks.within_grammar import WithinGrammar
 
 NUM_RECORDINGS = 8
 NUM_TRANSCRIPTS = 6
-_TRANSCRIBED = 64  # recordings that are compared
+_TRANSCRIBED = 64  # recordings from which the examples are selected
 _WIDTH, _HEIGHT = 480, 160  # of a spectrogram in pixels, at least
 _AXIS = 20  # pixels below it for the seconds
 
@@ -63,8 +63,8 @@ def predict_commands(
     assert isinstance(task, WithinGrammar)
     rows = _transcribed(predictor, dataset, failed)
     for row in rows.values():
-        truth = row["ground_truth"]
-        truth["command"] = command_row(task.grammar.parse(truth["transcript"]))["command"]
+        target = row["ground_truth"]
+        target["command"] = command_row(task.grammar.parse(target["transcript"]))["command"]
     wrong_first = sorted(
         rows, key=lambda i: rows[i]["command"] == rows[i]["ground_truth"]["command"]
     )
@@ -117,7 +117,7 @@ class Waveforms(Sequence[Tensor]):
 def spectrogram(
     modality: AudioModality, waveform: Float[Tensor, "1 t"]
 ) -> Float[Tensor, "mels frames"]:
-    """Return the log-mel spectrogram of a waveform as the network sees it."""
+    """Return the log-mel spectrogram of a waveform, not normalised."""
     transform = modality.transform("", train=False)
     return frames_of(modality, transform(Sample(waveform), SampleRNG.of(0, 0, 0)).tensor)
 
@@ -167,6 +167,6 @@ def _drawn(predictor: Predictor, waveform: Tensor, out: Path, number: int) -> st
 
 
 def _character_error_rate(reference: str, transcript: str) -> float:
-    if not reference.strip():  # all that is predicted is inserted
+    if not reference.strip():  # every predicted character is an insertion
         return float(len(transcript))
     return float(error_rates([reference], [transcript])["cer"])

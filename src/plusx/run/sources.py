@@ -1,4 +1,4 @@
-"""What the inputs of `predict` are, for each modality: files, folders, or texts."""
+"""The inputs of `predict` for each modality: files, folders, or texts."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ _TEXT_COLUMNS = ("text", "sentence", "source")
 def sources_of(listed: Sequence[Any], modality: Modality, failed: Failed) -> list[Source]:
     """Return the inputs, with folders replaced by their files, and files of texts by the texts.
 
-    Missing and impossible files are added to `failed`. Raises UserError if there are no others.
+    Missing and unusable files are added to `failed`. Raises UserError if there are no others.
     """
     expand = SOURCES.get(modality.kind, _images)
     sources: list[Source] = []
@@ -115,8 +115,8 @@ def _recordings(paths: Sequence[str | Path], modality: Modality, failed: Failed)
 
 
 def _texts(paths: Sequence[str | Path], modality: Modality, failed: Failed) -> list[str]:
-    """Return the texts of files: the lines of a .txt, the rows of a table. A str that is no file is
-    a text."""
+    """Return the texts of files: the lines of a .txt, the rows of a table. A str that is not the
+    name of a file is itself a text."""
     texts: list[str] = []
     for path in paths:
         name = os.fspath(path)
@@ -142,7 +142,7 @@ def _texts(paths: Sequence[str | Path], modality: Modality, failed: Failed) -> l
 
 
 def _is_text(source: str | Path) -> bool:
-    """Whether an input is not the name of a file by its type or its ending."""
+    """Whether an input is a text: a str without the extension of a file of texts."""
     return isinstance(source, str) and not source.lower().endswith((".txt", *TABLES))
 
 
@@ -176,7 +176,7 @@ def _column(path: str, failed: Failed) -> list[str]:
     return [text for _, text in texts if text]
 
 
-# modalities whose inputs can be given in words
+# modalities whose inputs can be given as text
 IN_WORDS = frozenset({"text"})
 
 SOURCES: dict[str, Callable[[Sequence[str | Path], Modality, Failed], list[str]]] = {

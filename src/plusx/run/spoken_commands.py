@@ -1,4 +1,4 @@
-"""Commands of a grammar with a trained recogniser, in recordings and in sound as it arrives."""
+"""Commands of a grammar by a trained recogniser, in recordings and in streams of sound."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,14 +40,14 @@ def within_grammar(
     task: Task = run.task
     default = SpokenCommand.threshold
     if isinstance(task, WithinGrammar):
-        used = task.grammar if grammar is None else open_grammar(grammar)
+        commands = task.grammar if grammar is None else open_grammar(grammar)
         default, task = task.threshold, task.task
     elif grammar is None:
         raise UserError(f"{run.path}: a threshold without a grammar: give --grammar FILE")
     else:
-        used = open_grammar(grammar)
+        commands = open_grammar(grammar)
     limit = default if threshold is None else threshold
-    return replace(run, task=WithinGrammar(task, used, limit).eval())
+    return replace(run, task=WithinGrammar(task, commands, limit).eval())
 
 
 class CommandEvent(NamedTuple):
@@ -76,15 +76,15 @@ class CommandStream:
         self.transcripts = TranscriptStream(replace(run, task=run.task.task))
         seconds = self.transcripts.seconds(1) - self.transcripts.seconds(0)
         self.pause, self.longest = round(PAUSE / seconds), round(LONGEST / seconds)
-        # outputs that are no letter
+        # outputs other than letters
         self.silent = [BLANK, *(i for i, name in enumerate(run.classes) if name == SPACE)]
-        self.outputs: list[Float32[Tensor, "k"]] = []  # of the phrase, and as many before it
+        self.outputs: list[Float32[Tensor, "k"]] = []  # of the phrase, and of a pause before it
         self.count = 0  # outputs so far
-        self.last = -1  # the number of the phrase's last letter; -1: none has begun
+        self.last = -1  # output of the phrase's last letter; -1: between phrases
 
     @property
     def latency(self) -> float:
-        """Seconds from the end of a phrase to its event, at most."""
+        """Maximum seconds from the end of a phrase to its event."""
         return self.transcripts.latency + PAUSE
 
     def events(self, samples: Float32[Tensor, "t"], last: bool = False) -> Iterator[CommandEvent]:

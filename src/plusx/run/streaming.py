@@ -1,4 +1,4 @@
-"""Sound as it arrives: outputs equal to those of the network on the whole recording."""
+"""Streams of sound: the outputs equal those of the network for the complete recording."""
 
 import math
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from plusx.tasks.transcribe import Transcribe
 
 
 STEP = 0.1  # seconds between two windows of a keyword network
-CHUNK = 0.5  # seconds of log-mel frames that a recogniser computes at a time
+CHUNK = 0.5  # seconds of log-mel frames that a recogniser processes at a time
 THRESHOLD = 0.5
 
 
@@ -43,7 +43,7 @@ class Word(NamedTuple):
 
 
 class FrameBuffer:
-    """Log-mel frames of samples as they arrive, the same as of the whole waveform."""
+    """Log-mel frames of a stream of samples, equal to those of the complete waveform."""
 
     def __init__(self, modality: AudioModality) -> None:
         self.modality = modality
@@ -91,7 +91,7 @@ class KeywordStream:
 
     @property
     def latency(self) -> float:
-        """Seconds after which a sound is in a window, at most."""
+        """Maximum seconds from a sound to the end of a window that contains it."""
         return self.frames_per_step * self.modality.hop + self.modality.window
 
     def add(self, samples: Float32[Tensor, "t"]) -> Iterator[tuple[float, Tensor]]:
@@ -117,7 +117,7 @@ class KeywordStream:
             yield self._end(self.windows), prediction.class_scores(len(self.classes))[0].cpu()
 
     def _end(self, windows: int) -> float:
-        """Return the end of the last one of a number of windows, in seconds."""
+        """Return the end of the last of this number of windows, in seconds."""
         start = (windows - 1) * self.frames_per_step * self.buffer.hop
         return (start + self.modality.samples) / self.modality.rate
 
@@ -133,9 +133,10 @@ def keyword_events(
     threshold: float,
     silent: tuple[str, ...],
 ) -> Iterator[Event]:
-    """Yield an event where a class first reaches the threshold; again after another window.
+    """Yield an event when a class first reaches the threshold; it can recur after a window in which
+    it does not.
 
-    silent: classes that are no events, such as the background
+    silent: classes that are not events, such as the background
     """
     current = ""
     for seconds, probabilities in windows:
@@ -151,8 +152,8 @@ def keyword_events(
 class TranscriptStream:
     """The logits of a CTC network for a stream, and its words.
 
-    Chunks of frames are computed with as many frames around them as an output depends on (the
-    receptive field), so that the logits equal those of the whole recording.
+    A chunk of frames is processed with the frames around it that its outputs depend on (the
+    receptive field), so that the logits equal those of the complete recording.
     Raises UserError if the run has no such network, or one whose outputs depend on all frames.
     """
 
@@ -169,13 +170,13 @@ class TranscriptStream:
         self.outputs_per_chunk = max(1, round(chunk / modality.hop / self.field.stride))
         self.buffer = FrameBuffer(modality)
         self.frames: Tensor | None = None
-        self.first = 0  # number of the first frame that is kept
+        self.first = 0  # index of the first frame in `frames`
         self.next_output = 0
         self.decoder = WordDecoder(run.classes)
 
     @property
     def latency(self) -> float:
-        """Seconds from a sound to the outputs that depend on it, at most."""
+        """Maximum seconds from a sound to the outputs that depend on it."""
         frames = self.field.after + self.outputs_per_chunk * self.field.stride
         return frames * self.modality.hop + self.modality.window
 
@@ -218,7 +219,7 @@ class TranscriptStream:
             self.frames, self.first = self.frames[:, keep - self.first :], keep
 
     def _aligned(self, frame: int) -> int:
-        """Return the frame at or before, at which an output's stride begins."""
+        """Return the frame rounded down to a multiple of the stride."""
         return frame // self.field.stride * self.field.stride
 
     def events(self, samples: Float32[Tensor, "t"], last: bool = False) -> Iterator[Event]:
@@ -246,7 +247,7 @@ class WordDecoder:
         self.end = 0
 
     def add(self, log_probabilities: Float32[Tensor, "k"]) -> Word | None:
-        """Return the word that ends at the next position, if one does."""
+        """Process the next position; return the word that it completes, if any."""
         self.position += 1
         best = int(log_probabilities.argmax())
         repeated, self.previous = best == self.previous, best
@@ -262,7 +263,7 @@ class WordDecoder:
         return ended
 
     def finish(self) -> Word | None:
-        """Return the word that has begun, if there is one."""
+        """Return the incomplete word, if any."""
         if not self.word:
             return None
         probability = math.exp(sum(self.scores) / len(self.scores))

@@ -52,7 +52,7 @@ def make_training_task(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task
     """Return the recipe's task for training, with label smoothing, class weights, adversarial
     training, continual and self-supervised learning.
 
-    Raises UserError if the data does not fit the task, or the monitored metric is not one of the
+    Raises UserError if the data is not for the task, or the monitored metric is not one of the
     task's; RuntimeError if its metrics need an extra that is not installed.
     """
     kind = recipe.task.kind
@@ -275,7 +275,7 @@ def _train_commander(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
 
 
 def _with_grammar_text(table: Any, dataset: Dataset) -> Any:
-    """Return the table with the text of a grammar's file, which a network then has with it."""
+    """Return the table with the text of a grammar file, which is then saved with the network."""
     if table.grammar in shipped_grammars():
         return table
     return replace(table, grammar=grammar_text(table.grammar)[1])

@@ -1,4 +1,4 @@
-"""Example predictions for texts: classified texts with what each word adds, and translations."""
+"""Example predictions for texts: classified texts with attributions, and translations."""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from plusx.train.loop import evaluating
 
 NUM_TEXTS = 8
 NUM_TRANSLATIONS = 3  # of the lowest, and of the median chrF
-_TRANSLATED = 64  # sentences that are compared
-_MOST = 128  # texts in a batch
+_TRANSLATED = 64  # sentences from which the examples are selected
+_MAX_BATCH = 128  # texts in a batch
 
 
 def predict_texts(
@@ -77,13 +77,13 @@ def predict_translations(
 def occlusion(
     net: nn.Module, numbers: Int64[Tensor, "t"], index: int, unknown: int
 ) -> Float[Tensor, "t"]:
-    """Return how much the probability of a class falls if a token becomes `unknown` (Zeiler and
-    Fergus 2014, section 4.2), for each token."""
-    whole = probabilities(net, numbers[None])[0, index]
-    changed = numbers.repeat(len(numbers), 1)
-    changed.fill_diagonal_(unknown)
-    parts = [probabilities(net, batch)[:, index] for batch in changed.split(_MOST)]
-    return whole - torch.cat(parts)
+    """Return for each token how much the probability of a class falls if the token is replaced by
+    `unknown` (Zeiler and Fergus 2014, section 4.2)."""
+    unchanged = probabilities(net, numbers[None])[0, index]
+    occluded = numbers.repeat(len(numbers), 1)
+    occluded.fill_diagonal_(unknown)
+    parts = [probabilities(net, batch)[:, index] for batch in occluded.split(_MAX_BATCH)]
+    return unchanged - torch.cat(parts)
 
 
 def probabilities(net: nn.Module, numbers: Int64[Tensor, "n t"]) -> Float[Tensor, "n k"]:
@@ -100,7 +100,7 @@ def unknown_token(modality: TextModality) -> int:
 
 
 def tokens_of(modality: TextModality, text: str) -> tuple[list[str], list[bool]]:
-    """Return the tokens of a text that the network sees, and whether each is outside of the
+    """Return the tokens of a text, at most the maximum length, and whether each is outside of the
     vocabulary."""
     tokens = modality.tokenizer.tokens(text)[: modality.max_length]
     vocabulary = set(modality.tokenizer.vocabulary)

@@ -47,7 +47,7 @@ from plusx.weights import save_network
 
 # largest fraction of the time for checkpoints by `every_seconds`
 MAX_SAVING = 0.02
-# more classes than this have a confusion matrix too large for result.json
+# classes; with more, the confusion matrix is too large for result.json
 MAX_MATRIX = 500
 
 
@@ -86,7 +86,7 @@ class Trainer:
         self.net = net
         if preprocessing is not None:
             self.sets = sets = sets.with_preprocessing(preprocessing)
-        build.begin_from(recipe, net, sets.train)
+        build.freeze_and_whiten(recipe, net, sets.train)
         device = recipe.device
         task = prepare(
             task_factory.make_training_task(recipe, net, sets.train),
@@ -118,7 +118,7 @@ class Trainer:
         self.batch = 0  # completed batches of the epoch
         self.sums = EpochSums()
         self.stopped_early = False
-        self.finishing = False  # everything is saved, and the task may have the best weights
+        self.finishing = False  # no checkpoint may be saved: the task can have the best weights
         self.changed: list[str] = []  # differences of the environment since the start
         self.saved_at = time.monotonic()
         self.save_seconds = 0.0  # of the latest checkpoint

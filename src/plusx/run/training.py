@@ -44,7 +44,7 @@ HARMLESS = (
     "stream.seeds",
     "tune.",
 )
-STEPS_AN_EPOCH = 8  # at least, so that running statistics follow the weights
+MIN_STEPS = 8  # of an epoch, so that running statistics follow the weights
 
 
 def train(
@@ -162,16 +162,16 @@ def _check_ranks_agree(recipe: Recipe, sets: build.Sets, world: DistributedConte
 
 
 def _one_step_warning(trainer: Trainer) -> str:
-    """Return a warning where the running statistics of batch norm get one step an epoch, or ""."""
-    count, fewer = trainer.loader.count, max(2, trainer.loader.count // STEPS_AN_EPOCH)
+    """Return a warning if batch norm's running statistics get one step per epoch, else ""."""
+    count, smaller = trainer.loader.count, max(2, trainer.loader.count // MIN_STEPS)
     has_statistics = any(name.endswith("running_mean") for name, _ in trainer.net.named_buffers())
-    if trainer.per_epoch > 1 or fewer >= trainer.recipe.batch_size or not has_statistics:
+    if trainer.per_epoch > 1 or smaller >= trainer.recipe.batch_size or not has_statistics:
         return ""
     inputs = trainer.sets.train.inputs
     return (
         f"an epoch is a single step, as batch_size = {trainer.recipe.batch_size} takes all "
         f"{count:,} {inputs}: the running statistics of batch norm, with which {inputs} are "
-        f"evaluated and predicted, lag behind the weights; set batch_size={fewer}"
+        f"evaluated and predicted, lag behind the weights; set batch_size={smaller}"
     )
 
 
@@ -206,7 +206,7 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
         raise UserError(
             '[evaluate] patience and keep = "best" need a validation set: [data] validation is 0'
         )
-    # padding is kept out by hooks, which are there only during the forward pass, not traced
+    # padding is masked by hooks, which torch.compile and recomputation do not run
     device = recipe.device
     if sets.train.modality.sequence and (device.compile or device.memory != "keep"):
         key = "compile = true" if device.compile else f'memory = "{device.memory}"'
@@ -247,7 +247,7 @@ def _check(recipe: Recipe, sets: build.Sets) -> None:
 
 
 def _shape(inputs: Net | External | Modality) -> str:
-    """Return what kind of array inputs are, for a message."""
+    """Return the kind of arrays that inputs are, for a message."""
     tokens = inputs.tokens if isinstance(inputs, Modality) else inputs.takes_tokens
     return "sequences of tokens" if tokens else f"arrays in {counted(inputs.ndim, 'dimension')}"
 

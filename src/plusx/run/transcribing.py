@@ -15,12 +15,12 @@ from plusx.errors import UserError, counted
 from plusx.tasks.ctc_decoding import least_positions
 
 
-_NAMED = 10  # recordings that a message names before it counts
+_NAMED = 10  # recordings that a message names; more are counted
 
 
 def check_transcripts(dataset: Dataset, net: nn.Module, augment: str) -> None:
     """Raise UserError if the training set has no texts, or a text needs more positions than the
-    network has for its recording, also where an augmentation shortens it."""
+    network has for its recording, after the strongest augmentation of speed."""
     texts, modality = dataset.annotations, dataset.modality
     if not isinstance(texts, Texts) or not isinstance(modality, AudioModality):
         raise UserError(f'[task] kind = "transcribe", but {dataset.name} has no transcripts')
@@ -35,26 +35,27 @@ def check_transcripts(dataset: Dataset, net: nn.Module, augment: str) -> None:
         for length in lengths.tolist()
     ]
     positions: dict[int, int] = {}
-    shadow = copy.deepcopy(net).to("meta").eval()
-    long = []
-    # the network is asked for the lengths of its outputs only where they could be too few
+    meta_net = copy.deepcopy(net).to("meta").eval()
+    too_long = []
+    # in the order of frames per token, so that the loop ends where outputs are clearly long enough
     for index in sorted(range(len(needed)), key=lambda index: frames[index] / (needed[index] + 1)):
         count = frames[index]
         if count not in positions:
-            positions[count] = _positions(shadow, modality.channels, count)
+            positions[count] = _positions(meta_net, modality.channels, count)
         if needed[index] > positions[count]:
-            long.append(
+            too_long.append(
                 f"{dataset.describe(index)} needs {needed[index]} for {texts.texts[index]!r} and "
                 f"has {positions[count]}"
             )
         elif needed[index] * 1.5 < positions[count]:
             break
-    if long:
-        more = f"; and {len(long) - _NAMED:,} more" if len(long) > _NAMED else ""
+    if too_long:
+        more = f"; and {len(too_long) - _NAMED:,} more" if len(too_long) > _NAMED else ""
         raise UserError(
-            f"{counted(len(long), 'text')} of {dataset.name} cannot be aligned with the network's "
-            f"output, which has too few positions: {'; '.join(long[:_NAMED])}{more}. Use a smaller "
-            "stride, a smaller [data] hop, or leave them out"
+            f"{counted(len(too_long), 'text')} of {dataset.name} cannot be aligned with the "
+            "network's output, which has too few positions: "
+            f"{'; '.join(too_long[:_NAMED])}{more}. Use a smaller stride, a smaller [data] hop, or "
+            "leave them out"
         )
 
 

@@ -146,7 +146,7 @@ def predict_volumes(
 def in_voxels_of(scan: Scan, probabilities: Tensor, preprocessing: Modality) -> Mask:
     """Return the class of every voxel of a scan, from probabilities (k, d, h, w) on the grid.
 
-    Probabilities, not classes, are resampled to the scan's spacing, so that edges stay smooth.
+    Probabilities, not classes, are resampled to the scan's spacing, for smooth edges.
     """
     space = _grid(preprocessing)
     spacing = reoriented_spacing(scan.affine, space.orientation)
@@ -193,10 +193,7 @@ def _metrics(run: Run, mask: Mask, target: Mask, scan: Scan) -> dict[str, Any]:
     """Return the metrics of one volume in the voxels of its file."""
     if (target == IGNORE_INDEX).all():
         return {}
-    prediction, targets = (
-        LabelMaps(torch.from_numpy(mask)[None]),
-        torch.from_numpy(target)[None],
-    )
+    prediction, targets = LabelMaps(torch.from_numpy(mask)[None]), torch.from_numpy(target)[None]
     spacing = tuple(float(side) for side in np.linalg.norm(scan.affine[:3, :3], axis=0))
     metrics: dict[str, Any] = {}
     for meter in run.task.meters():

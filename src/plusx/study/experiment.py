@@ -252,7 +252,7 @@ def open_trial(recipe: Recipe, folder: Path) -> OpenTrial:
     net, preprocessing = build.make_net(build.resolved(recipe, sets.train))
     if preprocessing is not None:
         sets = sets.with_preprocessing(preprocessing)
-    build.begin_from(recipe, net, sets.train)
+    build.freeze_and_whiten(recipe, net, sets.train)
     return OpenTrial(net.eval(), sets)
 
 

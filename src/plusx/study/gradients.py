@@ -295,7 +295,7 @@ def measure_gradients(recipe: Recipe, folder: Path) -> dict[str, Any]:
     net, preprocessing = build.make_net(recipe)
     if preprocessing is not None:
         sets = sets.with_preprocessing(preprocessing)
-    build.begin_from(recipe, net, sets.train)
+    build.freeze_and_whiten(recipe, net, sets.train)
     task = open_task(recipe.task, net, sets.train.classes)
     subset = sets.train.subset(list(range(min(IMAGES, len(sets.train)))))
     with Loader(subset, split="validation", batch_size=IMAGES) as loader:
