@@ -10,6 +10,7 @@ from browser import Browser, browsing, find_browser
 from plusx.explain import faithfulness, overlay
 from plusx.explain.faithfulness import FaithfulnessTest
 from plusx.report.explanation import explanation_page
+from plusx.run import drawing
 
 
 pytestmark = [
@@ -80,7 +81,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "date": "2026-01-02T03:04:05+00:00",
     }
     pictures = [
-        tuple(map(overlay.png, overlay.panels(image, grid)))
+        tuple(map(drawing.png, overlay.panels(image, grid)))
         for image, grid in zip(images, maps, strict=True)
     ]
     path = tmp_path_factory.mktemp("page") / "explain.html"

@@ -181,7 +181,7 @@ TASK_KIND = """    "regress": TaskKind(
     ),
 """
 
-MEAN_ERROR = """    "mean_error": Metric("mean error", less=True, unit="", most=inf),
+MEAN_ERROR = """    "mean_error": Metric("mean error", lower_is_better=True, unit="", maximum=inf),
 """
 
 DATA_IMPORTS = """from plusx.data.readers.depth import open_depth

@@ -49,7 +49,7 @@ ATTACK, STEPS = "apgd-ce", 50
 SECOND_STEPS = 100  # of the second task
 SAMPLES = 1000  # of the bootstrap
 SPLITS = ("validation", "test")
-CALLS, WARM = 60, 10  # forward passes of one image, and those before that are not counted
+CALLS, WARM_UP = 60, 10  # forward passes of one image: measured, and before them
 JSON, PAGE = "assess.json", "assess.html"
 
 Progress = Callable[[str], None]
@@ -105,7 +105,7 @@ def assess(
     command: str = "",
     progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
-    """Return the measures of a run; of two, also those of the second and the differences.
+    """Return the measures of a run, or of two runs with their differences.
 
     clean: accuracy on the split, with Wilson's interval
     calibration: the expected calibration error, and that with the temperature that is best for the
@@ -201,10 +201,10 @@ def _assessed(
     progress(f"{name}: accuracy and calibration")
     probabilities, labels = _predictions(task, dataset)
     correct = probabilities.argmax(1) == labels
-    given: dict[str, Any] = {"data": data, "split": split, "images": images, "seed": seed}
-    given |= {"device": device, "progress": lambda line: progress(f"{name}: {line}")}
-    corrupted = corrupt_run(run, **given)
-    attacked = attack_run(run, kinds=[ATTACK], eps=[eps], steps=steps, checked=0, **given)
+    options: dict[str, Any] = {"data": data, "split": split, "images": images, "seed": seed}
+    options |= {"device": device, "progress": lambda line: progress(f"{name}: {line}")}
+    corrupted = corrupt_run(run, **options)
+    attacked = attack_run(run, kinds=[ATTACK], eps=[eps], steps=steps, checked=0, **options)
     forgotten = None
     if second_steps and len(set(run.preprocessing.size)) == 1:
         progress(f"{name}: a second task")
@@ -281,7 +281,7 @@ def _ends(measured: Mapping[str, Any]) -> dict[str, float]:
 def _forgotten(
     before: Bool[Tensor, "n"], probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"]
 ) -> Value:
-    """Return how much more predictions were correct before the second task than after it."""
+    """Return the accuracy before the second task minus that after it."""
     after = probabilities.argmax(1) == labels
     lost = paired_difference(before.int().tolist(), after.int().tolist())
     return {
@@ -319,7 +319,7 @@ def _error(probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"], seed
         errors.append(calibration_error(confidence[drawn], correct[drawn]))
     low, high = np.quantile(errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     value = calibration_error(confidence, correct)
-    # the error of a sample is biased upwards: the interval includes the value nevertheless
+    # resampling biases the error upwards; the interval is extended to include the value
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
 
@@ -327,19 +327,19 @@ def _latency(task: Task, batch: Batch) -> Value:
     """Return the median time of a pass in ms."""
     times = []
     with evaluating(task), torch.inference_mode():
-        for number in range(WARM + CALLS):
+        for number in range(WARM_UP + CALLS):
             begin = time.perf_counter()
             task.predict(batch)
             if task.device.type == "cuda":
                 torch.cuda.synchronize(task.device)
-            if number >= WARM:
+            if number >= WARM_UP:
                 times.append(1000 * (time.perf_counter() - begin))
     median = median_interval(times)
     return {"value": median.median, "low": median.low, "high": median.high}
 
 
 def _memory(task: Task, batch: Batch) -> int:
-    """Return the bytes of parameters and buffers, and of the results that live together at most."""
+    """Return the bytes of parameters and buffers, and the largest sum of live results."""
     state = [*task.parameters(), *task.buffers()]
     with evaluating(task), torch.no_grad(), SavedBytes(task) as saved, CountResults(saved):
         task.predict(batch)
@@ -351,7 +351,7 @@ def _file(run: Run) -> Path:
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the first minus the second of each measure, with its interval where both have one."""
+    """Return the first minus the second of each measure, with an interval if both have one."""
     result = []
     for measure in MEASURES:
         a, b = measure.value(first), measure.value(second)
@@ -409,7 +409,7 @@ def finding(result: Mapping[str, Any]) -> str:
         measure = by_title[row["measure"]]
         value = measure.value(result)
         assert value is not None
-        # without an interval, a difference of less than 1 % is none
+        # without an interval, a difference below 1 % does not count
         unclear = abs(row["difference"]) < 0.01 * abs(value["value"])
         if row["low"] <= 0 <= row["high"] if "low" in row else unclear:
             continue

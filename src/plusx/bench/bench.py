@@ -45,7 +45,7 @@ from plusx.zoo import External, find
 
 # default networks: one family, small enough for any machine
 FAMILY = ("resnet20", "resnet32", "resnet44", "resnet56")
-MIN_ROUNDS = 3  # whatever time they take
+MIN_ROUNDS = 3  # however long they take
 CALLS = 3  # forward passes of one image per round; their median counts
 LR = 1e-3  # of the measured training steps
 RESULT, PAGE = "bench.json", "bench.html"
@@ -368,7 +368,7 @@ def sources(rows: Sequence[Row]) -> list[str]:
 
 
 def _ends(rows: Sequence[Row]) -> str:
-    """Return what `low` and `high` of the times are: an interval needs six rounds."""
+    """Return the meaning of `low` and `high` of the times: an interval needs six rounds."""
     is_interval = all(row["latency_seconds"].get("interval", True) for row in rows)
     return "95 % interval" if is_interval else "lowest to highest"
 

@@ -48,7 +48,7 @@ NOTE = (
     "Held is the peak memory for the backward pass of one image, counted in a training "
     "step, without parameters, gradients and the optimizer. By arithmetic is the same from "
     "the spec alone. Resident is the memory that a process gains in a step of the whole batch, "
-    "including what libraries allocate."
+    "including allocations of libraries."
 )
 
 Progress = Callable[[str], None]

@@ -54,7 +54,7 @@ def describe(
     /,
     *fields: Annotated[str, about("FIELD=VALUE changes a field: num_classes=100 act=silu ...")],
     memory: Annotated[
-        str | None, about("Which memory plan trains within this: 4GB, 512MiB, 1.5GB.")
+        str | None, about("Memory limit (4GB, 512MiB, 1.5GB): list the memory plans that fit.")
     ] = None,
     batch_size: Annotated[int | None, about("Batch size, with --memory. Default: 64.")] = None,
     as_json: Json = False,
@@ -133,8 +133,8 @@ def info(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a data set is: kind, splits, classes, sizes, what is wrong with it, and the command
-    that trains on it; without a path, this machine: versions, devices, folders of data.
+    """Show a data set: kind, splits, classes, sizes, problems, and the command that trains on it;
+    without a path, this machine: versions, devices, folders of data.
     """
     if path is None:
         if kind is not None or out is not None:
@@ -181,7 +181,7 @@ def _machine(as_json: bool) -> None:
                 f"{folder['path']}{'' if folder['there'] else ' (none)'}" for folder in value
             )
         elif key == "cuda":
-            value = f"{value} (what torch was built for)" if value else "none (torch without it)"
+            value = f"{value} (of this build of torch)" if value else "none (torch without it)"
         elif isinstance(value, list):
             value = ", ".join(value)
         print(f"{key:16} {value}")

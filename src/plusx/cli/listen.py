@@ -1,4 +1,4 @@
-"""The command listen: keywords and words in sound as it arrives."""
+"""The command listen: keywords, words and commands in a file or a stream of sound."""
 
 import sys
 from io import BufferedIOBase

@@ -54,11 +54,11 @@ def study(
         return
     from plusx.recipe import load_recipe
 
-    read = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs") / f"study-{run_name(recipe, overrides)}"
     from plusx.study.runner import study as make_study
 
-    result = make_study(read, folder, jobs=jobs, command=command())
+    result = make_study(loaded, folder, jobs=jobs, command=command())
     if as_json:
         print_json({"out": str(folder), **result})
         return

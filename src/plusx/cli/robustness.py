@@ -1,4 +1,4 @@
-"""The commands attack, corrupt and assess: what a network withstands, and all of it in a table."""
+"""The commands attack, corrupt and assess, which measure the robustness of a network."""
 
 from pathlib import Path
 from typing import Annotated
@@ -79,8 +79,8 @@ def attack(
     """Attack a network: its accuracy for perturbed inputs, and checks of the attack."""
     from plusx.run.attacking import attack_run, attack_text
 
-    sizes = _sizes(eps) if eps is not None else []
-    kinds = [kind.strip() for kind in attack.split(",")] if attack is not None else []
+    sizes = [] if eps is None else _sizes(eps)
+    kinds = [] if attack is None else [kind.strip() for kind in attack.split(",")]
     folder = out or Path("runs") / f"attack-{run_name(Path(trained).resolve().name, ())}"
     result = attack_run(
         open_trained(trained, weights),

@@ -171,9 +171,9 @@ def _auroc_text(metrics: dict[str, Any]) -> str:
 
 
 def run_name(recipe: str, overrides: tuple[str, ...]) -> str:
-    """Return a folder name that the same command reproduces, so that it resumes its run.
+    """Return a folder name that is the same for the same command, so that it resumes its run.
 
-    `data.path`, which says where the data is, has no part in it.
+    An override of `data.path` does not change it.
     """
     import re
 
@@ -197,7 +197,7 @@ def print_excluded(excluded: Sequence[dict[str, Any]]) -> None:
 
 
 def terminal_width() -> int | None:
-    """Return the width of the terminal on standard output; None if it is no terminal."""
+    """Return the width of the terminal on standard output; None if it is not a terminal."""
     import shutil
 
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -209,12 +209,12 @@ def print_line(line: str) -> None:
 
 def throttled(show: Callable[[str], None], seconds: float = 5) -> Callable[[str], None]:
     """Return a function that shows a line at most once in this number of seconds."""
-    last = time.monotonic()
+    shown_at = time.monotonic()
 
     def progress(line: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
+        nonlocal shown_at
+        if time.monotonic() - shown_at >= seconds:
+            shown_at = time.monotonic()
             show(line)
 
     return progress

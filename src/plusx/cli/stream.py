@@ -41,17 +41,17 @@ def stream(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on one task after another, and measure what it forgets. Run the same command
-    again to resume."""
+    """Train a network on one task after another, and measure forgetting. Run the same command again
+    to resume."""
     from plusx.recipe import load_recipe
 
     numbers = [] if seeds is None else _seeds(seeds)
-    read = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs") / f"stream-{run_name(recipe, overrides)}"
     from plusx.run.sequence import stream as run_stream
 
     result = run_stream(
-        read, folder, seeds=numbers, split=split, command=command(), progress=print_line
+        loaded, folder, seeds=numbers, split=split, command=command(), progress=print_line
     )
     if as_json:
         print_json({"out": str(folder), **result})

@@ -68,7 +68,7 @@ def train(
     """Train a recipe. Run the same command again to resume an unfinished run."""
     from plusx.recipe import load_recipe
 
-    read = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs") / run_name(recipe, overrides)
     if processes < 1 or restarts < 0:
         raise UserError(f"--processes {processes} --restarts {restarts}: at least 1 and 0")
@@ -81,7 +81,7 @@ def train(
         options = [flag for flag, enabled in flags.items() if enabled]
         arguments = ["train", recipe, *overrides, "--out", str(folder), *options]
         raise SystemExit(launch(arguments, processes, restarts))
-    _train(read, folder, exact=exact, allow_data_change=allow_data_change, as_json=as_json)
+    _train(loaded, folder, exact=exact, allow_data_change=allow_data_change, as_json=as_json)
 
 
 def _train(
@@ -108,7 +108,7 @@ def _train(
     title, trained = "trained", ""
     if error is not None:
         title, trained = "train error", METRICS["train_error"].text(error, decimals=2) + ", "
-    if auroc is not None:  # several labels: nearly every image has a wrong one
+    if auroc is not None:  # several labels: almost every image has a wrong one
         title, trained = "train AUROC", f"{auroc:.3f}, "
     print(f"  {title:14} {trained}{counted(result['steps'], 'step')}")
     if result["validation"] is not None:
@@ -140,10 +140,10 @@ def pretrain(
     from plusx.recipe import load_recipe
     from plusx.run.selfsupervised import require_method
 
-    read = load_recipe(recipe, overrides)
-    require_method(read, recipe)
+    loaded = load_recipe(recipe, overrides)
+    require_method(loaded, recipe)
     folder = out or Path("runs") / run_name(recipe, overrides)
-    _train(read, folder, exact=False, allow_data_change=False, as_json=as_json)
+    _train(loaded, folder, exact=False, allow_data_change=False, as_json=as_json)
 
 
 @app.command(
@@ -168,11 +168,11 @@ def compare(
     """Train several networks with several seeds each: a table, charts, report.html."""
     from plusx.recipe import load_recipe
 
-    read = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs") / f"compare-{run_name(recipe, overrides)}"
     from plusx.study.runner import compare as compare_networks
 
-    result = compare_networks(read, folder, jobs=jobs, split=split, command=command())
+    result = compare_networks(loaded, folder, jobs=jobs, split=split, command=command())
     if as_json:
         print_json({"out": str(folder), **result})
         return
@@ -221,7 +221,7 @@ def pack(
     print(
         f"  {result['bytes']:,} bytes from {result['source_bytes']:,}; checked in "
         f"{result['checking_seconds']:.1f} s, packed in {result['seconds']:.1f} s "
-        f"({result['images_per_second']:,.0f} images a second)"
+        f"({result['images_per_second']:,.0f} images per second)"
     )
 
 

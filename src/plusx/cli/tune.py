@@ -57,18 +57,18 @@ def tune(
     """
     from plusx.recipe import load_recipe
 
-    read = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs") / f"tune-{run_name(recipe, overrides)}"
     if rate:
         if trials is not None or jobs is not None:
             raise UserError("--rate trains once: leave --trials and --jobs out")
         from plusx.study.rate_finder import find_rate
 
-        result = find_rate(read, folder, name=recipe, command=command())
+        result = find_rate(loaded, folder, name=recipe, command=command())
     else:
         from plusx.study.tuning import tune as search
 
-        result = search(read, folder, name=recipe, trials=trials, jobs=jobs, command=command())
+        result = search(loaded, folder, name=recipe, trials=trials, jobs=jobs, command=command())
     if as_json:
         print_json({"out": str(folder), **result})
         return

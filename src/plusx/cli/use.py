@@ -99,7 +99,7 @@ def _print_classes(rows: Sequence[dict[str, Any]], noun: str) -> None:
     """Print a line for each class, with its metrics; fractions are not in per cent."""
     from plusx.report.metrics import METRICS, PERCENT
 
-    # only numbers and intervals
+    # numbers and intervals
     keys = [
         key
         for key in rows[0]

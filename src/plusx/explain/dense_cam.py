@@ -95,7 +95,7 @@ def _from_stage(
         if index != len(stages) - 1:
             raise UserError(
                 f"{type(backbone).__name__} is not built of stages: it can be cut only after its "
-                "last stage only"
+                "last stage"
             )
         return stages[-1], _single
 

@@ -20,8 +20,8 @@ from plusx.explain.dense_cam import dense_cam
 from plusx.explain.faithfulness import FaithfulnessTest, enlarged
 from plusx.explain.grad_cam import grad_cam
 from plusx.nn.with_head import NetworkWithHead
-from plusx.report.explanation import MOST, explanation_page
-from plusx.run import Run
+from plusx.report.explanation import MAX_IMAGES, explanation_page
+from plusx.run import Run, drawing
 from plusx.run.environment import environment
 from plusx.run.folder import now
 from plusx.run.predictor import Predictor, refuse_none
@@ -119,7 +119,7 @@ def explain(
         from plusx.explain.texts import explain_texts
 
         if stage is not None:
-            raise UserError("a stage is for images and recordings; texts have one")
+            raise UserError("--stage is for images and recordings, not for texts")
         return explain_texts(
             run,
             paths,
@@ -209,7 +209,8 @@ def explain(
             ):
                 row = _row(run, name, image_scores, label, grid, len(rows) + 1)
                 panels = _write_overlays(out, row, image, grid)
-                page_panels += [panels] if len(page_panels) < MOST else []
+                if len(page_panels) < MAX_IMAGES:
+                    page_panels.append(panels)
                 rows.append(row)
             all_maps.append(maps.cpu())
             num_checked = min(len(x), checked - first)
@@ -273,8 +274,8 @@ def _class(run: Run, name: str | None) -> int | None:
         return None
     if name not in run.classes:
         ellipsis = ", ..." if len(run.classes) > 8 else ""
-        known_classes = f"; it has {', '.join(run.classes[:8])}{ellipsis}"
-        hint = did_you_mean(name, run.classes, 3) or known_classes
+        listed = f"; it has {', '.join(run.classes[:8])}{ellipsis}"
+        hint = did_you_mean(name, run.classes, 3) or listed
         raise UserError(f"the network has no class {name!r}{hint}")
     return run.classes.index(name)
 
@@ -323,6 +324,6 @@ def _write_overlays(
     size = (int(image.shape[1]), int(image.shape[2]))
     heat_map = overlay.heat(enlarged(grid[None], size))[0].numpy()
     overlay_image = overlay.blended(overlay.as_rgb(image), heat_map)
-    store.write_bytes(out / row["overlay"], overlay.png(overlay_image))
-    store.write_bytes(out / row["side_by_side"], overlay.png(overlay.side_by_side(panels)))
-    return tuple(map(overlay.png, panels))
+    store.write_bytes(out / row["overlay"], drawing.png(overlay_image))
+    store.write_bytes(out / row["side_by_side"], drawing.png(drawing.side_by_side(panels)))
+    return tuple(map(drawing.png, panels))

@@ -121,8 +121,8 @@ def cut_at(net: nn.Module, stage: int | None = None) -> Cut:
     output = _EXTERNAL_HEADS.get(str(getattr(net, "name", "")))
     if output is None:
         raise UserError(
-            f"{type(net).__name__} is not a network of plusx, so its feature maps are not "
-            "known; use `plusx.explain.grad_cam.cam_of` with maps and a score"
+            f"{type(net).__name__} is not a network of plusx, so its feature maps are "
+            "unknown; use `plusx.explain.grad_cam.cam_of` with maps and a score"
         )
     count = len(net.widths)  # type: ignore[arg-type]
     if stage is not None and stage_indices([stage], count) != [count - 1]:

@@ -1,20 +1,17 @@
-"""Attribution maps as images: a heat map over the network's input, as PNG."""
-
-import io
+"""Attribution maps as images: a heat map over the network's input."""
 
 import matplotlib
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from plusx.explain.faithfulness import enlarged
+from plusx.run import drawing
 
 
 MIN_PANEL_SIDE = 224  # minimum pixels of the longer side of a panel
 MAX_OPACITY = 0.6  # of the heat map where it is 1; the image stays visible
-_GAP = 8
 _MAX_SORTED = 2**22  # positions for the quantile: torch sorts at most 2**24
 
 
@@ -58,26 +55,14 @@ def blended(pixels: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     """Return pixels (h, w, 3) under the colours of a heat map (h, w) from 0 to 1."""
     opacity = (MAX_OPACITY * heat_map)[..., None]
     grey = pixels.mean(-1, keepdims=True)
-    muted = 0.45 * pixels + 0.55 * grey  # so that its colours do not look like the heat map
+    muted = 0.45 * pixels + 0.55 * grey  # its colours must not resemble those of the heat map
     mixed = muted * (1 - opacity) + _colours(0.25 + 0.7 * heat_map) * opacity
     return mixed.round().astype(np.uint8)
 
 
 def as_rgb(image: UInt8[Tensor, "c h w"]) -> np.ndarray:
     """Return an RGB or greyscale image as (h, w, 3)."""
-    return np.ascontiguousarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy())
-
-
-def side_by_side(images: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Return images of the same size side by side, with a white gap."""
-    gap = np.full((len(images[0]), _GAP, 3), 255, np.uint8)
-    return np.concatenate([block for image in images for block in (gap, image)][1:], axis=1)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return drawing.as_rgb(image.permute(1, 2, 0).numpy())
 
 
 def _colours(heat_map: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which moments of a recording a prediction depends on."""
+"""Attribution of predictions for recordings to moments in time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def explain_recordings(
 
     Writes overlays/ (the spectrogram, and below it the same, dark where the map is low),
     explanation.json and explain.html into the folder `out`, and returns the content of
-    explanation.json: for each recording its label, probability and `attributions`, one number a
+    explanation.json: for each recording its label, probability and `attributions`, one number per
     frame.
 
     maps: an attribution method; about: its method, title and source
@@ -60,8 +60,8 @@ def explain_recordings(
     """
     if not run.classifies:
         raise UserError(
-            f"{printable(run.path)}: of networks for recordings, those that predict classes are "
-            "explained"
+            f"{printable(run.path)} does not predict classes; explanations of recordings are for "
+            "classifiers"
         )
     predictor = Predictor(run, tta="none", device=device)
     modality = run.preprocessing
@@ -137,7 +137,7 @@ def _probabilities(net: nn.Module, inputs: Tensor) -> Float[Tensor, "k"]:
 
 
 def _per_frame(grid: Float[Tensor, "..."], frames: int) -> Float[Tensor, "frames"]:
-    """Return a map over time, or over time and mel bands, as one number a frame."""
+    """Return a map over time, or over time and mel bands, as one number per frame."""
     over_time = grid if grid.ndim == 1 else grid.sum(1)
     return F.interpolate(over_time[None, None], frames, mode="linear", align_corners=False)[0, 0]
 

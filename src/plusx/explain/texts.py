@@ -1,4 +1,4 @@
-"""Which words a prediction for a text depends on."""
+"""Attribution of predictions for texts to their tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,15 +46,15 @@ def explain_texts(
 
     Writes explanation.json and explain.html into the folder `out`, and returns the content of the
     former: for each text its label, probability, tokens, which of them are unknown (outside of the
-    vocabulary), and attributions, one number a token. Those
-    of grad-cam are interpolated between the positions of the last layer before pooling; those of
-    occlusion are how much the probability falls if the token becomes "<unk>".
+    vocabulary), and attributions, one number per token. Grad-CAM is interpolated between the
+    positions of the last layer before pooling; occlusion is how much the probability falls if the
+    token is replaced by "<unk>".
 
     The test of faithfulness replaces a fifth of the tokens by "<unk>": those of the highest
     attributions, and random ones. Raises UserError for an unknown method.
     """
     if method not in METHODS:
-        raise UserError(f"method {method!r}: of texts there are {', '.join(METHODS)}")
+        raise UserError(f"method {method!r}: for texts, allowed are {', '.join(METHODS)}")
     predictor = Predictor(run, tta="none", device=device)
     failed: Failed = []
     texts = [str(source) for source in predictor.sources(list(inputs), failed)]

@@ -32,7 +32,7 @@ def write_report(folder: str | Path) -> Path:
         page = _page(folder, result)
     except (UserError, OSError):
         raise
-    except Exception as error:  # whatever values of other types lead to
+    except Exception as error:  # values of other types fail anywhere in the page
         raise UserError(
             f"{folder / 'result.json'} is not the result of a run, a comparison or a study "
             f"({type(error).__name__}: {error}): restore the file, or run the command that wrote "
@@ -66,7 +66,7 @@ def _page(folder: Path, result: dict[str, Any]) -> str:
 
 
 def _table(file: Path) -> dict[str, Any]:
-    """Read a JSON object of a run's folder. Raises UserError if it is missing or something else."""
+    """Read a JSON object of a run's folder. Raises UserError if it is missing or invalid."""
     values = store.read_json_part(file)
     if not isinstance(values, dict) or not isinstance(values.get("classes", []), list):
         raise UserError(f"{file} is not what plusx wrote: restore the file")

@@ -10,7 +10,7 @@ from plusx.report.figures import lines_figure
 from plusx.report.page import Cell, Column, Table
 
 
-MOST = 24  # examples on the page
+MAX_EXAMPLES = 24  # examples on the page
 MEANINGS = {
     "zero_eps_is_clean": "at eps 0 no prediction changes",
     "pgd_not_weaker_than_fgsm": "PGD is not weaker than FGSM",

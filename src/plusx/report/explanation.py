@@ -8,13 +8,13 @@ from plusx.report.charts import charts
 from plusx.report.page import Cell, Column, Table
 
 
-MOST = 60  # images on the page; all are in explanation.json and overlays/
+MAX_IMAGES = 60  # images on the page; all are in explanation.json and overlays/
 _BASELINES = {"map": "the map", "random": "random maps", "centre": "a Gaussian at the centre"}
 
 
 def explanation_page(result: Mapping[str, Any], pictures: Sequence[Sequence[bytes]]) -> str:
     """Return the page; `pictures` has three PNGs per image: the image, its map, both."""
-    rows = result["images"][:MOST]
+    rows = result["images"][:MAX_IMAGES]
     failed = [[Cell(file["path"]), Cell(file["reason"])] for file in result["failed"]]
     files = [Column("File", number=False), Column("Why", number=False)]
     faithfulness, shuffled = result["faithfulness"], result["shuffled_weights"]
@@ -26,7 +26,7 @@ def explanation_page(result: Mapping[str, Any], pictures: Sequence[Sequence[byte
             "pictures": True,
             "images": [
                 (row, [page.data_uri(png) for png in three])
-                for row, three in zip(rows, pictures[:MOST], strict=True)
+                for row, three in zip(rows, pictures[:MAX_IMAGES], strict=True)
             ],
             "charts": charts(result["figures"]),
             "faithfulness": _faithfulness(faithfulness) if faithfulness is not None else None,

@@ -4,15 +4,15 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from plusx.errors import printable
+from plusx.errors import counted, printable
 from plusx.report.text_table import rows_table
 
 
-MOST_ROWS = 20  # classes in a terminal
-MOST_LINES = 10  # messages of a kind in a terminal
+MAX_ROWS = 20  # classes in a terminal
+MAX_LINES = 10  # messages of a kind in a terminal
 
 Summary = Mapping[str, Any]
-OF = {"boxes": "boxes", "masks": "pixels"}  # other annotations: what the inputs are
+COUNTED = {"boxes": "boxes", "masks": "pixels"}  # of each class; by default, the inputs
 
 
 def heading(summary: Summary) -> str:
@@ -49,10 +49,10 @@ def inspection_text(summary: Summary, width: int | None = None) -> str:
         lines += ["", table]
     for title, messages in messages_of(summary):
         lines += ["", f"{title}:"]
-        for message in messages[:MOST_LINES]:
+        for message in messages[:MAX_LINES]:
             lines += textwrap.wrap(f"- {message}", wide, subsequent_indent="  ")
-        if len(messages) > MOST_LINES:
-            lines.append(f"- and {len(messages) - MOST_LINES:,} more (--json lists them)")
+        if len(messages) > MAX_LINES:
+            lines.append(f"- and {len(messages) - MAX_LINES:,} more (--json lists them)")
     if summary["command"]:
         lines += ["", "train on it:", f"  {printable(summary['command'])}"]
         for kind, command in summary["other_commands"].items():
@@ -82,8 +82,8 @@ def image_facts(summary: Summary) -> list[tuple[str, str]]:
         low, middle, high = (
             " x ".join(f"{n:,}" for n in sizes[k]) for k in ("min", "median", "max")
         )
-        alike = low == high
-        facts.append(("sizes", f"{low} all" if alike else f"{low} to {high}, median {middle}"))
+        text = f"{low} all" if low == high else f"{low} to {high}, median {middle}"
+        facts.append(("sizes", text))
     if lengths := summary["lengths"]:
         low, middle, high = (f"{lengths[key]:,}" for key in ("min", "median", "max"))
         unit, total = summary["length_unit"], lengths["total"]
@@ -135,9 +135,9 @@ def messages_of(summary: Summary) -> list[tuple[str, list[str]]]:
 
 
 def counted_of(summary: Summary) -> str:
-    """Return what is counted of each class: boxes, pixels, or the inputs themselves."""
+    """Return the name of what is counted for each class: boxes, pixels, or the inputs."""
     inputs: str = summary["inputs"]
-    return OF.get(summary["annotation"], inputs)
+    return COUNTED.get(summary["annotation"], inputs)
 
 
 def total_of(row: Mapping[str, Any], summary: Summary) -> int:
@@ -147,8 +147,8 @@ def total_of(row: Mapping[str, Any], summary: Summary) -> int:
 def _class_table(summary: Summary, width: int | None) -> str:
     """Return the table of the classes, in their order."""
     of, rows = counted_of(summary), summary["classes"]
-    whole = sum(total_of(row, summary) for row in rows)
-    if not rows or not whole:
+    sum_of_all = sum(total_of(row, summary) for row in rows)
+    if not sum_of_all:
         return ""
     if of == "pixels":  # numbers of pixels are large: show the fraction
         columns = [{"key": "share", "title": "pixels", "unit": "%", "kind": "share"}]
@@ -156,9 +156,9 @@ def _class_table(summary: Summary, width: int | None) -> str:
         keys = [*summary["splits"], "all"]
         columns = [{"key": key, "title": key, "unit": "", "kind": "count"} for key in keys]
     shown = []
-    for row in rows[:MOST_ROWS]:
+    for row in rows[:MAX_ROWS]:
         total = total_of(row, summary)
-        shown.append({**row, "all": total, "share": total / whole})
+        shown.append({**row, "all": total, "share": total / sum_of_all})
     more = len(rows) - len(shown)
     lines = [f"{of} of each class:", rows_table(columns, shown, width)]
     if more:
@@ -172,6 +172,6 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def _count(count: int, things: str) -> str:
-    one = {"boxes": "box", "classes": "class"}.get(things, things.removesuffix("s"))
-    return f"{count:,} {one if count == 1 else things}"
+def _count(count: int, nouns: str) -> str:
+    noun = {"boxes": "box", "classes": "class"}.get(nouns, nouns.removesuffix("s"))
+    return counted(count, noun, nouns)

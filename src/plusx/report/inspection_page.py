@@ -19,7 +19,7 @@ from plusx.report.inspection import (
 from plusx.report.page import Cell, Column, Table
 
 
-MOST_BARS = 40  # classes in the chart
+MAX_BARS = 40  # classes in the chart
 
 
 def inspection_page(
@@ -55,15 +55,15 @@ def _figure(summary: Summary) -> dict[str, Any] | None:
     rows = _sorted(summary)
     if not rows or summary["kind"] == "volumes":
         return None
-    most = rows[:MOST_BARS]
+    shown_rows = rows[:MAX_BARS]
     of = counted_of(summary)
-    shown = f" The first {MOST_BARS} of {len(rows):,}." if len(rows) > MOST_BARS else ""
+    limited = f" The first {MAX_BARS} of {len(rows):,}." if len(rows) > MAX_BARS else ""
     return bars_figure(
         f"{of.capitalize()} of each class",
-        f"Number of {of} per class and split.{shown}",
+        f"Number of {of} per class and split.{limited}",
         {"title": of, "scale": "linear"},
-        [row["name"] for row in most],
-        {split: [row.get(split, 0) for row in most] for split in summary["splits"]},
+        [row["name"] for row in shown_rows],
+        {split: [row.get(split, 0) for row in shown_rows] for split in summary["splits"]},
     )
 
 

@@ -16,32 +16,32 @@ PERCENT, POINTS = "%", "points"
 class Metric(NamedTuple):
     """How a metric is shown and compared.
 
-    less: lower is better
+    lower_is_better: else higher is better
     unit: PERCENT, of fractions; POINTS of 100; a unit of measure; "" for a number without one
-    most: the largest possible value
+    maximum: the largest possible value
     of_samples: a fraction of the evaluated samples, so that a binomial interval applies
     decimals: that are shown
     """
 
     title: str
-    less: bool = False
+    lower_is_better: bool = False
     unit: str = PERCENT
-    most: float = 1.0
+    maximum: float = 1.0
     of_samples: bool = False
     decimals: int = 1
 
     @property
     def kind(self) -> str:
-        """The kind of its column in a table."""
+        """Return the kind of its column in a table."""
         return "share" if self.unit == PERCENT else "number"
 
     @property
     def axis(self) -> dict[str, str]:
-        """Its axis in a figure."""
+        """Return its axis in a figure."""
         return SHARE if self.unit == PERCENT else {"title": self.unit, "scale": "linear"}
 
     def shown(self, value: float, *, sign: str = "", decimals: int | None = None) -> str:
-        """The value without its unit; sign: "+" shows that of positive values too."""
+        """Format a value without its unit; with sign "+", positive values have a sign too."""
         factor = 100 if self.unit == PERCENT else 1
         return f"{factor * value:{sign}.{self.decimals if decimals is None else decimals}f}"
 
@@ -53,7 +53,7 @@ class Metric(NamedTuple):
         sign: str = "",
         decimals: int | None = None,
     ) -> str:
-        """The value, its standard deviation, and the unit."""
+        """Format a value with its standard deviation and unit."""
         shown = [self.shown(value, sign=sign, decimals=decimals)]
         if spread is not None:
             shown += ["±", self.shown(spread, decimals=decimals)]
@@ -71,12 +71,12 @@ METRICS: dict[str, Metric] = {
     "recall": Metric("recall"),
     "f1": Metric("F1"),
     "auroc": Metric("AUROC"),
-    "calibration_error": Metric("calibration error", less=True),
+    "calibration_error": Metric("calibration error", lower_is_better=True),
     "mean_iou": Metric("mean IoU"),
     "iou": Metric("IoU"),
     "dice": Metric("Dice"),
     "image_dice": Metric("Dice of an image"),
-    "hd95": Metric("HD95", less=True, unit="mm", most=inf, decimals=2),
+    "hd95": Metric("HD95", lower_is_better=True, unit="mm", maximum=inf, decimals=2),
     "fraction": Metric("fraction"),  # of the positions of a class
     "pixel_accuracy": Metric("accuracy of positions"),
     "map50": Metric("mAP at 0.5"),
@@ -85,57 +85,57 @@ METRICS: dict[str, Metric] = {
     "mask_map50": Metric("mask mAP at 0.5"),
     "mask_map75": Metric("mask mAP at 0.75"),
     "mask_map": Metric("mask mAP at 0.50:0.95"),
-    "equal_error_rate": Metric("equal error rate", less=True),
+    "equal_error_rate": Metric("equal error rate", lower_is_better=True),
     "true_accept_rate": Metric("true accepts"),
-    "false_accept_rate": Metric("false accepts", less=True),
+    "false_accept_rate": Metric("false accepts", lower_is_better=True),
     "neighbour_accuracy": Metric("accuracy of nearest neighbours", of_samples=True),
     "projection_std": Metric("deviation of projections", unit="", decimals=4),
     "rank1": Metric("rank-1 accuracy", of_samples=True),
-    "bleu": Metric("BLEU", unit=POINTS, most=100.0, decimals=2),
-    "chrf": Metric("chrF", unit=POINTS, most=100.0, decimals=2),
+    "bleu": Metric("BLEU", unit=POINTS, maximum=100.0, decimals=2),
+    "chrf": Metric("chrF", unit=POINTS, maximum=100.0, decimals=2),
     "exact_match": Metric("exact match", of_samples=True),
     "intent_accuracy": Metric("exact intents"),
-    "false_acceptance_rate": Metric("false acceptances", less=True),
-    "false_rejection_rate": Metric("false rejections", less=True),
+    "false_acceptance_rate": Metric("false acceptances", lower_is_better=True),
+    "false_rejection_rate": Metric("false rejections", lower_is_better=True),
     # insertions can make more errors than there are words
-    "wer": Metric("word error rate", less=True, most=inf),
-    "cer": Metric("character error rate", less=True, most=inf),
-    "train_error": Metric("train error", less=True, of_samples=True),
-    "loss": Metric("loss", less=True, unit="", most=inf, decimals=4),
+    "wer": Metric("word error rate", lower_is_better=True, maximum=inf),
+    "cer": Metric("character error rate", lower_is_better=True, maximum=inf),
+    "train_error": Metric("train error", lower_is_better=True, of_samples=True),
+    "loss": Metric("loss", lower_is_better=True, unit="", maximum=inf, decimals=4),
 }
 # of classifiers, and of results that do not list their metrics
 OF_CLASSES = ("accuracy", "precision", "recall", "f1")
 
 
 def better(key: str, value: float) -> float:
-    """The value with the sign by which higher is better."""
-    return -value if METRICS[key].less else value
+    """Return the value, negated if lower is better."""
+    return -value if METRICS[key].lower_is_better else value
 
 
 def metrics_line(values: Mapping[str, Any], keys: Sequence[str], *, intervals: bool = False) -> str:
-    """The loss, if there is one, and these metrics, separated by commas."""
+    """Return the loss, if there is one, and these metrics, separated by commas."""
     parts = []
     for key in ["loss", *(key for key in keys if key != "loss")]:
         if values.get(key) is not None:
             ends = values.get(f"{key}_interval") if intervals else None
-            sure = f" ({' to '.join(map(METRICS[key].text, ends))})" if ends else ""
-            parts.append(f"{METRICS[key].title} {METRICS[key].text(values[key])}{sure}")
+            interval = f" ({' to '.join(map(METRICS[key].text, ends))})" if ends else ""
+            parts.append(f"{METRICS[key].title} {METRICS[key].text(values[key])}{interval}")
     return ", ".join(parts) or "no metric: there is no annotation"
 
 
 def with_measures(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    """These keys, and the keys of `values` whose metric has a unit of measure."""
+    """Return these keys, and those of `values` whose metric has a unit of measure."""
     measured = [key for key in METRICS if METRICS[key].unit not in (PERCENT, POINTS, "")]
     return [*keys, *(key for key in measured if key in values and key not in keys)]
 
 
 def class_rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row of metrics for each class, with its HD95 if that was measured."""
-    far = {row["label"]: row["hd95"] for row in values.get("hd95_per_class", ())}
+    """Return a row of metrics for each class, with its HD95 if that was measured."""
+    hd95 = {row["label"]: row["hd95"] for row in values.get("hd95_per_class", ())}
     rows = values.get("per_class") or ()
-    return [{**row, "hd95": far.get(row["label"])} if far else dict(row) for row in rows]
+    return [{**row, "hd95": hd95.get(row["label"])} if hd95 else dict(row) for row in rows]
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter, except for mAP."""
+    """Return the text with a capital first letter, except for mAP."""
     return text if text[1:2].isupper() else text[:1].upper() + text[1:]

@@ -75,9 +75,10 @@ def result_table(
     colours: Mapping[str, str] | None = None,
     before: Sequence[str] = (),
 ) -> Table:
-    """The rows of a result under its columns (key, title, unit, kind), the name of each row first.
+    """Return a table of the rows of a result, with the name of each first.
 
-    Columns without any value are left out, unless they have a text for it ("absent").
+    columns: key, title, unit and kind; one without any value is left out, unless it has a text for
+        missing values ("absent")
     before: keys of texts shown right after the name
     """
     heads = [
@@ -108,7 +109,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 
 
 def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(title, text) of the machine, system, versions and threads; "" where unknown."""
+    """Return (title, text) of the machine, system, versions and threads; "" where unknown."""
     cores = environment.get("cores")
     machine = [
         environment.get("processor"),
@@ -128,7 +129,7 @@ def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def format_date(date: str) -> str:
-    """An ISO 8601 date as text, to the minute."""
+    """Return an ISO 8601 date as text, to the minute."""
     when = datetime.fromisoformat(date)
     return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".strip()
 
@@ -158,5 +159,5 @@ def _environment() -> Environment:
 
 
 def sentences(text: str) -> Markup:
-    """Escaped text with a no-break space before each per cent sign."""
+    """Return escaped text with a no-break space before each per cent sign."""
     return Markup(str(escape(text)).replace(" %", "&nbsp;%"))

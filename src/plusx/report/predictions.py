@@ -22,12 +22,12 @@ from plusx.report.texts import coloured
 MAX_IMAGES = 60  # images on the page; all are in side-by-side/
 # a file in that folder and none above it, whatever its name
 _NAME = re.compile(r"side-by-side/[^./\\\x00][^/\\\x00]*\.png")
-_LARGEST = 64 << 20  # bytes of a picture
-_HEAVY = 1 << 17  # bytes above which a picture is embedded as a smaller JPEG
+_LARGEST = 64 << 20  # bytes of an image
+_HEAVY = 1 << 17  # bytes above which an image is embedded as a smaller JPEG
 _SIDES = 1440, 720  # its width and height, at most
 _QUALITY = 75
 _LISTED = 4  # classes that are named under an image
-# by keys of rows: what is shown of them; the first key that a row has counts
+# descriptions of the examples, by a key of their rows; the first key that a row has counts
 NOTES = {
     "caption": (
         "A word is predicted from the bright part of the image: the attention of the decoder's "
@@ -69,7 +69,7 @@ def predictions_page(
     colours: Sequence[tuple[int, int, int]],
     run: str,
 ) -> str:
-    """The HTML page of predicted masks or boxes. `pictures`: a PNG for each image."""
+    """Return the HTML page of predicted masks or boxes; `pictures` has a PNG for each image."""
     rows: Sequence[Row] = result["predictions"]
     return page.render(
         "predictions.html",
@@ -96,7 +96,7 @@ def examples(rows: Sequence[Row], pictures: Sequence[bytes | None]) -> list[dict
             "alt": _alternative(row),
             "is_spectrogram": "probability" in row or "transcript" in row,
             "note": next((note for key, note in NOTES.items() if key in row), ""),
-            "lines": [prediction_text(row), *_truth(row)],
+            "lines": [prediction_text(row), *_ground_truth(row)],
             "texts": _aligned(row),
             **(coloured([row])[0] if "tokens" in row else {}),
         }
@@ -135,8 +135,8 @@ def has_ground_truth(rows: Sequence[Row]) -> bool:
 
 
 def prediction_text(row: Row) -> str:
-    """The prediction for an input: its caption, its class, the largest classes of the pixels, or
-    the number of boxes of each class; "" for texts that are shown beside their reference."""
+    """Return a prediction as one line: its caption, its class, the largest classes of the pixels,
+    or the number of boxes of each class; "" for texts that are shown beside their reference."""
     if "caption" in row:
         return f"caption: {row['caption']}"
     if "command" in row:
@@ -179,18 +179,18 @@ def _aligned(row: Row) -> list[tuple[str, list[tuple[str, bool]]]]:
 
 
 def drawn(boxes: Sequence[Row]) -> list[Row]:
-    """The boxes with a score of at least MIN_SCORE."""
+    """Return the boxes with a score of at least MIN_SCORE."""
     return [box for box in boxes if box["score"] >= MIN_SCORE]
 
 
 def counted(boxes: Sequence[Row]) -> str:
-    """The number of boxes of each class, the most frequent first."""
+    """Return the number of boxes of each class, the most frequent first."""
     counts = Counter(box["label"] for box in boxes)
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
 def _alternative(row: Row) -> str:
-    """Return what a picture shows, for those who do not see it."""
+    """Return the alternative text of an image."""
     if "caption" in row:
         return "the image, and its parts that each word is predicted from"
     if "probability" in row or _generated(row):
@@ -198,23 +198,23 @@ def _alternative(row: Row) -> str:
     return "the prediction and the ground truth" if "ground_truth" in row else "the prediction"
 
 
-def _truth(row: Row) -> list[str]:
-    truth = row.get("ground_truth") or {}
+def _ground_truth(row: Row) -> list[str]:
+    target = row.get("ground_truth") or {}
     lines = []
-    if "label" in truth:
-        lines.append(f"annotated: {truth['label']}, {100 * truth['probability']:.1f} %")
+    if "label" in target:
+        lines.append(f"annotated: {target['label']}, {100 * target['probability']:.1f} %")
     lines += [
         METRICS[key].title + " " + METRICS[key].text(row[key]) for key in MEASURED if key in row
     ]
-    if "command" in truth:
-        lines.append(f"ground truth: {truth['command']}")
-    if "caption" in truth:
-        equal = ", the same" if truth["caption"] == row.get("caption") else ""
-        lines.append(f"ground truth: {truth['caption']}{equal}")
-    if "mean_iou" in truth:
-        lines.append(f"mean IoU {100 * truth['mean_iou']:.1f} %")
-    if "boxes" in truth:
-        count = len(truth["boxes"])
+    if "command" in target:
+        lines.append(f"ground truth: {target['command']}")
+    if "caption" in target:
+        equal = ", the same" if target["caption"] == row.get("caption") else ""
+        lines.append(f"ground truth: {target['caption']}{equal}")
+    if "mean_iou" in target:
+        lines.append(f"mean IoU {100 * target['mean_iou']:.1f} %")
+    if "boxes" in target:
+        count = len(target["boxes"])
         lines.append(f"ground truth: {count} {'box' if count == 1 else 'boxes'}")
     return lines
 

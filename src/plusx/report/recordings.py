@@ -1,4 +1,4 @@
-"""The page of explained recordings: spectrograms, and below them the moments that count."""
+"""The HTML page of explained recordings: spectrograms with attributions below them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from plusx.report import page
 from plusx.report.page import Cell, Column, Table
 
 
-MOST = 60  # recordings on the page; all are in explanation.json
+MAX_RECORDINGS = 60  # recordings on the page; all are in explanation.json
 
 
 def recordings_page(result: Mapping[str, Any], pictures: Sequence[bytes]) -> str:
@@ -23,7 +23,7 @@ def recordings_page(result: Mapping[str, Any], pictures: Sequence[bytes]) -> str
             "lines": [_prediction(row)],
             "texts": [],
         }
-        for row, picture in zip(result["recordings"][:MOST], pictures, strict=False)
+        for row, picture in zip(result["recordings"][:MAX_RECORDINGS], pictures, strict=False)
     ]
     return page.render(
         "recordings.html",

@@ -92,12 +92,12 @@ def finding(result: Mapping[str, Any]) -> str:
     right = "with every label right" if _is_multilabel(metrics) else "correctly"
     share = f"{100 * accuracy:.1f} %"
     if result.get("best_epoch"):
-        sure = f"optimistic: the epoch was chosen on the same {noun}s"
+        remark = f"optimistic: the epoch was chosen on the same {noun}s"
     else:
         low, high = statistics.wilson(accuracy, count)
-        sure = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+        remark = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     samples = counted(count, f"validation {noun}")
-    return f"{name} predicts {share} of the {samples} {right} ({sure})."
+    return f"{name} predicts {share} of the {samples} {right} ({remark})."
 
 
 def _few_people(metrics: Mapping[str, Any]) -> str:
@@ -141,7 +141,7 @@ def _figures(points: Sequence[EpochPoint], key: str, noun: str) -> list[dict[str
     scores = [point.score for point in points]
     wrong = [None if score is None else 1 - score for score in scores]
     train_error = line("training", epochs, [point.train_error for point in points], dashed=True)
-    foremost = (
+    main = (
         (
             "Error",
             "Fraction of wrong predictions.",
@@ -163,7 +163,7 @@ def _figures(points: Sequence[EpochPoint], key: str, noun: str) -> list[dict[str
     deviation = METRICS["projection_std"]
     figures = []
     for (title, caption, lines), y in (
-        (foremost, METRICS[key].axis),
+        (main, METRICS[key].axis),
         (("Loss", "Mean over the epoch, logarithmic scale.", losses), LOG),
         ((capital(deviation.title), even, spread), deviation.axis),
     ):
@@ -195,7 +195,7 @@ def _matrix(
                 {
                     "shown": shown,
                     "kind": f"{kind} dark".strip() if share > 0.55 else kind,
-                    # Without a floor a single mistake in a large row would be invisible.
+                    # a minimum, so that a single mistake in a large row is visible
                     "share": f"{max(share, 0.12):.2f}" if value else None,
                 }
             )

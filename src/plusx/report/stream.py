@@ -15,9 +15,9 @@ METRICS = {
     "backward_transfer": "Backward transfer",
     "forward_transfer": "Forward transfer",
 }
-_MOST_NAMES = 4  # of the classes of a task
+_MAX_NAMES = 4  # of the classes of a task
 _FEW_SEEDS = {
-    1: "One seed: how far seeds differ is not known.",
+    1: "One seed: the spread over seeds is unknown.",
     2: "Two seeds: intervals of two values are very wide.",
 }
 
@@ -46,8 +46,8 @@ def task_names(result: Mapping[str, Any]) -> list[str]:
         return [str(number) for number in range(1, len(tasks) + 1)]
     names = []
     for number, classes in enumerate(tasks, 1):
-        more = ", ..." if len(classes) > _MOST_NAMES else ""
-        names.append(f"{number}: {', '.join(classes[:_MOST_NAMES])}{more}")
+        more = ", ..." if len(classes) > _MAX_NAMES else ""
+        names.append(f"{number}: {', '.join(classes[:_MAX_NAMES])}{more}")
     return names
 
 

@@ -1,4 +1,4 @@
-"""The page of explained texts: the words in the colour of what they add to a prediction."""
+"""The HTML page of explained texts: words in the colour of their attribution."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from plusx.report import page
 from plusx.report.page import Cell, Column, Table
 
 
-MOST = 60  # texts on the page; all are in explanation.json
+MAX_TEXTS = 60  # texts on the page; all are in explanation.json
 
 
 def texts_page(result: Mapping[str, Any]) -> str:
@@ -19,7 +19,7 @@ def texts_page(result: Mapping[str, Any]) -> str:
         {
             "result": result,
             "finding": result["finding"],
-            "texts": coloured(result["texts"][:MOST]),
+            "texts": coloured(result["texts"][:MAX_TEXTS]),
             "failed": Table("Texts that could not be used", columns, failed) if failed else None,
             "environment": page.environment_facts(result["machine"]),
             "date": page.format_date(result["date"]),
@@ -28,8 +28,8 @@ def texts_page(result: Mapping[str, Any]) -> str:
 
 
 def coloured(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the texts for the template: tokens with the opacity of their colour, whether they
-    speak for the class, and whether they are outside of the vocabulary."""
+    """Return the texts for the template: tokens with the opacity of their colour, whether they are
+    evidence for the class, and whether they are outside of the vocabulary."""
     shown = []
     for row in rows:
         largest = max(map(abs, row["attributions"]), default=0.0) or 1.0

@@ -19,9 +19,9 @@ from plusx.report.page import Cell, Column, Table
 from plusx.report.text_table import rows_table
 
 
-FEWEST = 10  # finished trials for importances
-_MOST_KEYS = 8  # whose slices are drawn
-_MOST_ROWS = 5  # of the text, besides the default
+MIN_TRIALS = 10  # finished trials for importances
+_MAX_KEYS = 8  # whose slices are drawn
+_MAX_ROWS = 5  # of the text, besides the default
 
 
 def tune_page(result: Mapping[str, Any], recipe: str) -> str:
@@ -36,7 +36,7 @@ def tune_page(result: Mapping[str, Any], recipe: str) -> str:
             "finding": finding + ("." if more else ""),
             "more": more,
             "finished": finished,
-            "fewest": FEWEST,
+            "min_trials": MIN_TRIALS,
             "failed": len(failed),
             "title": METRICS[result["metric"]].title,
             "charts": charts([_history(result), *_importance(result), *_slices(result)]),
@@ -53,8 +53,8 @@ def tune_text(result: Mapping[str, Any], width: int | None = None) -> str:
     """Return the best trials and the default as a table of text."""
     key = result["metric"]
     rows = sorted(_complete(result), key=lambda row: -better(key, row["value"]))
-    shown = rows[:_MOST_ROWS]
-    shown += [row for row in rows[_MOST_ROWS:] if row["number"] == 0]
+    shown = rows[:_MAX_ROWS]
+    shown += [row for row in rows[_MAX_ROWS:] if row["number"] == 0]
     metric = METRICS[key]
     columns = [
         {"key": "value", "title": capital(metric.title), "unit": metric.unit, "kind": metric.kind},
@@ -133,7 +133,7 @@ def _slices(result: Mapping[str, Any]) -> list[Figure]:
     """A figure for each key, the most important first: the values of the trials over it."""
     importance = result["importance"]
     keys = sorted(result["space"], key=lambda key: -importance.get(key, 0.0))
-    return [_slice(result, key, result["space"][key]) for key in keys[:_MOST_KEYS]]
+    return [_slice(result, key, result["space"][key]) for key in keys[:_MAX_KEYS]]
 
 
 def _slice(result: Mapping[str, Any], key: str, entry: Mapping[str, Any]) -> Figure:

@@ -24,7 +24,7 @@ from plusx.data.dataset import Dataset, as_split
 from plusx.data.modality import Modality
 from plusx.data.splits import stratified_order
 from plusx.errors import UserError, did_you_mean, printable
-from plusx.report.attack import MOST, Example, attack_page, eps_text
+from plusx.report.attack import MAX_EXAMPLES, Example, attack_page, eps_text
 from plusx.run import build
 from plusx.run.drawing import as_rgb, enlarged, enlargement, png
 from plusx.run.environment import environment
@@ -306,7 +306,7 @@ class _Classified:
     ) -> None:
         """Collect examples of fooled samples for the page."""
         fooled = ((before == labels) & (after != labels)).nonzero()[:, 0]
-        for row in fooled[: MOST - len(self.fooled)].tolist():
+        for row in fooled[: MAX_EXAMPLES - len(self.fooled)].tolist():
             classes = int(labels[row]), int(before[row]), int(after[row])
             self.fooled.append((pixels[row].cpu(), perturbed[row].cpu(), *classes))
 

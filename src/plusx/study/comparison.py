@@ -46,7 +46,7 @@ def metric_interval(
     if METRICS[key].of_samples:
         return statistics.share_interval(values, count, comparisons=comparisons)
     return statistics.mean_interval(
-        values, bounds=(0.0, METRICS[key].most), comparisons=comparisons
+        values, bounds=(0.0, METRICS[key].maximum), comparisons=comparisons
     )
 
 
@@ -133,7 +133,7 @@ class _Finding:
             metric_interval(self.key, r[self.key]["seeds"], self.count, comparisons=comparisons)
             for r in (row, other)
         )
-        if METRICS[self.key].less:
+        if METRICS[self.key].lower_is_better:
             first, second = second, first
         return first is not None and second is not None and first.below(second)
 
@@ -183,7 +183,7 @@ def _columns(table: Compare, groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def _threshold(key: str, fraction: float) -> float:
     """Return the threshold of a metric: a fraction of its largest value."""
-    return fraction * METRICS[key].most if isfinite(METRICS[key].most) else fraction
+    return fraction * METRICS[key].maximum if isfinite(METRICS[key].maximum) else fraction
 
 
 def _threshold_text(key: str, fraction: float) -> str:

@@ -25,7 +25,7 @@ from plusx.errors import UserError, counted, printable
 from plusx.recipe import Recipe, differences, parse_recipe, to_toml
 from plusx.recipe.tuning import Tune
 from plusx.report.metrics import METRICS, PERCENT, better
-from plusx.report.tune import FEWEST, tune_page
+from plusx.report.tune import MIN_TRIALS, tune_page
 from plusx.run.distributed import DistributedContext
 from plusx.run.training import make_trainer
 from plusx.statistics import difference, spread
@@ -404,7 +404,7 @@ class Search:
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
         values = [trial.value for trial in self.study.trials if trial.state.name == "COMPLETE"]
-        if len(values) < FEWEST or len(set(values)) < 2:
+        if len(values) < MIN_TRIALS or len(set(values)) < 2:
             return {}
         importances = get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0))
         return {key: float(value) for key, value in importances.items()}
@@ -491,8 +491,8 @@ def _confirm(
         for name in recipes
     }
     default, chosen = values.values()
-    most = METRICS[metric].most
-    gap = difference(chosen, default, bounds=(-most, most))
+    maximum = METRICS[metric].maximum
+    gap = difference(chosen, default, bounds=(-maximum, maximum))
     return {
         "seeds": list(table.confirm),
         "failed": [],
@@ -576,7 +576,7 @@ def _open_database(
         study = optuna.create_study(
             storage=storage,
             study_name=NAME,
-            direction="minimize" if METRICS[metric].less else "maximize",
+            direction="minimize" if METRICS[metric].lower_is_better else "maximize",
             load_if_exists=True,
         )
     except SQLAlchemyError as error:
