@@ -331,7 +331,7 @@ def columns(rows: Sequence[Row], batch: int) -> list[dict[str, str]]:
         ("measured", "Accuracy", "measured", "share"),
         ("latency", "One input", "ms", "number"),
         ("latency_interval", _ends(rows).capitalize(), "ms", "text"),
-        ("images_per_second", "Inputs", "a second", "number"),
+        ("images_per_second", "Inputs", "per second", "number"),
         ("step", "Training step", "ms", "number"),
         ("saved", "Saved for backward", f"MB, {batch} inputs", "number"),
     )
@@ -430,7 +430,7 @@ def _finding(rows: Sequence[dict[str, Any]]) -> str:
     )
     if fastest is slowest:
         rate = values.number(fastest["images_per_second"]["median"])
-        return f"{fastest['name']} takes {low} ms for one input, in batches {rate} a second."
+        return f"{fastest['name']} takes {low} ms for one input, in batches {rate} per second."
     text = f"{fastest['name']} takes {low} ms for one input, {slowest['name']} {high} ms"
     if fastest["latency_seconds"]["high"] >= slowest["latency_seconds"]["low"]:
         return f"{text}; their intervals overlap, so the order may be chance."

@@ -38,10 +38,10 @@ RESULT, PAGE = "memory.json", "memory.html"
 COLUMNS = [
     {"key": "depth", "title": "Layers", "unit": "", "kind": "count"},
     {"key": "plan", "title": "Plan", "unit": "", "kind": "text"},
-    {"key": "counted", "title": "Held", "unit": "MB an image", "kind": "number"},
-    {"key": "predicted", "title": "By arithmetic", "unit": "MB an image", "kind": "number"},
+    {"key": "counted", "title": "Held", "unit": "MB per image", "kind": "number"},
+    {"key": "predicted", "title": "By arithmetic", "unit": "MB per image", "kind": "number"},
     {"key": "share", "title": "Of keep", "unit": "", "kind": "share"},
-    {"key": "resident", "title": "Resident", "unit": "MB a batch", "kind": "number"},
+    {"key": "resident", "title": "Resident", "unit": "MB per batch", "kind": "number"},
 ]
 
 NOTE = (
@@ -285,7 +285,7 @@ def _finding(rows: Sequence[dict[str, Any]]) -> str:
     ]
     if not other_plans:
         row = max(rows, key=lambda row: row["saved_bytes_per_image"])
-        return f"{row['name']} saves {row['saved_bytes_per_image'] / 1e6:.3g} MB an image."
+        return f"{row['name']} saves {row['saved_bytes_per_image'] / 1e6:.3g} MB per image."
     best = min(other_plans, key=lambda row: row["share_of_keep"])
     return (
         f"{best['name']} under the plan {best['plan']} holds {best['share_of_keep']:.1%} of "

@@ -21,9 +21,8 @@ from plusx.cli.shell import (
     command,
     open_trained,
     output_folder,
-    print_json,
     print_line,
-    print_warnings,
+    print_result,
     run_name,
     throttled,
 )
@@ -102,11 +101,7 @@ def attack(
         command=command(),
         progress=throttled(print_line),
     )
-    print_warnings(result)
-    if as_json:
-        print_json({"out": str(folder), **result})
-        return
-    print(f"{attack_text(result)}\n\n{folder / 'attack.html'}")
+    print_result(result, folder, "attack.html", attack_text, as_json=as_json)
 
 
 @app.command(
@@ -161,11 +156,7 @@ def corrupt(
         command=command(),
         progress=throttled(print_line),
     )
-    print_warnings(result)
-    if as_json:
-        print_json({"out": str(folder), **result})
-        return
-    print(f"{corruption_text(result)}\n\n{folder / 'corrupt.html'}")
+    print_result(result, folder, "corrupt.html", corruption_text, as_json=as_json)
 
 
 @app.command(
@@ -226,11 +217,7 @@ def assess(
         command=command(),
         progress=throttled(print_line),
     )
-    print_warnings(result)
-    if as_json:
-        print_json({"out": str(folder), **result})
-        return
-    print(f"{assessment_text(result)}\n\n{folder / 'assess.html'}")
+    print_result(result, folder, "assess.html", assessment_text, as_json=as_json)
 
 
 def _kinds(text: str) -> list[str]:

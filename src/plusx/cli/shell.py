@@ -248,5 +248,16 @@ def print_warnings(result: dict[str, Any]) -> None:
         print_line(warning)
 
 
+def print_result(
+    result: dict[str, Any], out: Path, page: str, text: Callable[[Any], str], *, as_json: bool
+) -> None:
+    """Print warnings, and a result: as JSON, or as text with the path of its page in `out`."""
+    print_warnings(result)
+    if as_json:
+        print_json({"out": str(out), **result})
+    else:
+        print(f"{text(result)}\n\n{out / page}")
+
+
 def command() -> str:
     return shlex.join(["plusx", *sys.argv[1:]])

@@ -12,8 +12,8 @@ from plusx.cli.shell import (
     app,
     command,
     output_folder,
-    print_json,
     print_line,
+    print_result,
     run_name,
 )
 from plusx.errors import UserError
@@ -48,17 +48,13 @@ def stream(
     numbers = [] if seeds is None else _seeds(seeds)
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs") / f"stream-{run_name(recipe, overrides)}"
+    from plusx.report.stream import stream_text
     from plusx.run.sequence import stream as run_stream
 
     result = run_stream(
         loaded, folder, seeds=numbers, split=split, command=command(), progress=print_line
     )
-    if as_json:
-        print_json({"out": str(folder), **result})
-        return
-    from plusx.report.stream import stream_text
-
-    print(f"{stream_text(result)}\n\n{folder / 'stream.html'}")
+    print_result(result, folder, "stream.html", stream_text, as_json=as_json)
 
 
 def _seeds(text: str) -> list[int]:

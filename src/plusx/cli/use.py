@@ -31,6 +31,7 @@ from plusx.cli.shell import (
     output_folder,
     print_json,
     print_line,
+    print_result,
     print_warnings,
     run_name,
     throttled,
@@ -268,6 +269,7 @@ def explain(
         raise UserError("explain: give images, texts or recordings, or folders of them")
     folder = out or Path("runs") / f"explain-{run_name(Path(trained).resolve().name, ())}"
     from plusx.explain.explain import explain as explain_images
+    from plusx.explain.faithfulness import explanation_text
 
     result = explain_images(
         open_trained(trained, None),
@@ -282,13 +284,7 @@ def explain(
         command=command(),
         progress=throttled(print_line),
     )
-    print_warnings(result)
-    if as_json:
-        print_json({"out": str(folder), **result})
-        return
-    from plusx.explain.faithfulness import explanation_text
-
-    print(f"{explanation_text(result)}\n\n{folder / 'explain.html'}")
+    print_result(result, folder, "explain.html", explanation_text, as_json=as_json)
 
 
 @app.command(

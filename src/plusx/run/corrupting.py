@@ -325,15 +325,16 @@ def _relative(correct: Correct, baseline: Correct, seed: int) -> dict[str, Any]:
 
     The interval is a bootstrap over images. None if the baseline has no error under some kind.
     """
-    errors, others = (1.0 - values.mean(1) for values in (correct, baseline))  # (kinds, n)
+    # (kinds, n)
+    errors, baseline_errors = (1.0 - values.mean(1) for values in (correct, baseline))
     count = errors.shape[1]
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), SAMPLES)
-    divisors = draws @ others.T
-    if not others.mean(1).all() or not divisors.all():
+    divisors = draws @ baseline_errors.T
+    if not baseline_errors.mean(1).all() or not divisors.all():
         return {"mce": None}
     ratios = (draws @ errors.T / divisors).mean(1)
     low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    value = float((errors.mean(1) / others.mean(1)).mean())
+    value = float((errors.mean(1) / baseline_errors.mean(1)).mean())
     return {"mce": {"value": value, "low": float(low), "high": float(high)}}
 
 

@@ -159,12 +159,12 @@ class DistributedContext:
     def _broadcast(self, data: bytes) -> bytes:
         length = torch.tensor([len(data)])
         distributed.broadcast(length, 0)
-        whole = torch.zeros(int(length), dtype=torch.uint8)
+        content = torch.zeros(int(length), dtype=torch.uint8)
         if self.first and data:
-            whole = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        if len(whole):
-            distributed.broadcast(whole, 0)
-        return whole.numpy().tobytes()
+            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        if len(content):
+            distributed.broadcast(content, 0)
+        return content.numpy().tobytes()
 
 
 class FailureThread(threading.Thread):

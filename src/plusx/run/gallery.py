@@ -324,8 +324,8 @@ def _true_accepts(
     if not evaluated.any():
         return None
     scores = embeddings @ vectors.T
-    others = _unit(sums[labels] - embeddings)
-    scores[np.arange(len(labels)), labels] = (embeddings * others).sum(1)
+    without_image = _unit(sums[labels] - embeddings)
+    scores[np.arange(len(labels)), labels] = (embeddings * without_image).sum(1)
     correct = (scores.argmax(1) == labels) & (scores.max(1) >= threshold)
     return _accepts(correct[evaluated], len(np.unique(labels[evaluated])))
 
