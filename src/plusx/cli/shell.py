@@ -102,7 +102,9 @@ Trained = Annotated[
     str, Parameter(name="RUN", help="A run's folder, a safetensors or ONNX file, or a name.")
 ]
 Differentiable = Annotated[str, Parameter(name="RUN", help="A run's folder or a safetensors file.")]
-DataOption = Annotated[str | None, about("The data (default: that of the run).")]
+DataOption = Annotated[
+    str | None, about("A set's name (cifar10 ...), a folder or a file (default: the run's data).")
+]
 Split = Annotated[str, about("validation, test, train or all; test is recorded.")]
 WeightsOption = Annotated[
     str | None, about("With a network's name: its file, or the name of torchvision's weights.")

@@ -51,9 +51,7 @@ def evaluate(
     /,
     *,
     weights: WeightsOption = None,
-    data: Annotated[
-        str | None, about("digits, fashion-mnist, cifar10, cifar100, svhn, a folder or a CSV.")
-    ] = None,
+    data: DataOption = None,
     split: Split = "validation",
     tta: TtaOption = None,
     grammar: GrammarOption = None,
