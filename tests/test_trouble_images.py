@@ -622,7 +622,7 @@ def test_x13_an_empty_world_size_is_one_process(
     monkeypatch.setenv("RANK", "")
     if value:
         with (
-            pytest.raises(UserError, match="WORLD_SIZE='one' is no number"),
+            pytest.raises(UserError, match="WORLD_SIZE='one' is not a number"),
             join_processes("cpu", 60),
         ):
             pass

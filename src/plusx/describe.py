@@ -170,16 +170,12 @@ def _counts(name: str, net: Model) -> dict[str, Any]:
         "name": name,
         "parameters": counts.parameters,
         "multiply_adds": counts.multiply_adds,
-        "depth": _paper_depth(name) or backbone_counts.depth,
+        # as the paper counts, if that differs
+        "depth": (name in ZOO and ZOO[name].depth) or backbone_counts.depth,
         "layers": backbone_counts.depth,
         "input": list(size) if backbone.takes_tokens else [backbone.in_channels, *size],
         "classes": net.num_classes,
     }
-
-
-def _paper_depth(name: str) -> int | None:
-    """Return the depth of a network of the zoo as its paper counts it, if that is another."""
-    return ZOO[name].depth if name in ZOO else None
 
 
 def _depth_text(described: dict[str, Any]) -> str:

@@ -42,7 +42,9 @@ def attack_page(result: Mapping[str, Any], examples: Sequence[Example]) -> str:
             "finding": result["finding"],
             "more": f"Checks that did not pass: {len(failed)}." if failed else "",
             "pictures": bool(examples),
-            "charts": charts([_figure(result)]) if _many_eps(result) else [],
+            "charts": charts([_figure(result)])
+            if len({row["eps"] for row in result["rows"]}) > 1
+            else [],
             "accuracies": _accuracies(result),
             "checks": _checks(result["checks"]) if result["checks"] else None,
             "examples": [
@@ -60,10 +62,6 @@ def eps_text(eps: float) -> str:
     if 0 < levels < 255 and abs(levels / 255 - eps) < 1e-9:
         return f"{levels}/255"
     return f"{eps:g}"
-
-
-def _many_eps(result: Mapping[str, Any]) -> bool:
-    return len({row["eps"] for row in result["rows"]}) > 1
 
 
 def _figure(result: Mapping[str, Any]) -> dict[str, Any]:

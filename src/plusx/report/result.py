@@ -81,7 +81,8 @@ def _seeds(result: Mapping[str, Any]) -> str:
 
 
 def _tables(result: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
-    """(title, table, note) of each table, with the colours of the figures if they show all rows."""
+    """Return (title, table, note) of each table, with the colours of the figures if they have all
+    rows."""
     rows: Sequence[Mapping[str, Any]] = result["rows"]
     if not rows:
         return []

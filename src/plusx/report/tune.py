@@ -130,7 +130,8 @@ def _importance(result: Mapping[str, Any]) -> list[Figure]:
 
 
 def _slices(result: Mapping[str, Any]) -> list[Figure]:
-    """A figure for each key, the most important first: the values of the trials over it."""
+    """Return a figure for each key, the most important first: the results of the trials by its
+    value."""
     importance = result["importance"]
     keys = sorted(result["space"], key=lambda key: -importance.get(key, 0.0))
     return [_slice(result, key, result["space"][key]) for key in keys[:_MAX_KEYS]]

@@ -31,7 +31,7 @@ from plusx.train.loop import evaluating
 
 
 IMAGES = 500
-SHOWN = 3  # severity of the images on the page
+SHOWN = 3  # severity of the images on the page, else the last one
 SAMPLES = 2000  # of the bootstrap
 JSON, PAGE = "corrupt.json", "corrupt.html"
 
@@ -160,6 +160,11 @@ class _Plan:
         """All kinds at all severities."""
         return [(kind, severity) for kind in self.kinds for severity in self.severities]
 
+    @property
+    def shown_severity(self) -> int:
+        """The severity of the images on the page."""
+        return SHOWN if SHOWN in self.severities else self.severities[-1]
+
 
 @dataclass(frozen=True)
 class _Measured:
@@ -195,7 +200,7 @@ def _measured(plan: _Plan, run: Run, dataset: Dataset) -> _Measured:
             for (kind, severity), cell in cells.items():
                 corrupted = corrupted_batch(batch, modality, kind, severity, plan.seed, count)
                 cell.add(corrupted, batch)
-                if not count and severity == _shown_severity(plan):
+                if not count and severity == plan.shown_severity:
                     pixels = modality.to_pixels(corrupted.inputs[:1]).cpu()[0]
                     shown.append(Shown(kind, severity, pixels_png(pixels)))
                 plan.progress(
@@ -232,10 +237,6 @@ def _require_pairs(dataset: Dataset) -> None:
             "embeddings are evaluated on pairs of the same and of different classes, and these "
             f"{len(dataset)} {dataset.inputs} do not have both: use more (--images)"
         )
-
-
-def _shown_severity(plan: _Plan) -> int:
-    return SHOWN if SHOWN in plan.severities else plan.severities[-1]
 
 
 class _Cell:

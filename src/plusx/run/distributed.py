@@ -291,7 +291,7 @@ def _number(variable: str, default: int) -> int:
     """Return the value of a variable that torchrun sets, or `default` if it is empty or unset."""
     text = os.environ.get(variable) or str(default)
     if not text.isdecimal():
-        raise UserError(f"{variable}={text!r} is no number: unset it, or start with torchrun")
+        raise UserError(f"{variable}={text!r} is not a number: unset it, or start with torchrun")
     return int(text)
 
 

@@ -85,22 +85,22 @@ class DdpEngine:
                 # otherwise ranks wait for blocks that only some of them drop
                 find_unused_parameters=drops_blocks,
             )
-        self.begun = False
+        self.started = False
 
     def loss(self, batch: Batch, last: bool) -> Tensor:
-        if not self.begun:
-            self._begin(batch)
+        if not self.started:
+            self._start(batch)
         with nullcontext() if last else self.module.no_sync():
             loss: Tensor = self.module(batch)
         return loss
 
-    def _begin(self, batch: Batch) -> None:
+    def _start(self, batch: Batch) -> None:
         """Run a backward pass with zero gradients.
 
         DDP rebuilds its buckets after the first pass, which changes the order of summation over
         ranks. With this pass, a resumed run sums in the same order as an uninterrupted one.
         """
-        self.begun = True
+        self.started = True
         buffers = [buffer.clone() for buffer in self.task.buffers()]
         index = self.task.device.index
         with torch.random.fork_rng([] if index is None else [index]):

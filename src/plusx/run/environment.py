@@ -92,7 +92,7 @@ def processor() -> tuple[str, str]:
 def cached_precision(device: torch.device) -> str:
     """Return `faster_precision`, cached in a file for this processor and version of torch.
 
-    All runs of a machine use the same precision, however busy it is.
+    All runs of a machine then use the same precision, independent of its load.
     """
     if device.type != "cpu":
         return faster_precision(device)

@@ -152,7 +152,7 @@ def refuse_views(modality: Modality, spec: Model | None, views: Tta) -> None:
 
 
 def _is_of_one_size(word: Word) -> bool:
-    """Whether a word of a stem or tail needs inputs of one size, or is no convolution."""
+    """Whether a word of a stem or tail needs inputs of one size, or is not a convolution."""
     return word.kind in ("pos", "fc", "top") or (word.kind == "pool" and (word.value or 1) > 1)
 
 

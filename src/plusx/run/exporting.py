@@ -68,7 +68,10 @@ def export_onnx(
     if int8 and run is not None and run.preprocessing.tokens:
         raise UserError(f"{printable(trained)}: --int8 is for images and recordings, not for texts")
     metadata = _metadata(run, net, stored)
-    sizes, tokens = input_of(net.spec) if run is None else _input_sizes(run, net)
+    if run is None:
+        sizes, tokens = input_of(net.spec)
+    else:
+        sizes, tokens = _input_shape(run), net.in_channels if net.style.takes_tokens else 0
     any_length = run is not None and run.preprocessing.sequence
     dense = run is not None and run.task.dense
     inputs = export.example_inputs(sizes, tokens, 2 if dense else export.NUM_INPUTS)
@@ -112,13 +115,8 @@ def export_onnx(
     return {**result, "bytes": len(content)}
 
 
-def _input_sizes(run: Run, net: Backbone) -> tuple[tuple[int, ...], int]:
-    """Return the shape of an input of the exported file, without the batch, and the size of the
-    vocabulary; 0 if inputs are not tokens."""
-    return _input_shape(run), net.in_channels if net.style.takes_tokens else 0
-
-
 def _input_shape(run: Run) -> tuple[int, ...]:
+    """Return the shape of an input of the exported file, without the batch."""
     modality = run.preprocessing
     window = getattr(run.task, "window", None)
     if modality.grid is not None:

@@ -18,7 +18,7 @@ class Display:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.drawn = 0.0
+        self.updated_at = 0.0
         self.bar: Progress | None = None
 
     def begin(self, total: int, done: int = 0) -> None:
@@ -44,9 +44,9 @@ class Display:
 
     def step(self, report: Report) -> None:
         """Update the progress bar."""
-        if self.bar is None or time.monotonic() - self.drawn < _EVERY:
+        if self.bar is None or time.monotonic() - self.updated_at < _EVERY:
             return
-        self.drawn = time.monotonic()
+        self.updated_at = time.monotonic()
         text = f"rate {report.lr:.3g}  loss {report.loss:.4f}"
         self.bar.update(self.task, completed=report.step, description=text)
 

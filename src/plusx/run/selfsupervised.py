@@ -59,11 +59,6 @@ def with_views(recipe: Recipe) -> Recipe:
     return replace(recipe, data=replace(data, sampler="views"))
 
 
-def represent(net: nn.Module) -> Task:
-    """Return the task of a trained network without a head."""
-    return Represent(net)
-
-
 def train_represent(recipe: Recipe, net: nn.Module, dataset: Dataset) -> Task:
     """Return the task whose loss the method replaces; it is evaluated by nearest neighbours among
     the training images."""

@@ -19,8 +19,9 @@ from plusx.recipe import Recipe
 from plusx.recipe.tables import TaskTable
 from plusx.run.adversarial import adversarial
 from plusx.run.continual import continual
-from plusx.run.selfsupervised import represent, self_supervised, train_represent
+from plusx.run.selfsupervised import self_supervised, train_represent
 from plusx.tasks.classify import Classify
+from plusx.tasks.represent import Represent
 from plusx.tasks.task import Task
 
 
@@ -318,7 +319,7 @@ TASKS: dict[str, TaskKind] = {
     ),
     "embed": TaskKind(use=_embedder, train=_train_embedder, outputs=_width, has_classes=False),
     "represent": TaskKind(
-        use=lambda table, net, class_names: represent(net),
+        use=lambda table, net, class_names: Represent(net),
         train=train_represent,
         outputs=lambda recipe, dataset: 0,
         has_classes=False,
