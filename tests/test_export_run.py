@@ -207,7 +207,7 @@ def test_networks_that_take_no_images_are_exported_but_predict_none(
     assert made["input"] == [1024]
     assert "does not state its preprocessing" in said(capsys, "predict", onnx, images, code=2)
     error = said(capsys, "export", weights, "--int8", "--out", onnx, code=2)
-    assert "only for networks with preprocessing" in error
+    assert "needs a network that states its preprocessing" in error
 
 
 @pytest.mark.slow

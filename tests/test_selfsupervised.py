@@ -302,7 +302,7 @@ def test_pretrain_then_probe_then_fine_tune(tmp_path: Path, capsys) -> None:
 
     assert cli.run(["corrupt", str(out), "--images", "5", "--kinds", "fog"]) == 2
     (line,) = capsys.readouterr().err.splitlines()  # before the work: without lines of progress
-    assert "pairs of one class" in line
+    assert "pairs of the same and of different classes" in line
 
     tuned = small_run("task.kind=classify", "method=default", f"net.weights={out}")
     assert cli.run(["train", "digits-simclr", *tuned, "--out", str(tmp_path / "tuned")]) == 0

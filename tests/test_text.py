@@ -537,7 +537,7 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path):
         (["train", "text", "data.path=reviews.csv", "data.label=mood"], "'mood' is not one of"),
         (["train", "text", "data.path=reviews.csv", "data.min_length=900"], "min_length = 900"),
         (["predict", "runs/text", "x", "--tta", "flip"], "texts cannot be mirrored"),
-        (["explain", "runs/text", "x", "--stage", "layer1"], "a stage is for images"),
+        (["explain", "runs/text", "x", "--stage", "layer1"], "--stage is for images"),
         (["export", "runs/text", "--int8", "--out", "a.onnx"], "--int8 is for images"),
         (["train", "images", "data.path=reviews.csv"], "plusx train text data.path=reviews.csv"),
     ],
