@@ -244,7 +244,7 @@ def test_the_folder_of_another_search_run_or_database_is_refused(in_process, tmp
     with pytest.raises(UserError, match="not the folder of a search"):
         search(recipe(), out / "trials" / "0", trials=1)
     (out / "study.db").write_text("something else that is not a database")
-    with pytest.raises(UserError, match=r"study\.db is no SQLite database"):
+    with pytest.raises(UserError, match=r"study\.db is not an SQLite database"):
         search(recipe(), out, trials=1)
     other = tmp_path / "other"
     other.mkdir()

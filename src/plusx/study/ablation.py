@@ -220,7 +220,7 @@ ABLATION = Experiment[Ablation](
     figures=_figures,
     notes=lambda recipe, table, groups: (
         "The paper's errors are of 110 layers on CIFAR-10 after 64,000 steps; where training "
-        "failed in the paper, 20 % stands, its bound. Gates begin at the paper's biases (-6 for "
-        "the exclusive gate, 0 and -6 for the shortcut's)."
+        "failed in the paper, its error is given as 20 %, the paper's bound. Gates start at the "
+        "paper's biases (-6 for the exclusive gate, 0 and -6 for the shortcut's)."
     ),
 )

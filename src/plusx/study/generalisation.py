@@ -158,9 +158,9 @@ def _notes(recipe: Recipe, table: Generalisation, groups: Sequence[Group]) -> st
     compared = len(table.depths) * len(table.shares) * len(set(table.remedies) - {"none"})
     return (
         f"{length} The gap is the validation error less the training error of the trained network. "
-        f"Dropout ({DROPOUT}) stands before the last convolution of a block; stochastic depth "
+        f"Dropout ({DROPOUT}) is placed before the last convolution of a block; stochastic depth "
         f"drops the last block with {DROP_PATH}; weight decay is {recipe.optim.weight_decay:g}; "
-        f"augmentation is {recipe.data.augment!r}; none of them stands in the others' rows.\n"
+        f"augmentation is {recipe.data.augment!r}; every row has only its own.\n"
         "Remedies are compared with none of them by Welch's interval over the seeds; the "
         f"{compared} comparisons hold together with 95 %."
     )

@@ -153,7 +153,7 @@ def _tables(content: Mapping[str, Any]) -> Tables:
 
 
 def check_columns(table: str, columns: Mapping[str, str]) -> None:
-    """Raise UserError, with the place, for a column that is no quantity, or an unknown unit."""
+    """Raise UserError, with the place, for a column that is not a quantity, or an unknown unit."""
     for column, unit in columns.items():
         refuse_unknown({column: unit}, set(QUANTITIES), f"{table}, columns: ")
         if unit not in QUANTITIES[column]:

@@ -247,7 +247,7 @@ def default_jobs(recipe: Recipe) -> int:
 
 
 def _refuse_other(recipe: Recipe, out: Path, kind: Kind) -> None:
-    """Raise UserError if `out` is no folder of this kind, or was begun with another recipe."""
+    """Raise UserError if `out` is not a folder of this kind, or was begun with another recipe."""
     if not out.exists():
         return
     if not out.is_dir():

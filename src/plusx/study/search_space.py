@@ -25,7 +25,7 @@ _FIXED = {
     "data.test": "every trial is evaluated on the same data",
     "task.kind": "every trial has the same metric",
     "evaluate.monitor": "every trial has the same metric",
-    **dict.fromkeys(("tune", "compare", "study"), "it is no key of a run"),
+    **dict.fromkeys(("tune", "compare", "study"), "it is not a key of a run"),
 }
 
 
@@ -103,7 +103,7 @@ def _own_value(recipe: Recipe, key: str, entry: Entry) -> Value:
         raise UserError(f'[tune.space] "{key}": {shown} in the recipe is not in {bounds}; {advice}')
     if entry.step is not None and _steps(entry, default) != int(_steps(entry, default)):
         raise UserError(
-            f'[tune.space] "{key}": {shown} in the recipe is no whole number of steps of '
+            f'[tune.space] "{key}": {shown} in the recipe is not a whole number of steps of '
             f"{entry.step!r} from {entry.low!r}; {advice}"
         )
     return default if type(default) is int and entry.whole else float(default)

@@ -91,7 +91,7 @@ SKIPS = Experiment[Skips](
         groups, [row["name"] for row in rows if row["merge"] == "none"]
     ),
     notes=lambda recipe, table, groups: (
-        "All networks have the multiply-adds of the basic residual one, as near as widths come: "
+        "All networks have about the multiply-adds of the basic residual one: "
         "every width is scaled by one factor. With & the stages begin by halving the channels and "
         "pooling, as in DenseNet. Intervals are Welch's over seeds, all of them together 95 %. "
         "Without shortcuts dashed."

@@ -566,7 +566,7 @@ def _open_database(
         _refuse_other_file(path)
     try:
         storage = optuna.storages.RDBStorage(
-            # the path is no part of an URL, in which some characters have a meaning
+            # the path is not put into the URL, where some characters have a meaning
             "sqlite://",
             engine_kwargs={"creator": lambda: sqlite3.connect(path)},
         )
@@ -605,7 +605,7 @@ def _refuse_other_file(path: Path) -> None:
     with path.open("rb") as file:
         header = file.read(16)
     if header and not header.startswith(b"SQLite format 3"):
-        raise UserError(f"{path} is no SQLite database: restore it, or choose another folder")
+        raise UserError(f"{path} is not an SQLite database: restore it, or choose another folder")
 
 
 def _refuse_other_search(out: Path, before: str, recipe: Recipe) -> None:
