@@ -1,82 +1,61 @@
-"""Two concurrent runs with one thread each against single runs with two threads.
+"""Two runs at a time with one thread each, against one run at a time with two threads.
 
-    python benchmarks/processes.py [--rounds 7] [--out results/processes.json]
+    python benchmarks/processes.py [--rounds 7] [--out results/benchmark_processes.json]
 
-Each way makes the four runs of `plusx compare digits` with one seed and two epochs, from an empty
-folder to the report, in alternating order. The ratio is that of the times; its interval is a
-bootstrap over rounds.
+Both make the four runs of `plusx compare digits` with one seed and two epochs, from an empty folder
+to the report, in turns. Results do not depend on the number of processes: only the time differs.
+There is no target.
 """
 
 import argparse
 import os
-import shlex
-import statistics
-import sys
 import tempfile
-import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
+from timing import RESULTS, in_turns, load, median, ratio, record
 
-from plusx import store
 from plusx.recipe import load_recipe
-from plusx.run.environment import environment
-from plusx.run.folder import now
 from plusx.study.runner import compare
 
 
-WAYS = {"two processes": (2, 1), "two threads": (1, 2)}  # concurrent runs, threads per run
+OVERRIDES = ["epochs=2", "compare.seeds=[0]"]
+CONTENDERS = {"two processes": (2, 1), "two threads": (1, 2)}  # runs at a time, threads of a run
 
 
-def seconds(jobs: int, threads: int) -> float:
-    overrides = ["epochs=2", "compare.seeds=[0]", f"device.threads={threads}"]
-    recipe = load_recipe("digits", overrides)
+def make_runs(jobs: int, threads: int) -> None:
+    """Run the comparison in a temporary folder."""
+    recipe = load_recipe("digits", [*OVERRIDES, f"device.threads={threads}"])
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        began = time.perf_counter()
         compare(recipe, Path(folder) / "out", jobs=jobs, progress=nowhere)
-        return time.perf_counter() - began
-
-
-def interval(ratios: list[float], draws: int = 10_000) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the median of the rounds' ratios."""
-    random = np.random.default_rng(0)
-    medians = np.median(random.choice(ratios, (draws, len(ratios))), axis=1)
-    low, high = np.quantile(medians, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="processes against threads")
+    parser = argparse.ArgumentParser(description="Processes against threads.")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS / "benchmark_processes.json")
     args = parser.parse_args()
-    pairs = []
-    for number in range(args.rounds):
-        order = list(WAYS)[:: 1 - 2 * (number % 2)]  # the first alternates
-        took = {name: seconds(*WAYS[name]) for name in order}
-        pairs.append((took["two processes"], took["two threads"]))
-        print(", ".join(f"{name} {value:.1f} s" for name, value in took.items()), file=sys.stderr)
-    ratios = [threads / processes for processes, threads in pairs]
-    low, high = interval(ratios)
-    ratio = statistics.median(ratios)
-    print(f"two processes are {ratio:.2f} times as fast (95 % interval {low:.2f} to {high:.2f})")
-    if args.out:
-        machine = environment(torch.device("cpu"))
-        versions = ("plusx", "python", "torch", "numpy")
-        result = {
-            "value": ratio,
-            "spread": [low, high],
-            "ratios": ratios,
-            "seconds": {name: [pair[i] for pair in pairs] for i, name in enumerate(WAYS)},
-            "seeds": [0],
-            "command": shlex.join(["python", "benchmarks/processes.py", *sys.argv[1:]]),
-            "recipe": "digits epochs=2 compare.seeds=[0]",
-            "versions": {name: machine.pop(name) for name in versions},
-            "machine": machine,
-            "date": now(),
-        }
-        store.write_json(args.out, result)
+    load_before = load()
+    contenders: dict[str, Callable[[], object]] = {
+        name: partial(make_runs, *setting) for name, setting in CONTENDERS.items()
+    }
+    times = {name: seconds.wall for name, seconds in in_turns(contenders, args.rounds).items()}
+    speed_up = ratio(times["two threads"], times["two processes"])
+    print(f"two processes are {speed_up} times as fast as two threads")
+    rows = [
+        {"name": name, "jobs": jobs, "threads": threads, "seconds": asdict(median(times[name]))}
+        for name, (jobs, threads) in CONTENDERS.items()
+    ]
+    record(
+        args.out,
+        rows,
+        {"two processes": speed_up},
+        recipe={"name": "digits", "overrides": OVERRIDES, "rounds": args.rounds},
+        versions={},
+        load_before=load_before,
+    )
 
 
 if __name__ == "__main__":

@@ -297,10 +297,18 @@ def startup(result: Mapping[str, Any]) -> str:
 
 
 def processes(result: Mapping[str, Any]) -> str:
-    """The speed of two processes over two threads."""
-    low, high = result["spread"]
-    speed = f"{result['value']:.2f} times as fast (interval of 95 %: {low:.2f} to {high:.2f})"
-    return f"Two processes of one thread are {speed}. {_where(result)}"
+    """The time of two runs in two processes, against one run at a time in two threads."""
+    lines = ["| | runs at a time | threads of a run | median seconds | 95 % interval |"]
+    lines.append("|---|---:|---:|---:|---|")
+    lines += [
+        f"| {row['name']} | {row['jobs']} | {row['threads']} | {row['seconds']['value']:.1f} "
+        f"| {row['seconds']['low']:.1f} to {row['seconds']['high']:.1f} |"
+        for row in result["rows"]
+    ]
+    name = "two processes"
+    value, (low, high) = result["value"][name], result["spread"][name]
+    speed = f"{value:.2f} times as fast (95 % interval {low:.2f} to {high:.2f})"
+    return "\n".join([*lines, "", f"Two processes are {speed}. {_where(result)}"])
 
 
 def stochastic_depth(result: Mapping[str, Any]) -> str:
@@ -422,8 +430,8 @@ MEASURED: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
         for name in pretrained.RECIPES
     },
     "processes": (
-        "processes.json",
-        "python benchmarks/processes.py --out results/processes.json",
+        "benchmark_processes.json",
+        "python benchmarks/processes.py",
         processes,
     ),
 }
