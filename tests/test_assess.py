@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,14 +27,14 @@ from plusx.train.loop import evaluating
 
 def test_calibration_error_by_hand():
     # two bins: 4 samples at 0.9 of which 3 are right, 2 at 0.55 of which none is
-    confidence = torch.tensor([0.9, 0.9, 0.9, 0.9, 0.55, 0.55])
-    correct = torch.tensor([True, True, True, False, False, False])
+    confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.55, 0.55])
+    correct = np.array([True, True, True, False, False, False])
     expected = 4 / 6 * abs(0.9 - 0.75) + 2 / 6 * 0.55
     assert calibration_error(confidence, correct) == pytest.approx(expected)
     rows = reliability(confidence, correct)
     assert [row["count"] for row in rows] == [2, 4]
     assert rows[1]["accuracy"] == 0.75
-    assert calibration_error(torch.ones(5), torch.ones(5, dtype=torch.bool)) == 0
+    assert calibration_error(np.ones(5), np.ones(5, bool)) == 0
 
 
 @settings(max_examples=20, deadline=None)

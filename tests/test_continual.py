@@ -21,10 +21,10 @@ from plusx.continual.er_ace import Asymmetric
 from plusx.continual.ewc import Ewc, OnlineEwc, fisher_information
 from plusx.continual.icarl import BinaryDistilled, NearestMean, herding
 from plusx.continual.lwf import Distilled
-from plusx.continual.method import Memory, Position, Trained
+from plusx.continual.method import Memory, Position, Trained, buffer_name
 from plusx.continual.penalty import WithPenalty
 from plusx.continual.restricted import OfTask
-from plusx.continual.si import PathIntegral, Si, key
+from plusx.continual.si import PathIntegral, Si
 from plusx.data.batch import Batch
 from plusx.data.dataset import Dataset, MemoryItems
 from plusx.data.modality import ImageModality
@@ -166,7 +166,7 @@ def test_the_path_integral_is_the_decrease_of_the_loss():
         pass
     end = task.net.weight.detach().flatten()
     decrease = [0.5 * a[i] * (c[i] ** 2 - (float(end[i]) - c[i]) ** 2) for i in range(2)]
-    path = wrapped.state_dict()[key("path", "net.weight".removeprefix("net."))].flatten()
+    path = wrapped.state_dict()[buffer_name("path", "net.weight".removeprefix("net."))].flatten()
     assert path.tolist() == pytest.approx(decrease, rel=5e-3)
     state = {name: tensor.clone() for name, tensor in wrapped.state_dict().items()}
     before = Memory(tensors={"importance.weight": torch.tensor([[0.5], [0.0]])})

@@ -108,7 +108,7 @@ def test_a_target_longer_than_the_output_is_an_error() -> None:
     long = Batch(
         torch.zeros(1, 4, 4), torch.tensor([[2, 2, 2]]), None, {"target_lengths": torch.tensor([3])}
     )
-    with pytest.raises(UserError, match="3 tokens needs 5 positions, and the network has 4"):
+    with pytest.raises(UserError, match="3 tokens needs 5 positions, but the network has 4"):
         task(long)
 
 

@@ -13,7 +13,8 @@ from sklearn import metrics
 
 from plusx.data.batch import Batch
 from plusx.data.prediction import ClassProbabilities
-from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter, calibration_error
+from plusx.metrics.calibration import calibration_error
+from plusx.metrics.classification import ClassificationMeter, MultiLabelMeter
 
 
 def draw(n: int, k: int, seed: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:

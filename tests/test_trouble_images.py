@@ -635,9 +635,9 @@ def test_x13_an_empty_world_size_is_one_process(
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("[0, 0, 0]", "every weight is 0, so that nothing would train"),
-        ("[1, -2]", "-2 is no weight: a number from 0 for each class"),
-        ("[1, true]", "True is no weight"),
+        ("[0, 0, 0]", "every weight is 0, so the loss would be 0"),
+        ("[1, -2]", "-2 is not a weight: a number from 0 for each class"),
+        ("[1, true]", "True is not a weight"),
         ("balance", "must be none, balanced, or a list of a number for each class; did you mean"),
         ("3", "must be none, balanced, or a list"),
     ],

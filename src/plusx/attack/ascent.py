@@ -40,7 +40,7 @@ class Ascent:
     def __call__(
         self, task: Task, batch: Batch, modality: Modality, rng: Generator | None = None
     ) -> Batch:
-        """Return the batch with perturbed inputs: exactly the same where nothing changes."""
+        """Return the batch with perturbed inputs; values without a perturbation are unchanged."""
         inputs = batch.inputs.detach()
         clean = modality.to_pixels(inputs)
         is_content = content(batch)

@@ -17,8 +17,8 @@ from plusx.errors import UserError
 class Attack(ABC):
     """A search for perturbed inputs that a classifier predicts wrongly.
 
-    It sees a network as a function from pixels (n, c, *s), from 0 to 1, to logits (n, k), which
-    the caller puts in evaluation mode. All random numbers are from the generator that a call gets.
+    The network is a function from pixels (n, c, *s), from 0 to 1, to logits (n, k); the caller puts
+    it in evaluation mode. All random numbers come from the generator that is passed to a call.
 
     norm, eps: the ball of allowed perturbations, in units of pixels
     steps: iterations, or for attacks without gradients queries
@@ -55,7 +55,7 @@ class Attack(ABC):
     def search(
         self, logits_of: Logits, clean: Float[Tensor, "n ..."], goal: Goal, rng: Generator | None
     ) -> tuple[Float[Tensor, "n ..."], Bool[Tensor, "n"]]:
-        """Return allowed pixels for each sample, and for which of them the goal is reached."""
+        """Return allowed pixels for each sample, and whether they reach the goal."""
 
     def goals(self, logits: Float[Tensor, "n k"], labels: Int64[Tensor, "n"]) -> list[Goal]:
         """Return the goals that are tried one after the other, given the clean logits."""
@@ -71,9 +71,10 @@ class Attack(ABC):
     ) -> Float[Tensor, "n ..."]:
         """Return the perturbed pixels.
 
-        A sample that is already predicted wrongly stays as it is. One that the attack cannot fool
+        A sample that is already predicted wrongly is not changed. One that the attack cannot fool
         has the pixels of its last search.
-        targets: the classes that are to be predicted, for a targeted attack
+        targets: the classes to be predicted, for a targeted attack
+        Raises UserError if the network has too few classes.
         """
         with torch.no_grad():
             logits = logits_of(clean)

@@ -60,7 +60,7 @@ def run_checks(
 ) -> list[Check]:
     """Return the checks of a classifier at one eps.
 
-    predicted: the classes that are predicted without an attack, and without the way to pixels
+    predicted: the classes that are predicted without an attack and without conversion to pixels
     steps: of PGD
     """
     samples = _Samples(logits_of, clean, labels)
@@ -120,7 +120,7 @@ def zero_eps(
     attack: Pgd | Square,
     rng: Generator,
 ) -> Check:
-    """Check that an attack at eps 0 gives the predictions without an attack, exactly."""
+    """Check that an attack at eps 0 does not change a prediction."""
     labels = predicted  # every sample is attacked
     pixels = replace(attack, eps=0.0, steps=min(attack.steps, 5))(logits_of, clean, labels, rng)
     with torch.no_grad():

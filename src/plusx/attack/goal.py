@@ -1,4 +1,4 @@
-"""What an attack on a classifier wants to reach, and the losses that it ascends."""
+"""The goals of attacks on classifiers, and the losses that they maximise."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ class Goal:
     """The goal of an attack for n samples.
 
     labels: the true classes
-    loss: (logits, goal) -> what the attack ascends, per sample
-    targets: the classes that a targeted loss leads to
-    targeted: reached by a prediction of `targets`, not by any prediction other than `labels`
+    loss: (logits, goal) -> the loss of each sample, which the attack maximises
+    targets: the target classes of a targeted loss
+    targeted: whether only a prediction of `targets` reaches the goal, not any wrong prediction
     """
 
     labels: Int64[Tensor, "n"]
@@ -29,7 +29,7 @@ class Goal:
     targeted: bool = False
 
     def reached(self, logits: Float[Tensor, "n k"]) -> Bool[Tensor, "n"]:
-        """Return for which samples these logits reach the goal."""
+        """Return whether the logits of each sample reach the goal."""
         predicted = logits.argmax(1)
         if self.targeted:
             assert self.targets is not None

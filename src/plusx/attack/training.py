@@ -93,8 +93,8 @@ class FastTraining(PgdTraining):
     """PGD training with a single step from a random start, of length 1.25 eps by default (Wong et
     al. 2020, algorithm 3).
 
-    It can fail from one epoch to the next: the network then resists this step, and nothing else
-    (catastrophic overfitting, section 5.4). Evaluation therefore adds `fgsm_accuracy`, and warns if
+    It can fail from one epoch to the next: the network then resists this step only (catastrophic
+    overfitting, section 5.4). Evaluation therefore adds `fgsm_accuracy`, and warns if
     the accuracy under PGD is less than half of it.
     """
 

@@ -299,23 +299,23 @@ def _calibration(
     logs = probabilities.double().clamp(min=1e-30).log()
     divisor = temperature(logs[::2], labels[::2])
     scaled = (logs[1::2] / divisor).softmax(1)
-    confidence, predicted = probabilities.double().max(1)
+    confidence, predicted = (values.numpy() for values in probabilities.double().max(1))
     return {
         "error": _error(probabilities.double(), labels, seed),
         "scaled_error": _error(scaled, labels[1::2], seed),
         "temperature": divisor,
-        "bins": reliability(confidence, predicted == labels),
+        "bins": reliability(confidence, predicted == labels.numpy()),
     }
 
 
 def _error(probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"], seed: int) -> Value:
     """Return the expected calibration error with its bootstrap interval."""
-    confidence, predicted = probabilities.max(1)
-    correct = predicted == labels
+    confidence, predicted = (values.numpy() for values in probabilities.max(1))
+    correct = predicted == labels.numpy()
     rng = torch.Generator().manual_seed(seed)
     errors = []
     for _ in range(SAMPLES):
-        drawn = torch.randint(len(labels), (len(labels),), generator=rng)
+        drawn = torch.randint(len(labels), (len(labels),), generator=rng).numpy()
         errors.append(calibration_error(confidence[drawn], correct[drawn]))
     low, high = np.quantile(errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     value = calibration_error(confidence, correct)

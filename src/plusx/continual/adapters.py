@@ -1,4 +1,4 @@
-"""Residual adapters: small changes of a frozen network for every task, which forget nothing."""
+"""Residual adapters: a few weights for every task in a frozen network, without forgetting."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from plusx.continual.method import Memory, Method, Position, Trained
+from plusx.continual.method import Memory, Method, Position, Trained, buffer_name
 from plusx.errors import UserError
 from plusx.nn.dims import CONVOLUTIONS
 from plusx.tasks.task import Task, Wrapped
@@ -35,13 +35,15 @@ class Adapted(Wrapped):
         self.adapted = adapted_weights(net)
         for name in self.adapted:
             weight = net.get_parameter(name).requires_grad_(True)
-            self.register_buffer(_key(name), weight.detach().clone(), persistent=False)
+            self.register_buffer(
+                buffer_name("frozen", name), weight.detach().clone(), persistent=False
+            )
 
     @torch.no_grad()
     def after_step(self) -> None:
         for name in self.adapted:
-            weight, frozen = self.task.net.get_parameter(name), self._buffers[_key(name)]
-            assert frozen is not None
+            weight = self.task.net.get_parameter(name)
+            frozen = self.get_buffer(buffer_name("frozen", name))
             trained = centre(weight).clone()
             weight.copy_(frozen)
             centre(weight).copy_(trained)
@@ -50,8 +52,8 @@ class Adapted(Wrapped):
 
 @dataclass(frozen=True)
 class Adapters(Method):
-    """The network of the first task stays as it is; every other task adds adapters, norms and a
-    head of its own. Predictions for a task never change again: forgetting is exactly 0."""
+    """The network of the first task does not change; every other task adds adapters, norms and a
+    head. Predictions for a task do not change after its training: forgetting is exactly 0."""
 
     scenarios = ("task",)
     why = "the adapters of a task are used where the task of an input is given"
@@ -68,7 +70,7 @@ class Adapters(Method):
             )
         if position.task == 0:
             return task
-        net.load_state_dict(_base(memory))
+        net.load_state_dict(memory.tensors_of("base."))
         return Adapted(task)
 
     def finish(self, trained: Trained) -> Memory:
@@ -83,7 +85,7 @@ class Adapters(Method):
 
     def predictor(self, task: Task, memory: Memory, position: Position, number: int) -> Task:
         last = min(number, position.task)  # a later task has no adapters yet
-        task.net.load_state_dict(_base(memory))
+        task.net.load_state_dict(memory.tensors_of("base."))
         if last:
             with torch.no_grad():
                 for name, tensor in _of_task(task.net, position.classes[last]):
@@ -124,15 +126,3 @@ def _of_task(net: nn.Module, classes: tuple[int, ...]) -> Iterator[tuple[str, Te
     for key, tensor in head.state_dict().items():
         for number in classes:
             yield f"fc.{key}.{number}", tensor[number]
-
-
-def _base(memory: Memory) -> dict[str, Tensor]:
-    return {
-        name.removeprefix("base."): tensor
-        for name, tensor in memory.tensors.items()
-        if name.startswith("base.")
-    }
-
-
-def _key(name: str) -> str:
-    return f"frozen/{name.replace('.', '/')}"

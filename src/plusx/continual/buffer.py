@@ -1,4 +1,4 @@
-"""Which samples a buffer holds, as a function of the seed and the tasks so far."""
+"""The samples in a buffer, as a function of the seed and the tasks so far."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,11 @@ _PURPOSE = 1 << 37  # of these random numbers
 
 
 def reservoir(parts: Sequence[Dataset], size: int, seed: int) -> Buffer:
-    """Return `size` of all samples so far, every one with the same probability.
+    """Return `size` of all samples so far, each with the same probability.
 
-    Every sample has a random key, and the lowest keys stay. As in reservoir sampling (Vitter 1985),
-    the buffer after a task has samples of the buffer before it and of this task only.
+    Every sample has a random key, and those with the lowest keys are selected. As in reservoir
+    sampling (Vitter 1985), the buffer after a task has samples of the buffer before it and of this
+    task only.
     """
     owners, numbers, keys = _keys(parts, seed)
     chosen = np.argsort(keys, kind="stable")[:size]
@@ -25,8 +26,8 @@ def reservoir(parts: Sequence[Dataset], size: int, seed: int) -> Buffer:
 
 
 def balanced(parts: Sequence[Dataset], size: int, seed: int) -> Buffer:
-    """Return equally many samples of every class so far, chosen at random; a class with fewer has
-    all of them. In a stream of domains, the tasks of a class have equally many too."""
+    """Return the same number of samples of every class so far, chosen at random, or all of a class
+    with fewer. In a stream of domains, the tasks of a class also have the same number each."""
     owners, numbers, keys = _keys(parts, seed)
     labels = np.concatenate([part.labels.cpu().numpy() for part in parts])
     groups = np.unique(np.stack([labels, owners]), axis=1).T

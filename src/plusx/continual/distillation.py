@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plusx.data.batch import Batch
-from plusx.nn.masking import masked
-from plusx.tasks.task import Task, Wrapped
+from plusx.tasks.task import Task, Wrapped, run_net
 
 
 class WithOldNetwork(Wrapped):
-    """A task that has a copy of its network before training, in evaluation mode. The copy is not
+    """A task with a copy of its network from before training, in evaluation mode. The copy is not
     part of the state, since it follows from the initial weights."""
 
     old_net: nn.Module
@@ -29,11 +29,7 @@ class WithOldNetwork(Wrapped):
         """Return the logits of the old network for these inputs of the network."""
         if next(self.old_net.parameters()).device != inputs[0].device:
             self.old_net.to(inputs[0].device)
-
-        if batch.lengths is None:
-            logits: Tensor = self.old_net(*inputs)
-        else:
-            logits = masked(self.old_net, inputs[0], batch.lengths)
+        logits: Tensor = run_net(self.old_net, replace(batch, inputs=inputs[0]))
         return logits.float()
 
 

@@ -22,7 +22,6 @@ class Asymmetric(Wrapped):
     In the paper the buffer is filled during the task, so that some replayed samples are of its
     classes. Here the buffer has earlier tasks only. The first new samples of a batch, as many per
     class as replayed ones, therefore compete among all classes so far too.
-
     """
 
     def __init__(self, task: Task, position: Position) -> None:

@@ -29,7 +29,7 @@ class Ewc(Method):
 
     def wrap(self, task: Task, memory: Memory, position: Position) -> Task:
         terms = [
-            (_part(memory, f"fisher.{number}."), _part(memory, f"anchor.{number}."))
+            (memory.tensors_of(f"fisher.{number}."), memory.tensors_of(f"anchor.{number}."))
             for number in range(position.task)
         ]
         return WithPenalty(task, self.strength, terms) if terms else task
@@ -46,9 +46,9 @@ class Ewc(Method):
 
 @dataclass(frozen=True)
 class OnlineEwc(Method):
-    """One penalty for all tasks so far: a running sum of the Fisher informations, of which each
-    task keeps `decay` of what was before, and the latest weights (Schwarz et al. 2018, section
-    3)."""
+    """One penalty for all tasks so far, by the distance to the latest weights and a running sum of
+    the Fisher informations: every task multiplies the earlier sum by `decay` (Schwarz et al. 2018,
+    section 3)."""
 
     strength: float
     samples: int
@@ -57,11 +57,11 @@ class OnlineEwc(Method):
     def wrap(self, task: Task, memory: Memory, position: Position) -> Task:
         if not memory.tensors:
             return task
-        terms = [(_part(memory, "fisher."), _part(memory, "anchor."))]
+        terms = [(memory.tensors_of("fisher."), memory.tensors_of("anchor."))]
         return WithPenalty(task, self.strength, terms)
 
     def finish(self, trained: Trained) -> Memory:
-        before = _part(trained.memory, "fisher.")
+        before = trained.memory.tensors_of("fisher.")
         fisher = {
             name: value + self.decay * before[name] if name in before else value
             for name, value in fisher_of(trained, self.samples).items()
@@ -88,9 +88,9 @@ def fisher_information(
     classes: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
     """Return the diagonal of the Fisher information matrix of the weights, by name: the mean over
-    samples of the squared gradient of the log-probability of a class, which is drawn as the network
-    predicts it (Kirkpatrick et al. 2017; Martens 2020, section 5). The task predicts in its current
-    mode.
+    samples of the squared gradient of the log-probability of a class, which is drawn from the
+    network's prediction (Kirkpatrick et al. 2017; Martens 2020, section 5). The task predicts in
+    its current mode.
 
     classes: of which one is predicted; None: all
     """
@@ -111,11 +111,3 @@ def fisher_information(
 
 def _weights(task: Task) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in task.net.named_parameters() if p.requires_grad}
-
-
-def _part(memory: Memory, prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in memory.tensors.items()
-        if name.startswith(prefix)
-    }

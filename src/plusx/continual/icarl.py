@@ -142,14 +142,11 @@ def herding(vectors: Float[Tensor, "n w"], count: int) -> Int64[Tensor, "m"]:
 
 @torch.no_grad()
 def features(task: Task, batch: Batch) -> Float[Tensor, "n w"]:
-    """Return the unit vectors of what the linear head of the network gets."""
+    """Return the normalised inputs of the network's linear head."""
     captured: list[Tensor] = []
     head = task.net.get_submodule("fc")
-    handle = head.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
-    try:
+    with head.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0])):
         task.predict(batch)
-    finally:
-        handle.remove()
     return F.normalize(at_least_float32(captured[-1]).flatten(1), dim=1)
 
 

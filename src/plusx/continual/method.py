@@ -62,6 +62,14 @@ class Memory:
     buffer: tuple[tuple[int, ...], ...] = ()
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def tensors_of(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
@@ -85,12 +93,12 @@ class Trained:
 class Method:
     """A method of continual learning; its fields are those of its table in a recipe.
 
-    The base class trains on the current task, with nothing against forgetting. A method overrides
-    what it needs:
+    The base class trains on the current task and does nothing against forgetting. Subclasses
+    override the methods that they need.
     """
 
     scenarios: ClassVar[tuple[Scenario, ...]] = ("class", "task", "domain")
-    why: ClassVar[str] = ""  # it is not for the other scenarios
+    why: ClassVar[str] = ""  # why it does not support the other scenarios
 
     def check(self, parts: Sequence[Dataset]) -> None:
         """Raise UserError if the method does not suit the training samples of all tasks."""
@@ -111,6 +119,11 @@ class Method:
     def predictor(self, task: Task, memory: Memory, position: Position, number: int) -> Task:
         """Return the task that predicts task `number` (from 0), after the task at `position`."""
         return task
+
+
+def buffer_name(*words: str) -> str:
+    """Return a name for a buffer of a module, which must not have dots."""
+    return "/".join(words).replace(".", "/")
 
 
 def check_buffer(buffer: int, parts: Sequence[Dataset]) -> None:

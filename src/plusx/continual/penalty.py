@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from plusx.continual.method import buffer_name
 from plusx.data.batch import Batch
 from plusx.tasks.task import Task, Wrapped
 
@@ -28,8 +29,9 @@ class WithPenalty(Wrapped):
         for number, (importances, anchors) in enumerate(terms):
             for name, importance in importances.items():
                 # not saved: they are in the memory of the stream
-                self.register_buffer(_key("importance", number, name), importance, persistent=False)
-                self.register_buffer(_key("anchor", number, name), anchors[name], persistent=False)
+                for kind, tensor in (("importance", importance), ("anchor", anchors[name])):
+                    key = buffer_name(kind, str(number), name)
+                    self.register_buffer(key, tensor, persistent=False)
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         loss: Tensor = self.task(batch)
@@ -38,7 +40,7 @@ class WithPenalty(Wrapped):
         return loss + penalty
 
     def penalty(self) -> Float[Tensor, ""]:
-        """Return the penalty of the present weights."""
+        """Return the penalty of the current weights."""
         total = torch.zeros((), device=self.device)
         for name, weight in self.task.net.named_parameters():
             for importance, anchor in self.terms(name):
@@ -56,13 +58,8 @@ class WithPenalty(Wrapped):
         """Return the importances and anchors of the weight of that name."""
         pairs = []
         for number in range(self.num_terms):
-            importance = self._buffers.get(_key("importance", number, name))
-            anchor = self._buffers.get(_key("anchor", number, name))
+            importance = self._buffers.get(buffer_name("importance", str(number), name))
+            anchor = self._buffers.get(buffer_name("anchor", str(number), name))
             if importance is not None and anchor is not None:
                 pairs.append((importance, anchor))
         return pairs
-
-
-def _key(kind: str, number: int, name: str) -> str:
-    """Return the name of a buffer, which has no dots."""
-    return f"{kind}/{number}/{name.replace('.', '/')}"

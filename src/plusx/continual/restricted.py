@@ -15,7 +15,7 @@ from plusx.errors import UserError
 from plusx.tasks.task import Task, Wrapped
 
 
-LOWEST = -1e9  # the logit of a class that is left out: its probability is 0
+LOWEST = -1e9  # the logit of an excluded class: its probability is 0
 
 
 class OfTask(Wrapped):
@@ -58,16 +58,13 @@ def restricted(net: nn.Module, allowed: Bool[Tensor, "k"] | Bool[Tensor, "n k"])
     def mask(module: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
         return logits.float().masked_fill(~allowed, LOWEST)
 
-    handle = net.register_forward_hook(mask)
-    try:
+    with net.register_forward_hook(mask):
         yield
-    finally:
-        handle.remove()
 
 
 def refuse_smoothing(task: Task) -> None:
-    """Raise UserError for label smoothing, which would give weight to classes left out."""
+    """Raise UserError for label smoothing, which would give weight to excluded classes."""
     while isinstance(task, Wrapped):
         task = task.task
     if getattr(task, "label_smoothing", 0.0):
-        raise UserError("[task] label_smoothing: not where decisions are among some classes only")
+        raise UserError("[task] label_smoothing cannot be used with decisions among some classes")

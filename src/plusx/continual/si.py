@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from plusx.continual.method import Memory, Method, Position, Trained
+from plusx.continual.method import Memory, Method, Position, Trained, buffer_name
 from plusx.continual.penalty import Weights, WithPenalty
 from plusx.tasks.task import Task
 
@@ -26,9 +26,9 @@ class PathIntegral(WithPenalty):
         for name, weight in task.net.named_parameters():
             if weight.requires_grad:
                 weight.register_post_accumulate_grad_hook(partial(self._record, name))
-            self.register_buffer(key("path", name), torch.zeros_like(weight.detach()))
+            self.register_buffer(buffer_name("path", name), torch.zeros_like(weight.detach()))
             for kind in ("start", "latest"):
-                self.register_buffer(key(kind, name), weight.detach().clone())
+                self.register_buffer(buffer_name(kind, name), weight.detach().clone())
 
     def _record(self, name: str, weight: Tensor) -> None:
         """Record the gradient of a weight, before it may be clipped."""
@@ -40,9 +40,8 @@ class PathIntegral(WithPenalty):
         for name, weight in self.task.net.named_parameters():
             if name not in self.gradients:
                 continue
-            path, latest = self._buffers[key("path", name)], self._buffers[key("latest", name)]
-            assert path is not None
-            assert latest is not None
+            path = self.get_buffer(buffer_name("path", name))
+            latest = self.get_buffer(buffer_name("latest", name))
             gradient = self.gradients.pop(name) - self.penalty_gradient(name, latest)
             path -= gradient * (weight - latest)
             latest.copy_(weight)
@@ -69,9 +68,10 @@ class Si(Method):
     def finish(self, trained: Trained) -> Memory:
         tensors: dict[str, Tensor] = {}
         for name, weight in trained.task.net.named_parameters():
-            path = _state(trained, key("path", name)).to(weight.device)
-            start = _state(trained, key("start", name)).to(weight.device)
-            latest = _state(trained, key("latest", name)).to(weight.device)
+            path, start, latest = (
+                trained.state[buffer_name(kind, name)].to(weight.device)
+                for kind in ("path", "start", "latest")
+            )
             importance = (path / ((latest - start) ** 2 + self.damping)).clamp(min=0)
             before = trained.memory.tensors.get(f"importance.{name}")
             if before is not None:
@@ -79,13 +79,3 @@ class Si(Method):
             tensors[f"importance.{name}"] = importance
             tensors[f"anchor.{name}"] = weight.detach()
         return Memory(tensors=tensors)
-
-
-def key(kind: str, name: str) -> str:
-    """Return the name of a buffer of a weight, which has no dots."""
-    return f"{kind}/{name.replace('.', '/')}"
-
-
-def _state(trained: Trained, name: str) -> Tensor:
-    """Return a buffer from the end of training."""
-    return trained.state[name]

@@ -24,6 +24,7 @@ class Agreement:
 
     @property
     def allowed(self) -> float:
+        """The largest difference that is allowed."""
         return TOLERANCE * max(1.0, self.largest)
 
 

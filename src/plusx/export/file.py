@@ -18,7 +18,7 @@ from plusx.export.runtime import require_onnx
 
 
 FORMAT = "plusx onnx 1"
-KINDS = {
+OPERATORS = {
     "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose",
     "DequantizeLinear", "Div", "Equal", "Erf", "Exp", "Expand", "Flatten", "Gather",
     "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater",
@@ -121,7 +121,9 @@ def _refuse_foreign(model: Any, where: str) -> None:
     """Raise UserError for other operators, domains, functions or nested graphs."""
     graph = model.graph
     # protobuf gives text that is not UTF-8 as bytes
-    foreign = {str(node.op_type) for node in graph.node if node.domain or node.op_type not in KINDS}
+    foreign = {
+        str(node.op_type) for node in graph.node if node.domain or node.op_type not in OPERATORS
+    }
     nested = [
         attribute for node in graph.node for attribute in node.attribute if attribute.HasField("g")
     ]

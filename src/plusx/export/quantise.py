@@ -50,7 +50,7 @@ class Quantised:
     content: bytes
     full_range: bool
     images: int
-    held: int
+    held_out: int
     chosen: Trial
     trials: tuple[Trial, ...]
 
@@ -63,18 +63,18 @@ class Quantised:
             "calibration": self.chosen.calibration,
             "float_layers": list(self.chosen.float_layers),
             "images": self.images,
-            "held": self.held,
+            "held": self.held_out,
             "trials": [asdict(trial) for trial in self.trials],
         }
 
 
 def quantise(
-    content: bytes, images: Inputs, held: Inputs, full_range: bool, progress: Progress
+    content: bytes, images: Inputs, held_out: Inputs, full_range: bool, progress: Progress
 ) -> Quantised:
     """Quantise a float32 model from `to_onnx`.
 
-    `images` (m, ...) are for calibration. `held` (h, ...) are other images, on which the method of
-    CALIBRATIONS with the smallest error of the logits is chosen. If it changes the best class of
+    `images` (m, ...) are for calibration. `held_out` (h, ...) are other images, on which the method
+    of CALIBRATIONS with the smallest error of the logits is chosen. If it changes the best class of
     more than 1 - MIN_AGREEMENT of them, the first and the last layer in float32 are tried too.
     Inputs of different lengths are sequences of tensors (c, t).
     Raises UserError if there are fewer than MIN_IMAGES images.
@@ -84,13 +84,13 @@ def quantise(
             f"{len(images)} inputs for calibration: at least {MIN_IMAGES} are needed, "
             f"{ENOUGH_IMAGES} or more are better"
         )
-    expected = outputs_for(content, held)
+    expected = outputs_for(content, held_out)
     quantised: dict[Trial, bytes] = {}
 
     def attempt(calibration: str, float_layers: tuple[str, ...]) -> Trial:
         progress(f"calibration by {calibration}, {len(images)} inputs")
         model = in_eight_bits(content, images, calibration, full_range, float_layers)
-        trial = Trial(calibration, float_layers, *distance(outputs_for(model, held), expected))
+        trial = Trial(calibration, float_layers, *distance(outputs_for(model, held_out), expected))
         quantised[trial] = model
         progress(f"{calibration}: {trial.agreement:.2%} of the best classes are unchanged")
         return trial
@@ -101,7 +101,7 @@ def quantise(
         ends = attempt(chosen.calibration, (layers[0], layers[-1]))
         chosen = ends if ends.agreement > chosen.agreement else chosen
     return Quantised(
-        quantised[chosen], full_range, len(images), len(held), chosen, tuple(quantised)
+        quantised[chosen], full_range, len(images), len(held_out), chosen, tuple(quantised)
     )
 
 

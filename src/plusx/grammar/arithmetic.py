@@ -47,6 +47,7 @@ class FeatureShape:
         return replace(self, parameters=0, multiply_adds=0, depth=0, saved=0, heavy=(0, 0))
 
     def add_cost(self, parameters: int, multiply_adds: int = 0, saved: int = 0) -> "FeatureShape":
+        """Return the same features at a higher cost."""
         return FeatureShape(  # much faster than dataclasses.replace, and called often
             self.channels,
             self.size,
@@ -104,10 +105,12 @@ class Measure:
 
     @property
     def widths(self) -> tuple[int, ...]:
+        """Channels at the end of each stage."""
         return tuple(stage.channels for stage in self.stages)
 
     @property
     def strides(self) -> tuple[Stride, ...]:
+        """Input positions per step at the end of each stage."""
         return tuple(
             stage.stride[0] if len(set(stage.stride)) == 1 else stage.stride
             for stage in self.stages

@@ -9,7 +9,7 @@ from plusx.grammar.words import Word, parse
 
 
 # words whose output at a position depends on the input at that position alone
-_POINTWISE = ("act", "drop", "scale", "shift", "pad", "embed", "gate", "glu")
+_POINTWISE = ("norm", "act", "drop", "scale", "shift", "pad", "embed", "gate", "glu")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _run(field: ReceptiveField, words: Iterable[Word], stride: int) -> Receptive
 
 
 def _step(field: ReceptiveField, word: Word, stage_stride: int) -> ReceptiveField:
-    if word.kind == "norm" or word.kind in _POINTWISE:
+    if word.kind in _POINTWISE:
         stride = stage_stride if word.kind == "pad" else 1
         return ReceptiveField(field.before, field.after, field.stride * stride)
     if word.kind not in ("conv", "maxpool", "avgpool", "blur"):

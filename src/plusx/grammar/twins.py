@@ -24,21 +24,15 @@ def with_merge(net: Net, merge: Merge) -> Net:
     stride: from the second on they begin with a 1 x 1 convolution that halves the channels and an
     average pooling.
     """
-    _refuse_without_skips(net, merge)
+    _require_sums(net, merge)
     if merge != "concat":
         return map_blocks(net, lambda block: replace(block, body=_merged(block.body, merge)))
-    stages = []
-    for position, stage in enumerate(net.stages):
-        stages.append(
-            replace(
-                map_stage_blocks(
-                    stage, lambda block: replace(block, body=_concatenating(block.body))
-                ),
-                stride=1,
-                enter=_SHRINK if position else "",
-            )
-        )
-    return replace(net, stages=tuple(stages), tail=_activated(net.tail))
+    net = map_blocks(net, lambda block: replace(block, body=_concatenating(block.body)))
+    stages = tuple(
+        replace(stage, stride=1, enter=_SHRINK if position else "")
+        for position, stage in enumerate(net.stages)
+    )
+    return replace(net, stages=stages, tail=_activated(net.tail))
 
 
 def without_norm(net: Net) -> Net:
@@ -49,8 +43,6 @@ def without_norm(net: Net) -> Net:
         lead, branch, after = (
             _unnormed(words) for words in (sentence.lead, sentence.branch, sentence.after)
         )
-        if not lead and sentence.lead:
-            return str(Sentence((), branch, sentence.merge, after))
         return str(Sentence(lead, branch, sentence.merge, after))
 
     def change_block(block: Block) -> Block:
@@ -112,7 +104,7 @@ def at_cost(net: Net, multiply_adds: int) -> Net:
     )
 
 
-def _refuse_without_skips(net: Net, merge: Merge) -> None:
+def _require_sums(net: Net, merge: Merge) -> None:
     """Raise UserError unless all blocks merge by `+`."""
     merges = {parse(block.body).merge for stage in net.stages for block in stage.blocks}
     if merges != {"add"}:

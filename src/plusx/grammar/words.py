@@ -145,6 +145,7 @@ class Sentence:
 
     @property
     def words(self) -> tuple[Word, ...]:
+        """All words, in order."""
         return (*self.lead, *self.branch, *self.after)
 
     def __str__(self) -> str:

@@ -121,7 +121,7 @@ class Region:
             *inputs,
             use_reentrant=False,
             context_fn=self.contexts,
-            preserve_rng_state=random(self.module),
+            preserve_rng_state=draws_random_numbers(self.module),
         )
 
     def contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -159,7 +159,7 @@ def recomputing(module: nn.Module, cached: AbstractContextManager[Any]) -> Itera
         yield
 
 
-def random(module: nn.Module) -> bool:
+def draws_random_numbers(module: nn.Module) -> bool:
     """Whether a forward pass draws random numbers, which the recomputation must reproduce."""
     return any(
         (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)

@@ -2,7 +2,8 @@
 
 import math
 
-from jaxtyping import Bool, Float, Int64
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,38 +13,35 @@ LOWEST, HIGHEST = 0.05, 20.0  # temperatures
 
 
 def reliability(
-    confidence: Float[Tensor, "n"], correct: Bool[Tensor, "n"], bins: int = BINS
+    confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"], bins: int = BINS
 ) -> list[dict[str, float]]:
     """Return for each occupied bin of equal width its mean confidence, accuracy and count."""
-    numbers = _numbers(confidence, bins)
-    counts = numbers.bincount()
-    confidences, accuracies = (
-        numbers.bincount(values.double()) / counts for values in (confidence, correct)
-    )
+    numbers = _bin_numbers(confidence, bins)
     return [
         {
-            "confidence": float(confidences[number]),
-            "accuracy": float(accuracies[number]),
-            "count": int(counts[number]),
+            "confidence": float(confidence[numbers == number].mean()),
+            "accuracy": float(correct[numbers == number].mean()),
+            "count": int((numbers == number).sum()),
         }
-        for number in counts.nonzero()[:, 0].tolist()
+        for number in np.unique(numbers)
     ]
 
 
 def calibration_error(
-    confidence: Float[Tensor, "n"], correct: Bool[Tensor, "n"], bins: int = BINS
+    confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"], bins: int = BINS
 ) -> float:
     """Return the expected calibration error: the mean distance between confidence and accuracy of a
-    bin, weighted by its samples (Guo et al. 2017, equation 3). It is above 0 by chance even for
-    calibrated predictions, the more so the fewer the samples."""
-    excess = confidence.double() - correct.double()
-    sums = _numbers(confidence, bins).bincount(excess)
-    return float(sums.abs().sum() / len(excess))
+    bin, weighted by its samples (Guo et al. 2017, equation 3). By chance it is above 0 even for
+    calibrated predictions, especially for few samples."""
+    excess = confidence - correct.astype(np.float64)
+    sums = np.bincount(_bin_numbers(confidence, bins), weights=excess)
+    return float(np.abs(sums).sum() / len(excess))
 
 
-def _numbers(confidence: Float[Tensor, "n"], bins: int) -> Int64[Tensor, "n"]:
-    """Return the bin of each confidence."""
-    return (confidence * bins).long().clamp(max=bins - 1)
+def _bin_numbers(confidence: Float[np.ndarray, "n"], bins: int) -> Int[np.ndarray, "n"]:
+    """Return the bin of each confidence, from 0: bin m of M is (m / M, (m + 1) / M]."""
+    edges = np.linspace(0, 1, bins + 1)
+    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
 
 
 def temperature(log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"]) -> float:

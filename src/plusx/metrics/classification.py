@@ -10,13 +10,13 @@ from torch import Tensor
 from plusx.data.batch import Batch
 from plusx.data.prediction import ClassProbabilities, Prediction
 from plusx.errors import UserError
+from plusx.metrics.calibration import calibration_error
 from plusx.metrics.meter import Meter
 from plusx.metrics.roc import areas
 
 
 # lower limit of a probability in the log loss, which bounds the loss of a sample at about 87.3
 SMALLEST = float(np.finfo(np.float32).tiny)
-BINS = 15
 
 
 class ClassificationMeter(Meter):
@@ -128,18 +128,6 @@ class MultiLabelMeter(Meter):
         return {**metrics, **_areas(probabilities, targets, metrics["per_class"])}
 
 
-def calibration_error(
-    confidences: Float[np.ndarray, "n"], hits: Bool[np.ndarray, "n"], bins: int = BINS
-) -> float:
-    """Return the expected calibration error: the mean over bins, weighted by their counts, of the
-    difference between confidence and accuracy. Bin m of M is ((m - 1) / M, m / M] (Guo et al.
-    2017)."""
-    edges = np.linspace(0, 1, bins + 1)
-    bin_of = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, bins - 1)
-    gaps = np.bincount(bin_of, weights=confidences - hits.astype(np.float64), minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidences))
-
-
 def class_numbers(targets: Tensor, purpose: str) -> Int[np.ndarray, "n"]:
     """Return targets as class numbers on the CPU. Raises UserError if they are not class
     numbers."""
@@ -167,6 +155,15 @@ def _mean_log_loss(probabilities: Float[np.ndarray, "..."]) -> float:
     return float(-np.log(np.maximum(probabilities.astype(np.float64), SMALLEST)).mean())
 
 
+def labels_of(class_names: Sequence[str] | None, count: int) -> list[str]:
+    """Return the names of `count` classes, or their numbers if there are no names. Raises UserError
+    for another number of names."""
+    names = list(map(str, range(count)) if class_names is None else class_names)
+    if len(names) != count:
+        raise UserError(f"{len(names)} names of classes for predictions of {count} classes")
+    return names
+
+
 def ratios(
     hits: Int[np.ndarray, "k"], predicted: Int[np.ndarray, "k"], actual: Int[np.ndarray, "k"]
 ) -> dict[str, Float[np.ndarray, "k"]]:
@@ -189,9 +186,7 @@ def _precision_recall(
 ) -> dict[str, Any]:
     """Return precision, recall and F1 of every class, and their means over the `averaged`
     classes."""
-    names = [str(i) for i in range(len(hits))] if class_names is None else list(class_names)
-    if len(names) != len(hits):
-        raise UserError(f"{len(names)} names of classes for predictions of {len(hits)} classes")
+    names = labels_of(class_names, len(hits))
     values, keys = ratios(hits, predicted, actual), ("precision", "recall", "f1")
     rows = zip(names, *(values[key].tolist() for key in keys), actual.tolist())
     return {

@@ -28,7 +28,7 @@ class Meter(ABC):
         """Replace the records by those of all processes, in the order of the batches. Process r of
         w must have had the batches r, r + w, r + 2 w, ..."""
         rounds = zip_longest(*records)
-        self.records = [record for turn in rounds for record in turn if record is not None]
+        self.records = [record for ranks in rounds for record in ranks if record is not None]
 
     @abstractmethod
     def record(self, prediction: Prediction, batch: Batch) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Area(NamedTuple):
 
     @property
     def interval(self) -> list[float] | None:
+        """The interval as [low, high], or None."""
         return None if self.low is None or self.high is None else [self.low, self.high]
 
 

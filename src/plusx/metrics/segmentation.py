@@ -11,7 +11,7 @@ from torch import Tensor
 from plusx.data.batch import Batch
 from plusx.data.prediction import LabelMaps, PositionProbabilities, Prediction
 from plusx.errors import UserError
-from plusx.metrics.classification import SMALLEST, ratios
+from plusx.metrics.classification import SMALLEST, labels_of, ratios
 from plusx.metrics.meter import Meter
 
 
@@ -86,11 +86,7 @@ class SegmentationMeter(Meter):
             "precision": float(values["precision"][occurs].mean()),
             "recall": float(values["recall"][occurs].mean()),
         }
-        names = self.class_names or [str(number) for number in range(len(confusion))]
-        if len(names) != len(confusion):
-            raise UserError(
-                f"{len(names)} names of classes for predictions of {len(confusion)} classes"
-            )
+        names = labels_of(self.class_names, len(confusion))
         actual = confusion.sum(1)
         keys = {"iou": "iou", "dice": "f1", "precision": "precision", "recall": "recall"}
         metrics["per_class"] = [
@@ -129,9 +125,9 @@ class SurfaceDistanceMeter(Meter):
     image. Distances are Euclidean, between centres of voxels. HD95 of two masks is the larger of
     two 95th percentiles: of the distances from the surface voxels of one mask to the nearest
     surface voxel of the other, and vice versa (Huttenlocher et al. 1993 for the maximum; as in
-    MONAI). Positions of target 255 belong to no mask. If a class is in neither mask there is no
-    distance; if it is in only one there is none either, and `hd95_missed` counts these pairs of
-    image and class: read both values. Without any distance hd95 is None.
+    MONAI). Positions of target 255 belong to no mask. A class in neither mask has no distance. A
+    class in only one of them has none either; `hd95_missed` counts these pairs of image and class,
+    so read both values. Without any distance hd95 is None.
 
     spacing: mm per position, along each dimension.
     background: the index of the excluded class.
@@ -171,7 +167,7 @@ class SurfaceDistanceMeter(Meter):
     def compute(self) -> dict[str, Any]:
         self.require_records()
         k = len(self.records[0]["missed"])
-        names = self.class_names or [str(number) for number in range(k)]
+        names = labels_of(self.class_names, k)
         distances = [
             [value for record in self.records for value in record["distances"][str(number)]]
             for number in range(k)

@@ -12,23 +12,22 @@ from plusx.errors import UserError
 from plusx.metrics.meter import Meter
 
 
-# an unknown token of a reference is printed as in SentencePiece, so that nothing equals it
+# an unknown token of a reference is printed as in SentencePiece, so that no prediction equals it
 UNKNOWN, UNKNOWN_TEXT = "<unk>", "\u2047"
 
 
 class TextMeter(Meter):
     """Metrics of translations and captions.
 
-    Targets are sequences of token numbers, of which the tokens make the reference. `compute`
-    returns
+    Targets are sequences of token numbers, whose text is the reference. `compute` returns
 
     count: texts; tokens: tokens of the references, without their ends;
     bleu: BLEU (Papineni et al. 2002) of the corpus; chrf: chrF2 (Popovic 2015); both from 0 to 100;
     exact_match: the fraction of texts that equal their reference, apart from white space;
     loss: the mean over texts of the mean negative log-probability of a token of the reference,
         given those before it;
-    signature: sacrebleu's signatures of bleu and chrf, which say how they are computed. A
-        vocabulary without capital letters makes them case-insensitive.
+    signature: sacrebleu's signatures of bleu and chrf, with the details of their computation. With
+        a vocabulary without capital letters they are case-insensitive.
 
     Raises RuntimeError if the extra is not installed.
     """

@@ -37,6 +37,7 @@ class Pairs(NamedTuple):
     second: Numbers
 
     def subset(self, indices: np.ndarray) -> "Pairs":
+        """Return the pairs with these indices."""
         return Pairs(self.scores[indices], self.first[indices], self.second[indices])
 
 
@@ -65,10 +66,8 @@ class Rates(NamedTuple):
         false_rejects = 1 - self.true
         after = int(np.argmax(self.false >= false_rejects))
         before = max(after - 1, 0)
-        gap_after, gap_before = (
-            self.false[after] - false_rejects[after],
-            false_rejects[before] - self.false[before],
-        )
+        gap_after = self.false[after] - false_rejects[after]
+        gap_before = false_rejects[before] - self.false[before]
         weight = gap_before / (gap_after + gap_before) if gap_after + gap_before > 0 else 0.0
         return float(self.false[before] + weight * (self.false[after] - self.false[before]))
 
@@ -228,10 +227,9 @@ def _rank1(unit: np.ndarray, classes: np.ndarray) -> float | None:
     return correct / evaluated if evaluated else None
 
 
-def bootstrap(
-    genuine: Pairs, impostor: Pairs, false_accepts: float
-) -> tuple[list[float], list[float]]:
-    """Return equal error rates and true-accept rates of bootstrap samples of the classes."""
+def bootstrap(genuine: Pairs, impostor: Pairs, far: float) -> tuple[list[float], list[float]]:
+    """Return equal error rates, and true-accept rates at a false-accept rate of `far`, of bootstrap
+    samples of the classes."""
     rng = np.random.default_rng(0)
     genuine, impostor = (
         pairs.subset(np.sort(rng.choice(len(pairs.scores), _SAMPLED_PAIRS, replace=False)))
@@ -252,21 +250,19 @@ def bootstrap(
     ranking = Ranking(genuine.scores, impostor.scores)
     for _ in range(SAMPLES):
         counts = np.bincount(rng.integers(0, len(people), len(people)), minlength=len(people))
-        genuine_weights, impostor_weights = (
-            counts[genuine_class].astype(np.float64),
-            (counts[left] * counts[right]).astype(np.float64),
-        )
+        genuine_weights = counts[genuine_class].astype(np.float64)
+        impostor_weights = (counts[left] * counts[right]).astype(np.float64)
         if not genuine_weights.any() or not impostor_weights.any():
             continue  # no genuine or no impostor pair in this sample
         rates = ranking.rates(genuine_weights, impostor_weights)
         errors.append(rates.equal_error())
-        accepts.append(rates.at(false_accepts)[1])
+        accepts.append(rates.at(far)[1])
     return errors, accepts
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:
-    """Return the 95 % interval, or None if all samples are equal, which says nothing about the
-    uncertainty."""
+    """Return the 95 % interval, or None if all samples are equal, since they then do not show
+    the uncertainty."""
     if not values or min(values) == max(values):
         return None
     return [float(end) for end in np.percentile(values, _INTERVAL)]

@@ -128,13 +128,11 @@ class ResidualBlock(nn.Module):
         return bool(torch.rand(()) < self.drop)
 
     def stochastic_depth(self, y: Float[Tensor, "n d *t"]) -> Float[Tensor, "n d *t"]:
-        """Return the branch's output, of which training drops rows and evaluation has the
-        expectation."""
-        if not self.drop:
-            return y
-        if not self.drops_rows:  # Huang et al. 2016, eq. 5: the expectation in evaluation
-            return y if self.training else y * (1 - self.drop)
-        if not self.training:
-            return y
-        survives = torch.rand(len(y), *[1] * (y.ndim - 1), device=y.device) >= self.drop
-        return y * survives.to(y.dtype) / (1 - self.drop)
+        """Return the branch's output: with rows dropped in training, or its expectation in
+        evaluation."""
+        if self.drop and self.drops_rows and self.training:
+            survives = torch.rand(len(y), *[1] * (y.ndim - 1), device=y.device) >= self.drop
+            return y * survives.to(y.dtype) / (1 - self.drop)
+        if self.drop and not self.drops_rows and not self.training:
+            return y * (1 - self.drop)  # Huang et al. 2016, eq. 5
+        return y

@@ -1,5 +1,7 @@
 """Build a network from a model: the only place that selects the class."""
 
+import torch
+
 from plusx.errors import UserError
 from plusx.grammar.model import External, Model, WithHead
 from plusx.nn.init import initialise
@@ -29,3 +31,9 @@ def build(model: Model, *, initialised: bool = True) -> Backbone:
     if initialised:
         initialise(net)
     return net
+
+
+def build_on_meta(model: Model) -> Backbone:
+    """Return the network of a model on the meta device: names and shapes, without memory."""
+    with torch.device("meta"):
+        return build(model, initialised=False)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from plusx.grammar.arithmetic import Size
-from plusx.nn.build import build
+from plusx.nn.build import build_on_meta
 from plusx.nn.with_head import NetworkWithHead
 
 
@@ -21,8 +21,7 @@ def multiply_adds(net: NetworkWithHead, size: Size) -> int:
     proposals and the masks of 100 boxes, decoders of tokens an output of `max_length` tokens. A
     volume for a network of images counts all slices.
     """
-    with torch.device("meta"):
-        meta_net: Any = build(net.spec, initialised=False).eval()
+    meta_net: Any = build_on_meta(net.spec).eval()
     takes_tokens = net.style.takes_tokens
     channels = () if takes_tokens else (net.in_channels,)
     kind = torch.int64 if takes_tokens else torch.float32

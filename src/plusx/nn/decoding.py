@@ -62,7 +62,7 @@ class _Prefixes:
     tokens: Int[Tensor, "n u"]  # begins with END
     state: State | None  # None: not cached
 
-    def next(self) -> Float[Tensor, "n k"]:
+    def next_log_probabilities(self) -> Float[Tensor, "n k"]:
         """Return the log-probabilities of the next token, at least in float32."""
         if self.state is None:
             logits = self.decoder(self.tokens, self.memory)[:, -1]
@@ -98,7 +98,7 @@ def greedy(decoder: TokenDecoder, memory: Memory, limit: int, *, cached: bool = 
     scores = _zeros(memory, (count,))
     active = torch.arange(count, device=device)
     for position in range(limit):
-        log_probabilities = prefixes.next()
+        log_probabilities = prefixes.next_log_probabilities()
         best, token = log_probabilities.max(1)
         if position == limit - 1:
             token = torch.full_like(token, END)
@@ -140,7 +140,7 @@ def beam_search(
     active = list(range(count))
     finished: list[list[tuple[float, float, list[int]]]] = [[] for _ in range(count)]
     for position in range(limit):
-        log_probabilities = prefixes.next()
+        log_probabilities = prefixes.next_log_probabilities()
         if position == limit - 1:
             end = log_probabilities[:, END].clone()
             log_probabilities.fill_(float("-inf"))[:, END] = end

@@ -23,13 +23,11 @@ def _tasks(value: object) -> object:
         if value < 2:
             raise UserError("a stream has at least two tasks")
         return value
-    lists = isinstance(value, list | tuple) and all(isinstance(t, list | tuple) for t in value)
-    if not lists:
+    if not isinstance(value, list | tuple) or not all(isinstance(t, list | tuple) for t in value):
         raise UserError(
             "must be a number of tasks, or a list of the classes of every task, such as "
             '[["0", "1"], ["2", "3"]]'
         )
-    assert isinstance(value, list | tuple)
     if len(value) < 2:
         raise UserError("a stream has at least two tasks")
     owner: dict[str, int] = {}
@@ -41,6 +39,12 @@ def _tasks(value: object) -> object:
                 where = f"tasks {owner[name]} and {number}" if owner[name] != number else "one task"
                 raise UserError(f"{where} share the class {name!r}, or list it twice")
             owner[name] = number
+    return value
+
+
+def _seeds(value: object) -> object:
+    if isinstance(value, list | tuple) and (not value or len(set(value)) < len(value)):
+        raise UserError("must be at least one seed, and no seed twice")
     return value
 
 
@@ -56,7 +60,7 @@ class Stream:
     # domain: what changes the images of a task
     transform: Literal["none", "permute", "rotate"] = "none"
     paths: tuple[Path, ...] = ()  # domain: the data of each task, in place of data.path
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(lambda value: _seeds(value))] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds)] = (0, 1, 2)
     # the task that a run trains, and the run of the task before; set by `plusx stream`
     task: Positive | None = None
     previous: str = ""
@@ -75,22 +79,16 @@ class Stream:
             raise UserError(f"{len(self.paths)} paths for {self.tasks} tasks")
 
 
-def _seeds(value: object) -> object:
-    if isinstance(value, list | tuple) and (not value or len(set(value)) < len(value)):
-        raise UserError("must be at least one seed, and no seed twice")
-    return value
-
-
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Naive:
-    """Training on one task after another, without any measure against forgetting."""
+    """Training on one task after another, without a method against forgetting."""
 
     kind: Literal["naive"] = "naive"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Joint:
-    """Training on the data of all tasks so far: what continual learning is compared with."""
+    """Training on the data of all tasks so far, for comparison with continual learning."""
 
     kind: Literal["joint"] = "joint"
 

@@ -74,7 +74,7 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
         table = ".".join(path)
         if isinstance(error["input"], Mapping):
             return f"[{table}] needs kind: {_listed(_kinds(path, raw))}"
-        names = ", ".join(f"{table}.{field.name}" for field in tables_at(path, {}) or ())
+        names = ", ".join(f"{table}.{field.name}" for field in fields_at(path, {}))
         return f"{table} is a table: write its fields, {names}"
     if kind == "union_tag_invalid":
         tag = context["tag"]
@@ -83,7 +83,7 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         options = re.findall("'(.*?)'|\\b(\\d+)\\b", context["expected"])
         options = [text or number for text, number in options]
-        if options == ["0"]:  # of a set whose samples are counted by other keys
+        if options == ["0"]:  # other keys have the number of samples of this set
             counts = _keys_like(path, raw)
             return f"{setting}: must be 0{f'; their number is {counts}' if counts else ''}"
         return f"{setting}: {_allowed(error['input'], options)}"
@@ -117,14 +117,17 @@ def explain(error: Any, path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
 
 
 def _keys_like(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
-    """Return the keys beside a key whose names begin with it, such as validation_phrases."""
+    """Return the other keys of a table that begin with a key, such as validation_phrases."""
+    names = [name for name in _names_beside(path, raw) if name.startswith(f"{path[-1]}_")]
+    return _listed([".".join([*path[:-1], name]) for name in names])
+
+
+def _names_beside(path: tuple[str, ...], raw: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the table that a key is in."""
     table: Any = raw
     for key in path[:-1]:
         table = table.get(key, {})
-    names = [field.name for field in tables_at(path[:-1], table) or ()]
-    return _listed(
-        [".".join([*path[:-1], name]) for name in names if name.startswith(f"{path[-1]}_")]
-    )
+    return [field.name for field in fields_at(path[:-1], table)]
 
 
 def _min_length(items: int) -> str:
@@ -132,7 +135,7 @@ def _min_length(items: int) -> str:
 
 
 def _list_of(value: object) -> str:
-    """How to write a list, where a single value was given."""
+    """Return how to write a list, for an error about a single value."""
     example = "..." if isinstance(value, str) else toml_value(value)
     return f"must be a list: [{example}, {example}]"
 
@@ -140,14 +143,11 @@ def _list_of(value: object) -> str:
 def _suggest(path: tuple[str, ...], raw: Mapping[str, Any]) -> str:
     """Return the key that was probably meant, and the allowed keys."""
     key = path[-1].replace("-", "_").lower()
-    table: Any = raw
-    for key_above in path[:-1]:
-        table = table.get(key_above, {})
-    keys = [field.name for field in tables_at(path[:-1], table) or ()]
+    keys = _names_beside(path, raw)
     all_keys = {
         f"{section.name}.{field.name}": field.name
         for section in dataclasses.fields(Recipe)
-        for field in tables_at((section.name,), raw.get(section.name)) or ()
+        for field in fields_at((section.name,), raw.get(section.name))
     } | {field.name: field.name for field in dataclasses.fields(Recipe)}
     prefix = ".".join(path[:-1])
     same_name = [dotted for dotted, name in all_keys.items() if name == key]
@@ -221,7 +221,7 @@ def _kinds_of(cls: Any) -> tuple[str, ...]:
 
 
 def takes_text(path: tuple[str, ...]) -> bool:
-    """Whether the field at this place of a recipe holds text and nothing else."""
+    """Whether the field at this location of a recipe can only be text."""
     types = [
         field.type
         for cls in _classes(path[:-1])
@@ -237,10 +237,10 @@ def _is_text(annotation: Any) -> bool:
     return annotation is str or set(get_args(annotation)) == {str, type(None)}
 
 
-def tables_at(path: tuple[str, ...], table: object) -> "tuple[dataclasses.Field[Any], ...] | None":
-    """Return the fields of the table at `path`: of its kind if it has one, else of the first
-    kind."""
+def fields_at(path: tuple[str, ...], table: object) -> "tuple[dataclasses.Field[Any], ...]":
+    """Return the fields of the table at `path`: of its kind if it has one, else of the first kind;
+    () if there is no table."""
     classes = _classes(path)
     kind = table.get("kind") if isinstance(table, Mapping) else None
     matching = [cls for cls in classes if kind in _kinds_of(cls)] or classes[:1]
-    return dataclasses.fields(matching[0]) if matching else None
+    return dataclasses.fields(matching[0]) if matching else ()

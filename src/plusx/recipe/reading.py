@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from plusx.errors import UserError, did_you_mean
 from plusx.grammar.toml import from_dict
 from plusx.overrides import split_key, split_override
-from plusx.recipe.errors import explain, key_path, tables_at, takes_text
+from plusx.recipe.errors import explain, fields_at, key_path, takes_text
 from plusx.recipe.sets import NoMix
 from plusx.recipe.tables import Classify, Constant, Recipe
 from plusx.recipe.tuning import NoPruner
@@ -37,7 +37,7 @@ _ANNOTATIONS: dict[str, list[Any]] = {
     "translate": ["translations"],
     "caption": ["captions"],
 }
-# the recipes for data of one's own, by the kinds that are no recipes themselves
+# recipes for the user's own data, by the kinds of data that are not names of recipes
 _RECIPES_OF_KINDS = {
     **dict.fromkeys(("folder", "csv", "packed", "shards"), "images"),
     **dict.fromkeys(("voc", "coco", "yolo"), "boxes"),
@@ -171,7 +171,7 @@ def _change(raw: dict[str, Any], override: str, overridden: dict[tuple[str, ...]
                 raw.pop(other, None)
     # another kind has other fields: remove those of the kind in the file
     if path[-1] in ("kind", "base") and table.get(path[-1]) != value:
-        names = [field.name for field in tables_at(path[:-1], {path[-1]: value}) or ()]
+        names = [field.name for field in fields_at(path[:-1], {path[-1]: value})]
         for name in [name for name in table if names and name not in names]:
             if (*path[:-1], name) not in overridden:
                 del table[name]
@@ -191,12 +191,12 @@ def _choose_kind(raw: dict[str, Any], overridden: Mapping[tuple[str, ...], str])
         return
     from plusx.data.readers.layouts import LAYOUTS, choose_kind  # imports torch
 
-    # a synthetic set that is made of files: the files do not say so
-    fields = [] if stated is None or stated in LAYOUTS else tables_at(("data",), data) or ()
-    if "path" in [field.name for field in fields]:
+    # a synthetic set is made from files, which can have the layout of another kind
+    is_synthetic = stated is not None and stated not in LAYOUTS
+    if is_synthetic and "path" in [field.name for field in fields_at(("data",), data)]:
         return
     if any(("data", key) in overridden for key in _COLUMNS.get(str(stated), ())):
-        return  # the reader says which of the columns are missing
+        return  # the reader reports which of the columns are missing
     task_kind = task.get("kind", Classify().kind) if isinstance(task, dict) else Classify().kind
     usable = _ANNOTATIONS.get(task_kind, [layout.annotation for layout in LAYOUTS.values()])
     if stated in LAYOUTS and LAYOUTS[stated].annotation not in usable:

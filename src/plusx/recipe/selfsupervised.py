@@ -40,7 +40,7 @@ class SimSiam:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class BarlowTwins:
-    """The cross-correlation of two views is to be the identity (Zbontar et al. 2021)."""
+    """The cross-correlation of two views should be the identity (Zbontar et al. 2021)."""
 
     kind: Literal["barlow"] = "barlow"
     redundancy: NonNegative = 0.005  # weight of the off-diagonal elements, lambda in the paper

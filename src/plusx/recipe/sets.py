@@ -23,11 +23,15 @@ from plusx.recipe.values import (
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class NoMix:
+    """Training images are not mixed."""
+
     kind: Literal["none"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Mix:
+    """Training images are mixed in pairs (Zhang et al. 2018; Yun et al. 2019)."""
+
     kind: Literal["mixup", "cutmix"]
     alpha: Rate = 1.0
 
@@ -39,7 +43,7 @@ Sampler = Literal["uniform", "balanced", "pk", "views"]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class KnownData:
-    """A data set that plusx knows by name."""
+    """A named data set, or one that plusx generates."""
 
     kind: Literal[
         "digits",
@@ -245,11 +249,6 @@ class CellData:
     workers: Count = 0
 
 
-# fields that every kind of recordings has: the rate in samples per second, the mel bands, and in
-# seconds the window and the hop of the spectrogram
-_Sound = Literal["sequence", "image"]
-
-
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class RecordingData:
     """Recordings with classes: a folder of class folders, or files whose names have the class."""
@@ -258,10 +257,12 @@ class RecordingData:
     path: Path
     rate: Positive = 16_000  # samples per second of the network's input
     seconds: Rate = 1.0  # of every input: longer recordings are cropped, shorter ones padded
-    mels: Positive = 40
-    window: Rate = 0.025  # seconds
-    hop: Rate = 0.010  # seconds
-    layout: _Sound = "sequence"  # mels x time for networks in 1-D; "image": time x mels for 2-D
+    mels: Positive = 40  # bands of the spectrogram
+    window: Rate = 0.025  # of the spectrogram, in seconds
+    hop: Rate = 0.010  # seconds between two spectra
+    layout: Literal["sequence", "image"] = (
+        "sequence"  # mels x time for networks in 1-D; "image": time x mels for 2-D
+    )
     label: str = ""  # regular expression whose group is the class; "": the class folder
     group: str = ""  # regular expression whose group stays together in a split, as a speaker
     test: str = ""  # regular expression for the paths of the test set
@@ -317,7 +318,7 @@ class DigitStringData:
     label: str = r"(\d)_"  # regular expression whose group is the digit
     speaker: str = r"\d_(.*)_"  # regular expression whose group is the speaker
     test: str = ""  # regular expression for the recordings of the test set
-    by_speaker: StrictBool = False  # whether other speakers validate than train
+    by_speaker: StrictBool = False  # whether validation has other speakers than training
     strings: Positive = 4_000  # of the training set
     test_strings: Positive = 1_000
     validation_strings: Positive = 500
@@ -333,7 +334,7 @@ class DigitStringData:
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class VoiceCommandData:
     """Synthetic recordings of the phrases of a command grammar, spoken by espeak-ng, and of other
-    phrases, which are to be rejected."""
+    phrases to be rejected."""
 
     kind: Literal["voice-commands"]
     grammar: Path = "home"  # a TOML file, or the name of a grammar that comes with plusx
@@ -344,7 +345,7 @@ class VoiceCommandData:
     phrases: Positive = 4_000  # of the training set
     validation_phrases: Positive = 400
     test_phrases: Positive = 1_000
-    outside: Fraction = 0.25  # fraction of the phrases of each split that the grammar does not have
+    outside: Fraction = 0.25  # fraction of phrases outside the grammar, in each split
     augment: str = ""
     mix: NoMix = NoMix()
     validation: Literal[0] | None = None  # 0: no evaluation on the validation phrases

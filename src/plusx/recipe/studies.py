@@ -25,8 +25,8 @@ Rule = Literal["he", "pytorch", "normal0.01"]
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Degradation:
     """Error over depth: plain, residual and pre-activation networks, with and without norms, and
-    networks that are made to train without them.
-    Gradients are measured at the start and at every checkpoint."""
+    networks designed to train without them. Gradients are measured at the start and at every
+    checkpoint."""
 
     kind: Literal["degradation"] = "degradation"
     depths: Depths = (20, 56)
@@ -184,7 +184,7 @@ class Transfer:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Attention:
-    """Kinds of attention in a residual network at equal multiply-adds, beside none."""
+    """Kinds of attention, and none, in a residual network at equal multiply-adds."""
 
     kind: Literal["attention"] = "attention"
     depth: Positive = 20

@@ -80,6 +80,8 @@ class Init:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Classify:
+    """One class per input, or with `multilabel` any number of them."""
+
     kind: Literal["classify"] = "classify"
     label_smoothing: Fraction = 0.0
     class_weights: ClassWeights = "none"
@@ -228,6 +230,8 @@ class TradesTraining:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Sgd:
+    """Stochastic gradient descent with momentum."""
+
     kind: Literal["sgd"] = "sgd"
     lr: Rate
     momentum: Fraction = 0.9
@@ -242,6 +246,8 @@ class Sgd:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
     kind: Literal["adamw"] = "adamw"
     lr: Rate
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -286,6 +292,8 @@ class Lamb:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Muon:
+    """SGD with orthogonalised momentum for filters (Jordan et al. 2024); see plusx.train.muon."""
+
     kind: Literal["muon"] = "muon"
     lr: Rate  # of filters; the schedule scales the other two rates equally
     momentum: Fraction = 0.6
@@ -301,6 +309,8 @@ class Muon:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Constant:
+    """The same learning rate at every step. `warmup`: steps, or a fraction of the run."""
+
     kind: Literal["constant"] = "constant"
     warmup: CountOrFraction = 0
     warmup_until: Fraction = 0.0  # use `warmup_lr` until the training error is below this; 0: off
@@ -309,6 +319,8 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Steps:
+    """The learning rate, times `gamma` at each milestone: steps, or fractions of the run."""
+
     kind: Literal["steps"] = "steps"
     milestones: tuple[CountOrFraction, ...]
     gamma: Rate = 0.1
@@ -319,6 +331,8 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Cosine:
+    """Half a cosine from the learning rate to `end` (Loshchilov and Hutter 2017)."""
+
     kind: Literal["cosine"] = "cosine"
     warmup: CountOrFraction = 0
     warmup_until: Fraction = 0.0
@@ -328,12 +342,16 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class OneCycle:
+    """One rise and one fall of the learning rate (Smith and Topin 2018)."""
+
     kind: Literal["one-cycle"] = "one-cycle"
     rise: Rate = 0.3  # fraction of the run before the peak
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Device:
+    """Where and how a run is computed."""
+
     kind: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     # auto: bfloat16 if it is faster; the run's recipe.toml records the choice
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -347,6 +365,8 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Evaluate:
+    """Evaluation during and after training."""
+
     every: Count = 1  # epochs; 0: only at the end
     train_set: StrictBool = True  # evaluate a finished run on its training images too
     patience: Count = 0  # evaluations without improvement before the run stops; 0: never
@@ -358,6 +378,8 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Checkpoint:
+    """When checkpoints are written, and how many are kept."""
+
     every_seconds: NonNegative = 30.0  # 0: never
     every_steps: Count = 0  # 0: never
     keep: Positive = 2
@@ -365,6 +387,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Compare:
+    """The rows of `plusx compare`: networks that are trained with the rest of the recipe."""
+
     networks: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     threshold: Fraction = 0.9  # accuracy for epochs_to_threshold
@@ -391,6 +415,8 @@ def fits(table: type, raw: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
+    """A whole recipe: the tables of its TOML file."""
+
     seed: Seed = 0
     epochs: Positive | None = None
     steps: Positive | None = None

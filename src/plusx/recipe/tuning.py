@@ -126,7 +126,7 @@ def _read_entry(key: str, entry: dict[str, Any] | Entry) -> Entry:
             raise UserError(f"choices = {choices!r}: must be a list")
         for value in choices:
             if not isinstance(value, str | int | float | bool):
-                raise UserError(f"choices: {value!r} is no text, number or boolean")
+                raise UserError(f"choices: {value!r} is not text, a number or a boolean")
         return Choices(tuple(choices))
     except UserError as error:
         raise UserError(f'"{key}": {error}') from None
@@ -160,9 +160,9 @@ class Tune:
     startup_trials: Positive = 10  # random ones before tpe and gp learn from their results
     seed: Seed = 0  # of the sampler
     pruner: Annotated[NoPruner | MedianPruner, Discriminator("kind")] = NoPruner()
-    # of every trial, whose value is the mean; (): the seed of the recipe
+    # every trial is trained with these, and its value is the mean; (): the seed of the recipe
     seeds: tuple[Seed, ...] = ()
-    # with which default and best are trained again after the search; (): they are not
+    # default and best are trained again with these after the search; (): they are not
     confirm: tuple[Seed, ...] = Field(default=())
 
     def __post_init__(self) -> None:

@@ -34,9 +34,9 @@ def _class_weights(value: object, rules: tuple[str, ...]) -> object:
         raise UserError(f"must be {', '.join(rules)}, or a list of a number for each class{hint}")
     for weight in value:
         if type(weight) not in (int, float) or weight < 0:
-            raise UserError(f"{weight!r} is no weight: a number from 0 for each class")
+            raise UserError(f"{weight!r} is not a weight: a number from 0 for each class")
     if not any(value):
-        raise UserError("every weight is 0, so that nothing would train")
+        raise UserError("every weight is 0, so the loss would be 0")
     return value
 
 

@@ -34,7 +34,7 @@ def differences(old: Recipe, new: Recipe) -> dict[str, str]:
     before, after = _flat(to_dict(old)), _flat(to_dict(new))
     return {
         key: f"{before.get(key, 'not given')} -> {after.get(key, 'not given')}"
-        for key in [*before, *(key for key in after if key not in before)]
+        for key in before | after
         if before.get(key) != after.get(key)
     }
 

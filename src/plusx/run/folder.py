@@ -15,6 +15,7 @@ from plusx.data.modality import Modality, modality_from_dict
 from plusx.errors import UserError, printable
 from plusx.grammar.arithmetic import each_dimension
 from plusx.models import create_model
+from plusx.nn.build import build_on_meta
 from plusx.nn.with_head import NetworkWithHead
 from plusx.recipe import Recipe, parse_recipe
 from plusx.run.build import blank_net
@@ -29,7 +30,7 @@ from plusx.tasks.task import Task
 from plusx.weights import open_network
 from plusx.weights.convert import SOURCE_DEFAULTS, usual_classes, usual_preprocessing, usual_resize
 from plusx.weights.fetch import find_weights
-from plusx.weights.files import FORMAT, Weights, build_on_meta, from_metadata, kind_of
+from plusx.weights.files import FORMAT, Weights, from_metadata, kind_of, model_of
 
 
 _MAX_RECIPE = 1_000_000
@@ -290,7 +291,7 @@ def _from_onnx(path: Path) -> Run:
         if weights.preprocessing is None:
             raise UserError("it does not state its preprocessing")
         outputs = file.num_outputs or weights.head_classes
-        detector: Any = None if weights.head is None else build_on_meta(weights)
+        detector: Any = None if weights.head is None else build_on_meta(model_of(weights))
         net = OnnxNetwork(file.content, detector)
         run = _with_task(path, net, weights, outputs)
         fixed = 0 not in file.sizes and run.preprocessing.ndim == 2

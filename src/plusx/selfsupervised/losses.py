@@ -122,4 +122,4 @@ def _standardised(z: Tensor) -> Tensor:
 
 def _require_two(images: int) -> None:
     if images < 2:
-        raise UserError(f"a batch of {images} image: the loss compares images, of two or more")
+        raise UserError(f"a batch of {images} image: the loss compares images and needs two")

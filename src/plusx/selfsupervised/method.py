@@ -1,4 +1,4 @@
-"""What methods of self-supervised learning have in common."""
+"""The base classes of methods of self-supervised learning."""
 
 import math
 import warnings

@@ -60,10 +60,9 @@ class MoCo(TwoViews):
         super().after_step()
         self.teacher.follow(self.net, self.projector)
         if self.keys is not None:
-            keys = self.keys[-len(self.queue) :]
-            indices = (self.position + torch.arange(len(keys), device=keys.device)) % len(
-                self.queue
-            )
+            size = len(self.queue)
+            keys = self.keys[-size:]
+            indices = (self.position + torch.arange(len(keys), device=keys.device)) % size
             self.queue[indices] = keys
-            self.position.copy_((self.position + len(keys)) % len(self.queue))
+            self.position.copy_((self.position + len(keys)) % size)
             self.keys = None

@@ -71,6 +71,7 @@ def parse_json(data: bytes, where: str) -> Any:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of an object as a dictionary. Raises UserError if a key occurs twice."""
     table = dict(pairs)
     if len(table) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -79,6 +80,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_constant(text: str) -> Any:
+    """Raise UserError for NaN and Infinity, which JSON does not have."""
     raise UserError(f"{text} is not a JSON value")
 
 

@@ -215,6 +215,7 @@ def remove_temporary(path: Path) -> None:
 
 
 def temporary_name() -> str:
+    """Return a new name that `clean` recognises."""
     return f".plusx-{secrets.token_hex(8)}.tmp"
 
 
@@ -225,6 +226,7 @@ def _new(path: Path) -> int:
 
 
 def write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not exist, and flush it to the disk."""
     descriptor = _new(path)
     try:
         write_all(descriptor, data)
@@ -234,6 +236,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of the data to a descriptor."""
     remaining = memoryview(data)
     while remaining:
         # Linux writes at most 2 GiB at a time

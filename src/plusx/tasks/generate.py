@@ -38,9 +38,8 @@ class Generate(Task):
 
     The loss is the cross-entropy of the next token given those before it in the target (teacher
     forcing), the mean over the tokens of a sequence and over sequences. So losses of parts of a
-    batch add up, and padding has no influence. Of targets that are longer than the decoder's
-    max_length the first tokens count. After each forward `scalars["token_error"]` is the
-    fraction of wrong tokens, averaged alike.
+    batch add up, and padding has no influence. Targets are cut to the decoder's max_length. After
+    each forward `scalars["token_error"]` is the fraction of wrong tokens, averaged in the same way.
     """
 
     monitors = ("loss",)
@@ -99,7 +98,7 @@ class Generate(Task):
         """Return how much the last layer attends to each position of the features, where it
         predicts each of the tokens, padded with -1, and the end after them."""
         decoder = self.net.decoder
-        inputs, _ = forced(tokens, decoder.num_tokens, decoder.max_length)
+        inputs, _ = teacher_forcing(tokens, decoder.num_tokens, decoder.max_length)
         weights = decoder.attention_weights(inputs, self._memory(batch))
         (features,) = self.net.features(batch.inputs, [-1])
         return weights.unflatten(2, features.shape[2:])
@@ -117,7 +116,9 @@ class Generate(Task):
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         """Return the loss and the fraction of wrong tokens of each sequence."""
         decoder = self.net.decoder
-        inputs, outputs = forced(batch.known_targets, decoder.num_tokens, decoder.max_length)
+        inputs, outputs = teacher_forcing(
+            batch.known_targets, decoder.num_tokens, decoder.max_length
+        )
         valid = outputs != PADDING
         # padding needs no logits, which are most of the work for a large vocabulary
         logits, targets = at_least_float32(decoder(inputs, memory, valid)), outputs[valid]
@@ -132,11 +133,11 @@ def _means(values: Float[Tensor, "m"], valid: Bool[Tensor, "n v"]) -> Float[Tens
     return zeros.masked_scatter(valid, values).sum(1) / valid.sum(1)
 
 
-def forced(
+def teacher_forcing(
     targets: Shaped[Tensor, "n ..."], num_tokens: int, max_length: int
 ) -> tuple[Int[Tensor, "n v"], Int[Tensor, "n v"]]:
-    """Return what a decoder reads and what it is to predict: the tokens after END, and the tokens
-    before END, of at most `max_length` positions; the latter are padded with -1.
+    """Return a decoder's inputs and targets: END and the tokens, and the tokens and END, both cut
+    to `max_length` positions; targets are padded with -1.
 
     Raises UserError if a target is not a sequence of tokens.
     """

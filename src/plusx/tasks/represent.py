@@ -20,13 +20,13 @@ from plusx.tasks.task import Task
 class Represent(Task):
     """The embedding of every input: the output of a network without a head.
 
-    It has no loss of its own: a method of `plusx.selfsupervised` is a wrapper with one. `predict`
-    returns the embeddings normalised, as `Embeddings`. Targets are class numbers, int64 (n,); only
-    the metrics need them.
+    It has no loss; a method of `plusx.selfsupervised` wraps it and adds one. `predict` returns
+    normalised embeddings, as `Embeddings`. Targets are class numbers, int64 (n,); only the metrics
+    need them.
 
     reference: batches of the training set, whose embeddings vote for the class of an input
-        (`neighbour_accuracy`); they are embedded again for every evaluation. Without it, metrics
-        are those of verification, which compare pairs of inputs.
+        (`neighbour_accuracy`); every evaluation embeds them again. Without it, metrics are those of
+        verification, which compare pairs of inputs.
     num_classes: of the reference
 
     Raises UserError for a network with a head.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 # standard deviation of the Gaussian weights as a fraction of the window (nnU-Net, MONAI)
 SIGMA = 0.125
-# limits of a batch of windows: their number, and their positions in all
+# limits of a batch of windows: their number, and their positions in total
 MAX_WINDOWS, MAX_BATCH_POSITIONS = 8, 2**19
 # smallest weight: the Gaussian alone would underflow at the corner of a volume
 MIN_WEIGHT = 1e-3

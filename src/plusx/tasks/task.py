@@ -72,7 +72,7 @@ class Task(nn.Module, ABC):
         return next(slabs).to_stored(batch, slabs)
 
     def after_step(self) -> None:
-        """Called after every update, for example to update a teacher."""
+        """Run after every update, for example to update a teacher."""
 
     @property
     def device(self) -> torch.device:
@@ -83,14 +83,14 @@ class Task(nn.Module, ABC):
 
 
 def run_net(net: nn.Module, batch: Batch) -> Any:
-    """Return the network's output for a batch, in which padding changes nothing."""
+    """Return the network's output for a batch; padding does not change it."""
     if batch.lengths is None:
         return net(batch.inputs)
     return masked(net, batch.inputs, batch.lengths)
 
 
 class ForwardPass(NamedTuple):
-    """The loss of a batch, and the network's inputs and output that it is of."""
+    """The loss of a batch, with the inputs and the output of the network."""
 
     loss: Tensor
     inputs: tuple[Any, ...]
@@ -104,11 +104,8 @@ def forward_pass(task: "Task", batch: Batch) -> ForwardPass:
     def record(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         passes.append((inputs, output))
 
-    handle = task.net.register_forward_hook(record)
-    try:
+    with task.net.register_forward_hook(record):
         loss: Tensor = task(batch)
-    finally:
-        handle.remove()
     return ForwardPass(loss, *passes[-1])
 
 

@@ -26,7 +26,7 @@ class Transcribe(Task):
     padded with -1, and `target_lengths`. The loss of a sample is its negative log-likelihood
     divided by the length of its target, as `torch.nn.CTCLoss` has it.
 
-    vocabulary: the tokens; those in angle brackets stand for no text.
+    vocabulary: the tokens; those in angle brackets are not text.
     beam: prefixes of the beam search; 1 decodes greedily.
     """
 
@@ -41,7 +41,7 @@ class Transcribe(Task):
         self.net, self.vocabulary, self.beam = net, tuple(vocabulary), beam
 
     def logits(self, batch: Batch) -> tuple[Float[Tensor, "n k t"], Int64[Tensor, "n"]]:
-        """Return the logits, and the number of positions of each that are no padding."""
+        """Return the logits, and the number of valid positions of each."""
         inputs, lengths = batch.inputs, batch.lengths
         if lengths is None:
             logits = at_least_float32(self.net(inputs))
@@ -50,7 +50,7 @@ class Transcribe(Task):
             with padded(self.net, inputs.shape[-1], lengths) as positions:
                 logits = at_least_float32(self.net(inputs))
             return logits, positions.lengths(logits.shape[2]).cpu()
-        # another program's session, which knows of no lengths: one sequence after the other
+        # a session of ONNX Runtime takes no lengths: run one sequence at a time
         rows = [self.net(row[None, ..., :n]) for row, n in zip(inputs, lengths.tolist())]
         logits = inputs.new_zeros(len(rows), rows[0].shape[1], max(row.shape[2] for row in rows))
         for target, row in zip(logits, rows):
@@ -60,7 +60,7 @@ class Transcribe(Task):
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         logits, lengths = self.logits(batch)
         targets, target_lengths = batch.known_targets, batch.extras["target_lengths"].cpu()
-        # half precision and CTC's sums over paths do not go together
+        # CTC sums over paths, which needs more than half precision
         with torch.autocast(logits.device.type, enabled=False):
             losses = F.ctc_loss(
                 logits.log_softmax(1).permute(2, 0, 1),
@@ -85,7 +85,7 @@ class Transcribe(Task):
             needed = least_positions(row[:length])
             if needed > positions:
                 raise UserError(
-                    f"a target of {length} tokens needs {needed} positions, and the network has "
+                    f"a target of {length} tokens needs {needed} positions, but the network has "
                     f"{positions} for its input: use a network of a smaller stride, or smaller "
                     "changes of speed"
                 )

@@ -23,11 +23,11 @@ class WithinGrammar(Wrapped):
 
     The prediction is the phrase of the highest likelihood by CTC, summed over all alignments. It is
     accepted if its likelihood ratio reaches the threshold: the likelihood of the phrase over that
-    of the free transcript, both given the recording, per character of the phrase (the root of that
-    order), and at most 1. A ratio of 1 is a phrase as likely as the free transcript.
+    of the free transcript, both given the recording, per character of the phrase (the geometric
+    mean), and at most 1. At a ratio of 1 the phrase is as likely as the free transcript.
 
-    Raises UserError if the task is no recogniser of characters, or a phrase has characters that its
-    network does not have.
+    Raises UserError if the task is not a recogniser of characters, or a phrase has characters that
+    its network does not have.
     """
 
     task: Transcribe

@@ -14,9 +14,7 @@ IGNORED_IOU = 0.5  # IoU above which an anchor without a box is ignored (section
 MAX_EXPONENT = 6.0  # largest exponent of a side, which prevents overflow
 
 Level = Float[Tensor, "n _ _ _"]  # (n, channels, height, width)
-Anchors = Sequence[
-    tuple[int, int]
-]  # width and height of nine anchors, those of the finest level first
+Anchors = Sequence[tuple[int, int]]  # width and height of nine anchors, the finest level first
 Strides = Sequence[tuple[int, int]]  # of the levels: input positions per step, down and right
 
 
@@ -77,15 +75,10 @@ def assign(
     with the most similar shape, in the cell of its centre."""
     image, row = ((boxes[..., 4] >= 0) & (boxes[..., 5] <= 0.5)).nonzero(as_tuple=True)
     objects = boxes[image, row]
-    width_of_box, height_of_box = (
-        (objects[:, 2] - objects[:, 0])[:, None],
-        (objects[:, 3] - objects[:, 1])[:, None],
-    )
+    box_sides = (objects[:, 2:4] - objects[:, :2])[:, None]
     sides = torch.tensor(anchors, device=boxes.device).float()
-    intersection = torch.minimum(width_of_box, sides[:, 0]) * torch.minimum(
-        height_of_box, sides[:, 1]
-    )
-    iou = intersection / (width_of_box * height_of_box + sides.prod(1) - intersection)
+    intersection = torch.minimum(box_sides, sides).prod(2)
+    iou = intersection / (box_sides.prod(2) + sides.prod(1) - intersection)
     best = iou.argmax(1)
     level, anchor = best // PER_LEVEL, best % PER_LEVEL
     shape = torch.tensor(sizes, device=boxes.device)[level]

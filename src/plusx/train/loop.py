@@ -45,7 +45,7 @@ def fit(
     restore_modes = training_modes(state.task)
     device = state.task.device
     for batch in batches:
-        _refuse_other_than_batch(batch, "fit")
+        _require_batch(batch, "fit")
         if schedule is not None:
             rate = schedule(state.step)
             for group in groups:
@@ -83,13 +83,16 @@ def training_modes(task: Task) -> Callable[[], None]:
 
 
 def evaluate(task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
-    """Return the metrics of the task's meters over all batches, in evaluation mode. The modes of
-    all modules are restored, and no statistics are updated."""
+    """Return the metrics of the task's meters over all batches, the most important first.
+
+    The task predicts in evaluation mode, and the modes of all modules are restored. Batches must
+    have targets. Raises UserError if there is no batch.
+    """
     require_task(task)
     meters = task.meters()
     with evaluating(task), torch.inference_mode():
         for batch in batches:
-            _refuse_other_than_batch(batch, "evaluate")
+            _require_batch(batch, "evaluate")
             batch = batch.to(task.device)
             prediction = task.predict(batch)
             for meter in meters:
@@ -97,12 +100,11 @@ def evaluate(task: Task, batches: Iterable[Batch]) -> dict[str, Any]:
     return compute(task, meters)
 
 
-def _refuse_other_than_batch(batch: object, function: str) -> None:
-    """UserError for what other libraries call a batch, a tuple of tensors."""
+def _require_batch(batch: object, function: str) -> None:
+    """Raise UserError for another type, such as the tuples of a torch DataLoader."""
     if not isinstance(batch, Batch):
-        given = type(batch).__name__
         raise UserError(
-            f"{function} takes plusx.Batch, not a {given}: write "
+            f"{function} takes plusx.Batch, not a {type(batch).__name__}: write "
             f"plusx.{function}(..., (plusx.Batch(x, y) for x, y in batches))"
         )
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from plusx.errors import UserError
 from plusx.tasks.task import Task
+from plusx.train.optim import trained_parameters
 
 
-# the quintic whose iteration increases small singular values fastest (Jordan et al. 2024); they
-# come near 1, not to 1, which is good enough for an update
+# the quintic whose iteration increases small singular values fastest (Jordan et al. 2024); it
+# brings them near 1, not to 1, which is precise enough for an update
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -72,9 +73,8 @@ class Muon(torch.optim.Optimizer):
             "iterations": iterations,
         }
         super().__init__(groups, defaults)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for parameter in trained_parameters(self):
+            self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

@@ -70,16 +70,16 @@ def one_cycle(
         raise UserError(
             f"one_cycle: total = {total} and rise = {rise}; total >= 2 and 0 < rise < 1 are needed"
         )
-    low, last = rate / start, rate / start / end
+    initial, final = rate / start, rate / start / end
 
     def at(step: int) -> float:
         if step < peak:
-            return rate + (low - rate) * (1 + cos(pi * step / peak)) / 2
+            return rate + (initial - rate) * (1 + cos(pi * step / peak)) / 2
         if step == peak:
             return rate
         if step >= total - 1:
-            return last
-        return last + (rate - last) * (1 + cos(pi * (step - peak) / (total - 1 - peak))) / 2
+            return final
+        return final + (rate - final) * (1 + cos(pi * (step - peak) / (total - 1 - peak))) / 2
 
     return at
 
@@ -92,8 +92,8 @@ def warmup(schedule: Schedule, steps: int, start: float = 0.0) -> Schedule:
     """
     if steps < 0 or start < 0:
         raise UserError(f"a warm-up of {steps} steps from the rate {start}; both must be >= 0")
-    goal = schedule(steps)
-    return lambda step: start + (goal - start) * step / steps if step < steps else schedule(step)
+    peak = schedule(steps)
+    return lambda step: start + (peak - start) * step / steps if step < steps else schedule(step)
 
 
 class WarmupUntil:

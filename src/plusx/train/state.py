@@ -154,10 +154,8 @@ def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _difference(saved_names: list[list[str]], current_names: list[list[str]]) -> str:
-    saved, current = (
-        {n for group in saved_names for n in group},
-        {n for group in current_names for n in group},
-    )
+    """Return why a saved state with these groups of names does not fit."""
+    saved, current = set().union(*saved_names), set().union(*current_names)
     if saved == current:
         return "the saved state groups the parameters differently: was decay_norms changed?"
     return (

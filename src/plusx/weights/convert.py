@@ -20,7 +20,7 @@ from plusx.grammar.spec import Block, Net
 from plusx.grammar.toml import from_toml
 from plusx.grammar.twins import map_blocks
 from plusx.grammar.validate import validate
-from plusx.nn.build import build
+from plusx.nn.build import build_on_meta
 from plusx.nn.network import Backbone
 from plusx.store.tensors import decode
 from plusx.weights import foreign
@@ -140,7 +140,7 @@ def convert(
         raise UserError(f"{to} is the input file; choose another name for the new file")
     defaults = SOURCE_DEFAULTS[source]
     name, source_model = _model(model, defaults)
-    state = _on_meta(source_model).state_dict()
+    state = build_on_meta(source_model).state_dict()
     if kind == "safetensors":
         tensors, _ = store.load_tensors(file)
         origin: dict[str, str] = {}
@@ -151,7 +151,7 @@ def convert(
         tensors, origin = read_foreign(file, kind, numbers, key)
     prefix = common_prefix(tensors)
     tensors = rename(tensors, source, state)
-    net = _on_meta(_as_in_file(source_model, tensors))
+    net = build_on_meta(_as_in_file(source_model, tensors))
     report = compare(net, tensors)
     if not report.complete:
         raise UserError(f"{file} does not fit {name or 'the spec'} of {source}: {report}")
@@ -278,12 +278,6 @@ def with_shortcut(net: Net, words: Mapping[str, str]) -> Net:
         return replace(block, shortcut=shortcut)
 
     return map_blocks(net, renamed)
-
-
-def _on_meta(model: Model) -> Backbone:
-    """Build the network on the meta device."""
-    with torch.device("meta"):
-        return build(model, initialised=False)
 
 
 def _as_in_file(model: Model, tensors: Mapping[str, Tensor]) -> Model:

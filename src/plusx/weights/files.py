@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from plusx import store
@@ -33,7 +32,7 @@ from plusx.grammar.model import External, Model, WithHead
 from plusx.grammar.spec import Net
 from plusx.grammar.toml import from_toml, to_toml
 from plusx.grammar.validate import validate
-from plusx.nn.build import build
+from plusx.nn.build import build, build_on_meta
 from plusx.nn.network import Backbone, Network
 from plusx.weights.load import check_finite, load_weights
 from plusx.zoo import ZOO
@@ -174,7 +173,7 @@ def open_network(path: str | Path) -> tuple[Backbone, Weights]:
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
     needed = measure(weights.spec).parameters if isinstance(weights.spec, Net) else 0
     if needed <= numbers:
-        state = build_on_meta(weights).state_dict().items()
+        state = build_on_meta(model_of(weights)).state_dict().items()
         needed = sum(t.numel() for n, t in state if not n.endswith("num_batches_tracked"))
     if needed > numbers:
         what = "head" if weights.head is not None else "network"
@@ -191,12 +190,6 @@ def model_of(weights: Weights) -> Model:
     if weights.head is None:
         return weights.spec
     return WithHead(backbone=weights.spec, head=weights.head, num_classes=weights.head_classes)
-
-
-def build_on_meta(weights: Weights) -> Backbone:
-    """Build the network that a weight file describes on the meta device."""
-    with torch.device("meta"):
-        return build(model_of(weights), initialised=False)
 
 
 def set_preprocessing(net: Backbone, weights: Weights) -> None:

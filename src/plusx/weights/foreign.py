@@ -27,6 +27,7 @@ MAX_NESTING = 3  # levels of dictionaries that are searched for tensors
 
 
 def main(path: str, kind: str, room: int, key: str = "") -> None:
+    """Write the tensors of a file to standard output as safetensors."""
     limit(room)
     state_dicts = {"": read_npz(path)} if kind == "npz" else read_torch(path)
     chosen = choose(list(state_dicts), key)
@@ -68,7 +69,11 @@ def state_dicts_in(
     values: Mapping[Any, Any], path: tuple[str, ...]
 ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
     """Yield (dotted key, tensors) of each dictionary with tensors, the outer ones first."""
-    tensors = {name: value for name, value in values.items() if is_tensor(name, value)}
+    tensors = {
+        name: value
+        for name, value in values.items()
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
     if tensors:
         yield ".".join(path), tensors
     for name, value in values.items() if len(path) < MAX_NESTING else ():
@@ -77,15 +82,13 @@ def state_dicts_in(
 
 
 def read_npz(path: str) -> dict[str, torch.Tensor]:
+    """Return the arrays of a NumPy archive as tensors."""
     with np.load(path, allow_pickle=False) as arrays:
         return {name: plain(name, torch.from_numpy(np.array(arrays[name]))) for name in arrays}
 
 
-def is_tensor(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, torch.Tensor)
-
-
 def plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a contiguous copy of a tensor. Raises ValueError if it has no plain data."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise ValueError(f"the tensor {name!r} is sparse, quantized or without data")
     return tensor.detach().clone(memory_format=torch.contiguous_format)

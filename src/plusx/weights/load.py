@@ -17,7 +17,7 @@ MAX_COMPARED = 2000  # names among which the nearest is searched
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which tensors were loaded. `share` is the fraction of parameters loaded."""
+    """Which tensors were loaded, and which were not."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]  # in the network, not in the file
@@ -29,10 +29,12 @@ class LoadReport:
 
     @property
     def share(self) -> float:
+        """The fraction of the parameters that were loaded."""
         return self.loaded_parameters / self.parameters if self.parameters else 1.0
 
     @property
     def complete(self) -> bool:
+        """Whether every tensor of the network and of the file was loaded."""
         return not (self.missing or self.unused or self.mismatched)
 
     def __str__(self) -> str:
@@ -64,13 +66,13 @@ def load_weights(
     Raises UserError, and loads nothing, if a tensor is missing, unused or mismatched; with
     `strict=False` only if none fits. Raises UserError for numbers that are not finite.
     """
-    renamed = rename(tensors, source, net.state_dict())
+    state = net.state_dict()
+    renamed = rename(tensors, source, state)
     report = compare(net, renamed)
     if strict and not report.complete:
         raise UserError(f"the weights do not fit the network: {report}")
     if report.loaded_parameters == 0 and report.parameters:
         raise UserError(f"no weight fits the network: {report}")
-    state = net.state_dict()
     check_finite({name: renamed[name] for name in report.loaded if name in renamed})
     with torch.no_grad():
         for name in report.loaded:

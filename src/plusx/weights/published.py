@@ -30,6 +30,7 @@ class Published:
 
     @property
     def file(self) -> str:
+        """The name of the file."""
         return PurePosixPath(urlsplit(self.url).path).name
 
 

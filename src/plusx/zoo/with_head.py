@@ -35,6 +35,7 @@ class HeadedEntry:
 
     @property
     def net(self) -> WithHead:
+        """The model, with a backbone without a linear head."""
         base = {**IMAGE, **SEQUENCE}[self.base].net
         assert isinstance(base, Net)
         backbone = replace(base, num_classes=0, size=self.size)
