@@ -61,7 +61,7 @@ class Apgd(Attack):
             was_halved=torch.zeros_like(is_reached),
         ).of(~is_reached)
         goal = goal.of(~is_reached)
-        due, last = checkpoints(self.steps), 0
+        due, last_checkpoint = checkpoints(self.steps), 0
         for step in range(self.steps):
             if not len(track.rows):
                 break
@@ -85,8 +85,8 @@ class Apgd(Attack):
                 result[rows], is_reached[rows] = track.pixels[reached], True
                 track, goal = track.of(~reached), goal.of(~reached)
             if step + 1 in due:
-                track.adapt(step + 1 - last)
-                last = step + 1
+                track.adapt(step + 1 - last_checkpoint)
+                last_checkpoint = step + 1
         result[track.rows] = track.best
         return result, is_reached
 

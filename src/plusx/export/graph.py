@@ -96,8 +96,8 @@ def to_onnx(
         inputs |= example_regions(net, 3)
     shapes: list[dict[int, Any]] = [{0: torch.export.Dim(f"n_{name}")} for name in inputs]
     if any_size:
-        first = 2 if example.is_floating_point() else 1
-        shapes[0] |= dict.fromkeys(range(first, example.ndim), torch.export.Dim.DYNAMIC)
+        first_space = 2 if example.is_floating_point() else 1
+        shapes[0] |= dict.fromkeys(range(first_space, example.ndim), torch.export.Dim.DYNAMIC)
     # the third input of Mask R-CNN is an element of *mask_regions
     dynamic: Any = (*shapes[:2], tuple(shapes[2:])) if len(shapes) > 2 else tuple(shapes)
     with _eval_mode(net), _quiet(), torch.no_grad():

@@ -55,10 +55,10 @@ class Rates(NamedTuple):
         The threshold is the lowest accepted score; if none may be accepted, it is just above the
         highest.
         """
-        last = int(np.searchsorted(self.false, far, side="right")) - 1
-        if not last:
+        index = int(np.searchsorted(self.false, far, side="right")) - 1
+        if not index:
             return float(np.nextafter(self.thresholds[1], np.inf)), 0.0
-        return float(self.thresholds[last]), float(self.true[last])
+        return float(self.thresholds[index]), float(self.true[index])
 
     def equal_error(self) -> float:
         """Return the equal error rate: where false accepts and false rejects have the same rate.

@@ -114,25 +114,26 @@ def find_backbone(net: nn.Module) -> tuple[str, nn.Module]:
 def _depth_by_name(net: nn.Module) -> Callable[[str], int]:
     backbone_name, backbone = find_backbone(net)
     prefix = f"{backbone_name}." if backbone_name else ""
-    last = len(backbone.widths)  # type: ignore[arg-type]
+    num_stages = len(backbone.widths)  # type: ignore[arg-type]
     stage_prefixes = _STAGES.get(str(getattr(backbone, "name", "")))
 
     def depth_of(name: str) -> int:
         if not name.startswith(prefix):
-            return last + 1  # a head on the features
-        return _stage(name.removeprefix(prefix).split(".", 1)[0], last, stage_prefixes)
+            return num_stages + 1  # a head on the features
+        return _stage(name.removeprefix(prefix).split(".", 1)[0], num_stages, stage_prefixes)
 
     return depth_of
 
 
-def _stage(child: str, last: int, stage_prefixes: dict[str, int] | None) -> int:
+def _stage(child: str, num_stages: int, stage_prefixes: dict[str, int] | None) -> int:
     if child == "fc":
-        return last + 1
+        return num_stages + 1
     if child == "tail":
-        return last
+        return num_stages
     if stage_prefixes is not None:
         return next(
-            (stage for start, stage in stage_prefixes.items() if child.startswith(start)), last
+            (stage for start, stage in stage_prefixes.items() if child.startswith(start)),
+            num_stages,
         )
     for kind in ("layer", "enter"):
         number = child.removeprefix(kind)

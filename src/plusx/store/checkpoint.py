@@ -64,9 +64,9 @@ def save_checkpoint(
     assert step >= 0, step
     assert keep >= 1, keep
     files = {}
-    for group, named in tensors.items():
+    for group, group_tensors in tensors.items():
         assert _GROUP.fullmatch(group), group
-        files[f"{group}.safetensors"] = encode(named)
+        files[f"{group}.safetensors"] = encode(group_tensors)
     files[_STATE] = json_bytes(dict(values), f"state of step {step}")
     files[_MANIFEST] = _manifest(step, files)
 

@@ -220,10 +220,10 @@ def _check_same(net: Backbone, model: str | None, weights: Weights) -> None:
     raise UserError(f"the weights are for {name}, not for {model or 'the given spec'}")
 
 
-def _difference(here: Any, there: Any) -> str:
+def _difference(spec: Any, file_spec: Any) -> str:
     """Return the first field in which two specs, stages or blocks differ, or ""."""
-    for name in type(here).__dataclass_fields__:
-        a, b = getattr(here, name), getattr(there, name)
+    for name in type(spec).__dataclass_fields__:
+        a, b = getattr(spec, name), getattr(file_spec, name)
         if a == b:
             continue
         if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):

@@ -176,8 +176,8 @@ def open_network(path: str | Path) -> tuple[Backbone, Weights]:
         state = build_on_meta(model_of(weights)).state_dict().items()
         needed = sum(t.numel() for n, t in state if not n.endswith("num_batches_tracked"))
     if needed > numbers:
-        what = "head" if weights.head is not None else "network"
-        raise UserError(f"{path} describes a larger {what} than it has weights for")
+        part = "head" if weights.head is not None else "network"
+        raise UserError(f"{path} describes a larger {part} than it has weights for")
     net = build(model_of(weights), initialised=False)
     load_weights(net, weights.tensors)
     set_preprocessing(net, weights)

@@ -113,8 +113,8 @@ def reason(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, pickle.UnpicklingError):
         match = re.search(r"(?:GLOBAL|Unsupported class|class) ([\w.]+)", text)
-        what = f" ({match[1]})" if match else ""
-        return f"it holds more than tensors and plain data{what}; none of its code was run"
+        name = f" ({match[1]})" if match else ""
+        return f"it holds more than tensors and plain data{name}; none of its code was run"
     if isinstance(error, MemoryError) or "alloc" in text:
         return "it asks for more memory than the network's weights can need"
     return " ".join(text.split())[:300] or type(error).__name__

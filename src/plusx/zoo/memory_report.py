@@ -56,14 +56,14 @@ def family(name: str) -> list[str]:
     """Return the networks of the zoo whose names differ from this one only in the first number."""
     if name not in ZOO:
         return []
-    like = re.compile(re.sub(r"\d+", r"(\\d+)", re.escape(name), count=1))
-    if not like.groups:
+    pattern = re.compile(re.sub(r"\d+", r"(\\d+)", re.escape(name), count=1))
+    if not pattern.groups:
         return [name]
     size = ZOO[name].net.size
     depths = [
         (int(match[1]), other)
         for other, entry in ZOO.items()
-        if (match := like.fullmatch(other)) and entry.net.size == size
+        if (match := pattern.fullmatch(other)) and entry.net.size == size
     ]
     return [other for _, other in sorted(depths)]
 
