@@ -562,16 +562,16 @@ SETS = [
     Case(
         "two validation folders",
         tree(photos([f"{s}/{c}" for s in ("train", "val", "valid") for c in TWO])),
-        says="one folder a split",
+        says="one folder per split",
     ),
     Case(
         "a class that validates alone",
         tree(photos([f"train/{c}" for c in TWO] + [f"val/{c}" for c in (*TWO, "emu")])),
-        says="'emu' is not among those that train",
+        says="'emu' is not a training class",
     ),
-    Case("a text file", tree({"notes.txt": "x"}, "notes.txt"), says="is no data that"),
-    Case("an image", tree({"a.png": 1}, "a.png"), says="is one image, no data set"),
-    Case("a run", tree({"recipe.toml": "seed = 0"}), says="is a run's folder, no data"),
+    Case("a text file", tree({"notes.txt": "x"}, "notes.txt"), says="is not data that"),
+    Case("an image", tree({"a.png": 1}, "a.png"), says="is one image, not a data set"),
+    Case("a run", tree({"recipe.toml": "seed = 0"}), says="is the folder of a run, not data"),
     # CSVs
     Case("csv", rows("path,label\n{path},{label}"), "csv", FLAT, TWO),
     Case("csv with semicolons", rows("path;label\n{path};{label}"), "csv", FLAT, TWO),
@@ -648,7 +648,7 @@ SETS = [
     Case(
         "csv of another length",
         tree({"x.csv": "path,label\na,b,c\n"}, "x.csv"),
-        says="3 fields under 2 columns",
+        says="3 fields for 2 columns",
     ),
     Case("an empty csv", tree({"x.csv": ""}, "x.csv"), says="x.csv"),
     Case("a csv of zeros", tree({"x.csv": bytes(200)}, "x.csv"), says="x.csv"),
@@ -956,7 +956,7 @@ SETS = [
     Case(
         "coco one folder down",
         lambda root: coco_json(root / "export", "train.json", "images").parent,
-        says="has data in export (coco)",
+        says="contains data sets: export (coco)",
     ),
     Case(
         "coco without boxes",
@@ -982,7 +982,7 @@ SETS = [
         ),
         says="train.json",
     ),
-    Case("a JSON of another kind", tree({"x.json": '{"a": 1}'}, "x.json"), says="is no data that"),
+    Case("a JSON of another kind", tree({"x.json": '{"a": 1}'}, "x.json"), says="is not data that"),
     *(
         Case(
             f"voc with {name}",
@@ -1152,7 +1152,7 @@ SETS = [
         "boxes",
         FOUR,
         CELL,
-        "'a' is no number",
+        "'a' is not a number",
     ),
     Case(
         "boxes of a missing image",
@@ -1280,7 +1280,7 @@ SETS = [
     Case(
         "a person in two splits",
         tree(photos(["train/a", "train/b", "train/c", "train/d", "test/a", "test/e"], 2)),
-        says="'e' is not among those that train",
+        says="'e' is not a training class",
     ),
     Case(
         "csv with a patient in two splits",

@@ -179,7 +179,7 @@ def foreign() -> list[Case]:
         "head.avif": (b"\0\0\0\x1cftypavif\0\0\0\0mif1avif", ""),
     }
     made += [Case(name, data, "refused", reason) for name, (data, reason) in named.items()]
-    made.append(Case("notes.md", b"P3 comes before P4\n", "ignored", "no image"))
+    made.append(Case("notes.md", b"P3 comes before P4\n", "ignored", "not an image"))
     as_png, as_tiff = saved(PICTURE, "PNG"), saved(PICTURE, "TIFF")
     made.append(Case("tiff.jpg", as_tiff, "used", pixels=PICTURE))
     made.append(Case("png.jpg", as_png, "used", pixels=PICTURE))
@@ -196,9 +196,9 @@ def foreign() -> list[Case]:
         Case("photo.jpg.bak", saved(PICTURE, "WEBP", lossless=True), "used", pixels=PICTURE)
     )
     made.append(
-        Case("notes.txt", b"BM is how a bitmap begins, and a note can\n", "ignored", "no image")
+        Case("notes.txt", b"BM is how a bitmap begins, and a note can\n", "ignored", "not an image")
     )
-    made.append(Case("README", b"about these images\n", "ignored", "no image"))
+    made.append(Case("README", b"about these images\n", "ignored", "not an image"))
     made.append(Case("._photo.jpg", b"\0\5\x16\7" + bytes(78), "ignored", "hidden"))
     made.append(Case(".DS_Store", b"\0\0\0\1Bud1", "ignored", "hidden"))
     made.append(Case("Thumbs.db", b"\xd0\xcf\x11\xe0", "ignored", "hidden"))

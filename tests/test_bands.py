@@ -70,7 +70,7 @@ def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(
 ) -> None:
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.zeros((4, 6, 3), np.uint16), planarconfig="contig")
-    with pytest.raises(UnreadableInput, match="3 channels, 5 are expected"):
+    with pytest.raises(UnreadableInput, match="3 channels, not 5"):
         read_bands(str(path), 5)
     with pytest.raises(UnreadableInput, match="3 channels, and no band 4"):
         read_bands(str(path), 1, (4,))
@@ -80,7 +80,7 @@ def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(
         read_bands(path.read_bytes()[:150], 3)
     with pytest.raises(UnreadableInput, match="neither a TIFF nor a PNG"):
         read_bands(b"\xff\xd8\xff\xe0 a photograph", 3)
-    monkeypatch.setattr("plusx.data.readers.tiff._VALUES", 60)
+    monkeypatch.setattr("plusx.data.readers.tiff._MAX_VALUES", 60)
     with pytest.raises(UnreadableInput, match="6 x 4 pixels of 3 channels: too many"):
         read_bands(str(path), 3)
 

@@ -286,7 +286,7 @@ def test_a_batch_splits_in_order_and_moves_to_channels_last() -> None:
     assert [len(part) for part in batch.split(99)] == [1] * 10
     moved = batch.to("cpu", channels_last=True)
     assert moved.inputs.is_contiguous(memory_format=torch.channels_last)
-    with pytest.raises(ValueError, match="1 part or more"):
+    with pytest.raises(ValueError, match="at least 1 part"):
         batch.split(0)
 
 

@@ -320,13 +320,13 @@ def test_what_is_missing_or_empty_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no class folders"):
         open_data(tmp_path)
     (tmp_path / "x.png").write_bytes(hostile.saved(hostile.PICTURE, "PNG"))
-    with pytest.raises(ValueError, match="no class folders: images are looked for in"):
+    with pytest.raises(ValueError, match="no class folders: images are expected in"):
         open_data(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ValueError, match="is no data that plusx can read"):
+    with pytest.raises(ValueError, match="is not data that plusx can read"):
         open_data(tmp_path / "notes.txt")
     os.mkfifo(tmp_path / "pipe.csv")
-    with pytest.raises(ValueError, match="is no data that plusx can read"):
+    with pytest.raises(ValueError, match="is not data that plusx can read"):
         open_data(tmp_path / "pipe.csv")
     (tmp_path / "train").mkdir()
     with pytest.raises(ValueError, match="no class folders"):
@@ -367,7 +367,7 @@ def test_classes_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
 def test_a_class_that_validates_without_training_is_refused(tmp_path: Path) -> None:
     photos(tmp_path / "train"), photos(tmp_path / "val", ("emu",))
     for split in ("train", "validation"):
-        with pytest.raises(ValueError, match="the class 'emu' is not among those that train"):
+        with pytest.raises(ValueError, match="the class 'emu' is not a training class"):
             open_data(tmp_path, split=split)
 
 
@@ -503,10 +503,10 @@ def test_whole_numbers_are_class_numbers(pictures: Path) -> None:
     [
         ("2", "row 3: label '2' is outside 0 to 1"),
         ("7", "row 3: label '7' is outside 0 to 2"),
-        ("-1", "row 3: label '-1' is not a whole number from 0"),
-        ("-100", "row 3: label '-100' is not a whole number from 0"),
-        ("nan", "row 3: label 'nan' is not a whole number from 0"),
-        ("1.5", "row 3: label '1.5' is not a whole number from 0"),
+        ("-1", "row 3: label '-1' is not an integer from 0"),
+        ("-100", "row 3: label '-100' is not an integer from 0"),
+        ("nan", "row 3: label 'nan' is not an integer from 0"),
+        ("1.5", "row 3: label '1.5' is not an integer from 0"),
         ("", "row 3: no label"),
     ],
 )
@@ -524,8 +524,8 @@ def test_a_label_out_of_range_is_named_by_its_row(pictures: Path, label: str, me
         ("path,label\n", "no rows below its header"),
         ("file,class\na,b\n", "has the columns file,class; it needs path and label"),
         ("path,label,label\na,b,c\n", "the column 'label' more than once"),
-        ("path,label\ncat/00.png\n", "row 2: 1 field under 2 columns"),
-        ("path,label\n\ncat/00.png,cat,x\n", "row 3: 3 fields under 2 columns"),
+        ("path,label\ncat/00.png\n", "row 2: 1 field for 2 columns"),
+        ("path,label\n\ncat/00.png,cat,x\n", "row 3: 3 fields for 2 columns"),
         ("path,label\n,cat\n", "row 2: no path"),
         ("path,label\n../away.png,cat\n", "row 2: the path '../away.png' leaves the folder"),
         ("path,label\n/etc/passwd,cat\n", "row 2: the path '/etc/passwd' leaves the folder"),
@@ -533,7 +533,7 @@ def test_a_label_out_of_range_is_named_by_its_row(pictures: Path, label: str, me
         ("path,label,split\ncat/00.png,cat,trian\n", "row 2: split 'trian', allowed are train"),
         (
             "path,label,split\ncat/00.png,a,train\ncat/01.png,b,train\ndog/00.png,c,val\n",
-            "row 4: label 'c' is not among those that train",
+            "row 4: label 'c' is not a training class",
         ),
         ('path,label\n"cat/00.png,cat\n', "row 2: unexpected end of data"),
         ("path,label\ncat/00.png,cat\ncat/01.png,cat\n", "one class only"),

@@ -403,7 +403,7 @@ def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -
     assert any(
         "9 pixels per side, the network's input has 224" in notice for notice in source.warnings
     )
-    with pytest.raises(ValueError, match="is decoded already"):
+    with pytest.raises(ValueError, match="is already decoded"):
         open_data(tmp_path / "x.plusx", decoder="simplejpeg")
 
 

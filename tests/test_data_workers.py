@@ -70,7 +70,7 @@ def test_a_worker_that_hangs_or_dies_is_an_error_that_names_the_file(
     timeout, name = (10, "cat/0") if then == "hang" else (120, "dog/3")
     with (
         Loader(source, workers=1, batch_size=4, timeout=timeout) as loader,
-        pytest.raises(RuntimeError, match=rf"died or hung while at work on {name}\.png"),
+        pytest.raises(RuntimeError, match=rf"died or hung while processing {name}\.png"),
     ):
         list(loader.epoch(0))
     del loader

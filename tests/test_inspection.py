@@ -16,7 +16,7 @@ from page_reader import Page
 from plusx.data.checks import leaks
 from plusx.data.duplicates import copies, decoded_thumbnails
 from plusx.data.image_file import thumbnail
-from plusx.data.inspection import picture_of
+from plusx.data.inspection import displayed_image
 from plusx.data.readers.open import open_data
 from plusx.run.inspecting import inspect
 
@@ -85,7 +85,11 @@ def test_a_folder_of_people_and_a_named_set(
 
 def test_what_is_no_data_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    for name, says in (("notes.txt", "is no data that"), ("missing", "no data"), (".", "no class")):
+    for name, says in (
+        ("notes.txt", "is not data that"),
+        ("missing", "no data"),
+        (".", "no class"),
+    ):
         assert plusx.cli.run(["info", str(tmp_path / name)]) == 2
         assert says in capsys.readouterr().err
     assert plusx.cli.run(["info", "--out", "x.html"]) == 2
@@ -220,7 +224,7 @@ def test_hardly_any_pair_of_different_images_is_taken_for_copies() -> None:
 def test_copies_among_small_images_that_are_much_alike_are_found(tmp_path: Path) -> None:
     """Of Fashion-MNIST, whose thumbnails of 16 pixels are nearly the same for 21,000 pairs."""
     source = open_data("fashion-mnist", split="train")
-    images = [picture_of(source, index) for index in range(3000)]
+    images = [displayed_image(source, index) for index in range(3000)]
     for number, image in enumerate(images[:2000]):
         path = tmp_path / "train" / source.classes[source.label(number)].replace("/", " ")
         path.mkdir(parents=True, exist_ok=True)

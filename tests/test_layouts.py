@@ -43,7 +43,7 @@ def test_what_is_no_data_is_recognised_as_nothing(tmp_path: Path) -> None:
     for name in ("notes.csv", "train.json", "empty", "pipe.csv", "missing", "."):
         assert kinds_of(tmp_path / name) == {}, name
         assert kind_of(tmp_path / name) is None
-    with pytest.raises(UserError, match=r"pipe.csv is no data that plusx can read"):
+    with pytest.raises(UserError, match=r"pipe.csv is not data that plusx can read"):
         open_data(tmp_path / "pipe.csv")
     with pytest.raises(UserError, match="missing is missing"):
         open_data(tmp_path / "missing")
@@ -84,7 +84,7 @@ def test_a_recipe_needs_no_kind_of_data(tmp_path: Path) -> None:
 def test_data_that_can_be_read_in_two_ways_is_named_with_both(tmp_path: Path) -> None:
     path = coco(voc(tmp_path))
     with pytest.raises(
-        UserError, match=r'"voc" \(images in JPEG.* or as "coco" .*: say which with data.ki'
+        UserError, match=r'"voc" \(images in JPEG.* or as "coco" .*: choose one with data.ki'
     ):
         load_recipe("boxes", [f"data.path={path}"]).data.kind  # noqa: B018
     recipe = "people", [f"data.path={folder(tmp_path / 'photos')}"]
@@ -100,6 +100,6 @@ def test_data_of_another_task_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=advice):
         load_recipe("images", [f"data.path={masks(tmp_path)}"])
     with pytest.raises(
-        UserError, match=r'is of the kind "masks" .*and classified images are needed'
+        UserError, match=r'has the kind "masks" .*but images with classes are needed'
     ):
         open_data(tmp_path)

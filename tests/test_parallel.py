@@ -148,7 +148,7 @@ PROBLEMS = {
     ),
     "an empty line": (
         lambda folder: (folder / "val.en").write_text("\n".join(["a", "b", " ", "d", "e", "f"])),
-        r"there is nothing in val.de line 3 \(its translation\)",
+        r"empty lines: val.de line 3 \(its translation\)",
     ),
     "Latin-1": (
         lambda folder: (folder / "test.de").write_bytes("eins\nzwei\nübel\n".encode("latin-1")),

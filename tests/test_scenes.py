@@ -433,7 +433,7 @@ def test_an_annotation_of_the_unturned_image_says_so(tmp_path: Path) -> None:
         ("a.png,2,3,12,10,cat,train", "row 8: repeats row 2"),
         ("a.png,1,2,3,4,cat,test", "row 8: a.png is in test here and in train in row 2"),
         ("a.png,1,2,3,4,cat,later", "row 8: split 'later'"),
-        ("a.png,1,2,3", "row 8: 4 fields under 7 columns"),
+        ("a.png,1,2,3", "row 8: 4 fields for 7 columns"),
     ],
 )
 def test_what_a_csv_of_boxes_has_wrong_is_named_with_its_row(

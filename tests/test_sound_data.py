@@ -267,7 +267,7 @@ def test_names_say_label_group_and_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"label": "("}, "label = '.*' is no regular expression"),
+        ({"label": "("}, "label = '.*' is not a regular expression"),
         ({"label": r"\d"}, "has no group"),
         ({"label": r"(x)"}, "does not match label"),
         ({"test": "nobody"}, "no recording matches test"),
@@ -437,7 +437,7 @@ def test_characters_outside_the_alphabet(tmp_path: Path) -> None:
     [
         ("m.csv", "path,label\na.wav,b\n", "has no column text"),
         ("m.csv", "file,text\na.wav,b\n", "has no column path"),
-        ("m.csv", "path,text\na.wav\n", "row 2: 1 field under 2 columns"),
+        ("m.csv", "path,text\na.wav\n", "row 2: 1 field for 2 columns"),
         ("m.csv", "path,text,text\na.wav,x,y\n", "has the column 'text' more than once"),
         ("m.csv", "path,text\na.wav, \n", r"row 2 \(a.wav\) .on_unreadable = .skip. leaves"),
         ("m.csv", "path,text\n../b.wav,x\n", "row 2: the path '../b.wav' leaves"),
@@ -445,8 +445,8 @@ def test_characters_outside_the_alphabet(tmp_path: Path) -> None:
         ("m.csv", "path,text,split\na.wav,x,tst\n", "row 2: split 'tst'"),
         ("m.csv", "path,text\n", "no transcripts"),
         ("m.jsonl", '{"path": "a.wav"}\n', "has no column text"),
-        ("m.jsonl", "{path}\n", "line 1 is no JSON"),
-        ("m.jsonl", '["a.wav", "x"]\n', "line 1: an object is needed"),
+        ("m.jsonl", "{path}\n", "line 1 is not JSON"),
+        ("m.jsonl", '["a.wav", "x"]\n', "line 1 is not an object"),
     ],
 )
 def test_manifests_that_cannot_be_read(
@@ -475,7 +475,7 @@ def test_texts_of_the_validation_set_have_the_characters_of_the_training_set(
     assert "skipped row 4 (c.wav): no text" in other.warnings
     table.write_text(table.read_text() + "a.wav,ba,train\n")
     assert any(
-        "1 row with the recording of another row" in text
+        "1 row with the same recording as another row" in text
         for text in open_transcripts(table, FREE, rules=TextRules()).warnings
     )
     with pytest.raises(UserError, match=r"m.csv validation: .* no 'c', in 'bc' of b.wav: its"):

@@ -252,7 +252,7 @@ def test_texts_in_files_are_utf_8_or_utf_16(tmp_path):
 def test_what_is_no_json_is_named_with_its_line(tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "label": 1}\n' + line)
-    with pytest.raises(plusx.UserError, match=r"a\.jsonl, line 2 is no JSON"):
+    with pytest.raises(plusx.UserError, match=r"a\.jsonl, line 2 is not JSON"):
         opened(path, "all")
 
 
@@ -367,7 +367,7 @@ def test_a_weight_file_is_evaluated_on_texts_without_its_run(tmp_path):
     assert (result["count"], result["noun"], result["split"]) == (20, "text", "all")
     assert "may include" in result["warnings"][0]
     write_csv(tmp_path / "other.csv", [("a film", "dull")])
-    with pytest.raises(plusx.UserError, match="'dull' is none of the classes bad, good"):
+    with pytest.raises(plusx.UserError, match="'dull' is not one of the classes bad, good"):
         evaluate(load_run(tmp_path / "a.safetensors"), data=tmp_path / "other.csv")
 
 

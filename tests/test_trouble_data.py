@@ -258,7 +258,7 @@ def test_a_folder_around_a_data_set_names_it(tmp_path: Path, run: Run) -> None:
     voc(tmp_path / "outer" / "BCCD")
     code, _, err = run("info", tmp_path / "outer")
     assert code == 2
-    assert "has data in BCCD (voc): give the path of one" in err
+    assert "contains data sets: BCCD (voc); give the path of one" in err
     coco_json(tmp_path / "outer" / "other", "train.json", "images")
     words = ["train", "images", f"data.path={tmp_path / 'outer'}"]
     code, _, err = run(*words)
@@ -381,7 +381,7 @@ def test_a_seed_that_torch_cannot_take_is_refused(seed: int) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.patient=(", "patient = '(' is no regular expression: missing )"),
+        ("data.patient=(", "patient = '(' is not a regular expression: missing )"),
         ("data.orientation=XYZ", "orientation 'XYZ': one of the letters L and R"),
     ],
 )

@@ -118,14 +118,16 @@ def test_t3_split_folders_with_other_names_are_splits(tmp_path: Path) -> None:
 def test_t3_folders_that_hold_the_same_folders_are_no_classes(tmp_path: Path) -> None:
     photos(tmp_path / "first"), photos(tmp_path / "second", ("cat", "dog", "emu"))
     text = message(open_data, tmp_path)
-    assert "the folders first, second hold the same folders (cat, dog)" in text
+    assert "the folders first, second contain the same folders (cat, dog)" in text
     assert "/train/CLASS" in text
     # splits within the classes
     (
         photos(tmp_path / "set" / "cat", ("train", "test")),
         photos(tmp_path / "set" / "dog", ("train", "test")),
     )
-    assert "(test, train): which ones are the classes?" in message(open_data, tmp_path / "set")
+    assert "(test, train), so it is unclear which ones are classes" in message(
+        open_data, tmp_path / "set"
+    )
 
 
 def test_t3_folders_within_classes_still_belong_to_them(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_t15_names_in_val_are_compared_with_those_in_train(tmp_path: Path) -> No
     assert "validation" not in text
     (tmp_path / "val" / "Cat").rename(tmp_path / "val" / "cats")
     text = message(open_data, tmp_path)
-    assert f"{tmp_path}/val: the class 'cats' is not among" in text
+    assert f"{tmp_path}/val: the class 'cats' is not a training class" in text
     assert "did you mean cat?" in text
 
 
@@ -243,7 +245,7 @@ def test_t15_class_folders_one_level_down_are_read(tmp_path: Path) -> None:
     photos(tmp_path / "PetImages", ("Cat", "Dog"))
     source = open_data(tmp_path)
     assert source.classes == ("Cat", "Dog")
-    assert "PetImages, the only folder of" in source.warnings[0]
+    assert "PetImages, the only folder in" in source.warnings[0]
     photos(tmp_path / "below" / "set" / "train"), photos(tmp_path / "below" / "set" / "val")
     assert len(open_data(tmp_path / "below", split="validation")) == 10
     assert "one class only" in message(open_data, photos(tmp_path / "one", ("cat",)))
@@ -434,7 +436,7 @@ def test_t8_numbers_against_names_that_are_numbers_are_refused(tmp_path: Path, l
     (tmp_path / "set.csv").write_text("\n".join(["path,label", *rows]))
     options = {"split": "all", "classes": ("1", "10", "2")}
     text = message(open_data, tmp_path / "set.csv", **options)
-    assert "label '0' is none of the classes 1, 10, 2, and since their names are numbers" in text
+    assert "label '0' is not one of the classes 1, 10, 2; it is not used as the number of a" in text
 
 
 def test_t8_names_that_are_numbers_are_names(tmp_path: Path) -> None:
@@ -447,7 +449,7 @@ def test_t8_names_that_are_numbers_are_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        (("1.0", "0.0", "2.0"), "label '1.0' is not a whole number from 0 (there are 3 different"),
+        (("1.0", "0.0", "2.0"), "label '1.0' is not an integer from 0 (there are 3 different"),
         (("1", "2", "10"), "label '10' is outside 0 to 2 (there are 3 different labels)"),
     ],
 )
@@ -663,7 +665,9 @@ def test_t15_full_shared_memory_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_free_shared_memory", lambda: 1000)
-    with pytest.raises(RuntimeError, match=r"has 1,000 bytes free: set data\.workers = 0"):
+    with pytest.raises(
+        RuntimeError, match=r"has 1,000 bytes free: free some, set data\.workers = 0"
+    ):
         Loader(photos(tmp_path), batch_size=2, workers=1)
     with Loader(photos(tmp_path), batch_size=2) as without:
         assert len(without) == 4

@@ -207,7 +207,7 @@ def test_volumes_of_another_range_are_refused_in_prediction(
     write_nifti(home / "odd" / "scaled.nii.gz", (values + 1024).transpose(2, 1, 0) / 4095)
     capsys.readouterr()
     assert cli.run(["predict", str(trained), str(home / "odd")]) == 1
-    assert "almost nothing of the stated range" in capsys.readouterr().err
+    assert "almost none of the stated range" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ class Batch:
     def split(self, count: int) -> "list[Batch]":
         """Split into at most `count` non-empty batches of nearly equal length."""
         if count < 1:
-            raise UserError(f"a batch can be split into 1 part or more, not {count}")
+            raise UserError(f"a batch can be split into at least 1 part, not {count}")
         count = min(count, len(self))
         targets, lengths = (
             repeat(None) if tensor is None else tensor.tensor_split(count)
@@ -108,8 +108,8 @@ def class_shares(targets: Tensor, num_classes: int) -> Float[Tensor, "n k"]:
     return torch.nn.functional.one_hot(targets, num_classes).to(torch.float32)
 
 
-# without a fixed size, the size of a batch is that of its largest image, rounded up to a multiple
-# of this, the largest stride of the networks
+# a batch without a fixed size has that of its largest image, rounded up to a multiple of this, the
+# largest stride of the networks
 MULTIPLE = 32
 
 

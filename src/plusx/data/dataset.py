@@ -40,7 +40,7 @@ class BatchMaker(ABC):
 
     @abstractmethod
     def batches(self, samples: Sequence[np.ndarray], epoch: int) -> Iterator[Tensor]:
-        """The inputs of each batch; `samples` has the sample numbers of each."""
+        """Yield the inputs of the batches with these sample numbers."""
 
     def close(self) -> None:
         """Stop background work."""
@@ -62,7 +62,7 @@ class BatchRequest:
 class Items(ABC):
     """The stored inputs of a data set; what a reader implements.
 
-    paths: the files, if each input is one
+    paths: the files, if each input is a file
     patches: samples per item in an epoch of training
     of_one_size: whether inputs are in memory at the network's size
     """
@@ -91,12 +91,11 @@ class Items(ABC):
         return f"sample {index}"
 
     def digests(self) -> list[str]:
-        """Return texts that are equal for equal inputs; [] if that is not known."""
+        """Return texts that are equal for equal inputs; [] if unknown."""
         return []
 
     def groups(self) -> list[str]:
-        """Return what the samples have in common with others, such as the speaker; [] if that is
-        not known."""
+        """Return the group of each sample, such as the speaker; [] if unknown."""
         return []
 
     @property
@@ -106,19 +105,19 @@ class Items(ABC):
 
     @property
     def batch_lengths(self) -> Int64[np.ndarray, "n"] | None:
-        """The lengths that are similar in a bucketed batch."""
+        """The lengths by which a bucketed batch is sorted."""
         return self.lengths
 
     def fit(self, modality: Modality) -> "Items":
-        """The items for a modality of another size."""
+        """Return the items for a modality of another size."""
         return self
 
     def reference(self) -> "Items":
-        """The items with the decoder of evaluation, instead of a faster one for training."""
+        """Return the items with the decoder of evaluation, instead of a faster one for training."""
         return self
 
     def batch_maker(self, request: BatchRequest) -> BatchMaker | None:
-        """The maker of whole batches; None: samples are read one by one."""
+        """Return a maker of whole batches; None: samples are read one by one."""
         return None
 
 
@@ -190,15 +189,6 @@ class MemoryItems(Items):
     def subset(self, indices: Sequence[int]) -> "Items":
         return replace(self, images=self.images[torch.as_tensor(indices, dtype=torch.int64)])
 
-    def digests(self) -> list[str]:
-        """Return texts that are equal for equal inputs; [] if that is not known."""
-        return []
-
-    @property
-    def lengths(self) -> Int64[np.ndarray, "n"] | None:
-        """The lengths of sequences, in any unit; None if they are equal or unknown."""
-        return None
-
     def fit(self, modality: Modality) -> "Items":
         return replace(self, images=resample(self.images, modality.image_size))
 
@@ -235,12 +225,12 @@ class MemoryBatches(BatchMaker):
 class Dataset:
     """Labelled samples of one split.
 
-    labels: class numbers (n,) int64, or for several labels per sample (n, k) float32 of 0 and 1; -1
-        is unknown
+    labels: class numbers (n,) int64, -1 if unknown; with several labels per sample (n, k) float32
+        of 0 and 1
     warnings: what was skipped or is unusual, with reasons
-    root: paths are relative to it in fingerprints and messages. A path that is not UTF-8 carries
-        Python's surrogate escapes; `printable` makes it printable
-    rows: row numbers of a CSV, counted from 1 with its header
+    root: paths are relative to it in fingerprints and messages. Paths that are not UTF-8 contain
+        surrogate escapes; `printable` makes them printable
+    rows: row numbers in a CSV, counted from 1 with its header
     """
 
     name: str
@@ -274,8 +264,7 @@ class Dataset:
         return int(self.labels[index])
 
     def targets(self, indices: Int64[Tensor, "m"]) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Return the targets of samples as a batch has them, without reading their inputs, and
-        the extras that belong to them."""
+        """Return the collated targets of samples and their extras, without reading inputs."""
         if self.annotations is None:
             return self.labels.index_select(0, indices.to(self.labels.device)), {}
         empty = Sample(torch.empty(0))
@@ -316,7 +305,7 @@ class Dataset:
 
     @property
     def paths(self) -> list[str] | None:
-        """The files, if each input is one."""
+        """The files, if each input is a file."""
         return self.items.paths
 
     @property
@@ -343,7 +332,7 @@ class Dataset:
             if modality.channels != self.modality.channels:
                 raise UserError(
                     f"{self.name} has {self.modality.channels} channels, "
-                    f"the network wants {modality.channels}"
+                    f"the network's input {modality.channels}"
                 )
             items = items.fit(modality)
         return replace(self, modality=modality, items=items)
@@ -353,9 +342,9 @@ class Dataset:
         return replace(self, modality=self.modality.fitted(self))._checked()
 
     def like(self, modality: Modality, classes: tuple[str, ...] = ()) -> "Dataset":
-        """Return the data set as a network with this preprocessing and these classes needs it.
+        """Return the data set with the preprocessing of a network.
 
-        Data whose classes are a vocabulary takes over that of the network.
+        If the classes are a vocabulary, that of the network, `classes`, replaces it.
         """
         dataset = self.with_modality(self.modality.like(modality))._checked()
         annotations = self.annotations
@@ -368,12 +357,12 @@ class Dataset:
             raise UserError(
                 f"{self.name} {self.split}: the network has no {', '.join(map(repr, tokens))}, in "
                 f"{annotations.texts[index]!r} of {self.describe(index)}{more}: its characters "
-                "are those of the training set, or [data] alphabet"
+                "are those of its training set or [data] alphabet"
             )
         return replace(dataset, classes=classes, annotations=annotations)
 
     def _checked(self) -> "Dataset":
-        """Return the data set with warnings about what its modality changes."""
+        """Return the data set with the warnings of its modality."""
         warnings = self.modality.warnings(self)
         return replace(self, warnings=[*self.warnings, *warnings]) if warnings else self
 

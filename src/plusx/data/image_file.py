@@ -5,8 +5,8 @@ The rules, the same for training, evaluation and prediction:
 - JPEG, PNG, WebP, BMP, GIF, TIFF, PNM (PGM, PPM, PBM), AVIF, and HEIF (HEIC) with the extra
   plusx[heif], recognised by content, not by name; nothing else is opened.
 - Regular files only. More pixels than the limit (200 million) are refused from the header.
-- Truncated files, files whose header declares more pixels than there are, and PNGs with a wrong
-  checksum are refused, never filled up.
+- Truncated files, files with fewer pixels than their header declares, and PNGs with a wrong
+  checksum are refused, never padded.
 - The EXIF orientation is applied. The first frame of an animation is used.
 - 16 bits per channel are scaled to 8 (the high byte); floats and 32-bit integers are refused,
   because the file does not declare their range.
@@ -37,13 +37,12 @@ from plusx.errors import UserError
 from plusx.errors import printable as printable
 
 
-# Pillow's names of formats: PPM is all of PNM; HEIF, the last one, is known to it once pillow-heif
-# is registered
+# Pillow's names of formats: PPM is all of PNM; HEIF must be last, it needs pillow-heif
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif",
            ".tiff", ".pgm", ".ppm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif")  # fmt: skip
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw")
-# formats of images that are not read; a camera's raw file would open as the TIFF of its thumbnail
+# formats that are not supported; a camera's raw file would be read as the TIFF of its thumbnail
 UNSUPPORTED = {
     **dict.fromkeys(_RAW, "camera raw"),
     **dict.fromkeys((".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"), "JPEG 2000"),
@@ -59,11 +58,11 @@ UNSUPPORTED = {
 }
 DEFAULT_LIMIT = 200_000_000
 THUMBNAIL = 16
-# decoder of colour JPEGs; pixels differ by a level or two, so it is chosen, never guessed
+# decoder of colour JPEGs; pixels differ by a level or two, so that users choose it explicitly
 Decoder = Literal["pillow", "simplejpeg"]
 Box = tuple[int, int, int, int]  # left, top, right and bottom
-# 12 bits stored in 16, as many cameras and microscopes write them, stay below this
-_DARKEST = 4096
+# limit of 12 bits stored in 16, as many cameras and microscopes write them
+_LIMIT_OF_12_BITS = 4096
 _FILE_LIMIT = 512 * 2**20
 # bytes read at each end of a file for its fingerprint
 _FINGERPRINTED = 16384
@@ -102,7 +101,7 @@ _ORIENTATION = 0x0112
 
 
 class UnreadableInput(ValueError):
-    """A refused file or text; the message is the reason, without the path."""
+    """A file or text that is refused; the message is the reason, without the path."""
 
 
 class Verdict(NamedTuple):
@@ -113,7 +112,7 @@ class Verdict(NamedTuple):
     height, width: after the EXIF orientation; 0 if unknown
     low, high: the range of values, for modalities that need it
     content: a digest of the size and of 16 KiB at each end
-    format, mode: as Pillow names them, as the image is stored; "" where it is none of Pillow's
+    format, mode: Pillow's names for the stored image; "" for other inputs
     contrast: the largest difference of two values of a channel; -1 if unknown
     thumbnail: the image in grey, of THUMBNAIL x THUMBNAIL pixels, in base64
     """
@@ -132,11 +131,11 @@ class Verdict(NamedTuple):
 
 
 class _Quiet:
-    """Silences Pillow's warnings while any thread is decoding, and lifts its limit of pixels, which
-    is below ours: whoever opens a file compares its size with a limit before decoding it.
+    """Silences Pillow's warnings and lifts its limit of pixels while any thread is decoding.
 
-    warnings.catch_warnings alone is not thread-safe: here the first thread in sets filters and
-    limit, and the last one out restores them.
+    Callers compare sizes with a limit of their own before decoding. warnings.catch_warnings alone
+    is not thread-safe: here the first thread to enter sets filters and limit, and the last one to
+    leave restores them.
     """
 
     def __init__(self) -> None:
@@ -171,10 +170,10 @@ def decode(
     channels: int = 3,
     thorough: bool = True,
 ) -> UInt8[np.ndarray, "h w c"]:
-    """The pixels of an image file (or of its bytes) as RGB (channels 3) or grey (channels 1).
+    """Return the pixels of an image file (or of its bytes), RGB (channels 3) or grey (channels 1).
 
-    thorough: also check that JPEGs and PNGs have all their pixels; not needed if done before.
-    UnreadableInput: the file is refused, with the reason. OSError: it cannot be read.
+    thorough: whether to check that JPEGs and PNGs have all their pixels; not needed a second time
+    Raises UnreadableInput with the reason if the file is refused; OSError if it cannot be read.
     """
     pixels = np.asarray(open_image(source, limit, channels, thorough))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
@@ -186,14 +185,14 @@ def open_image(
     channels: int = 3,
     thorough: bool = True,
 ) -> Image.Image:
-    """As decode, but returns a Pillow image of mode RGB or L."""
+    """Like decode, but return a Pillow image of mode RGB or L."""
     return ImageFile(source, limit, channels).decoded(thorough)
 
 
 class ImageFile:
     """An image file with a valid header; pixels are decoded when they are needed.
 
-    UnreadableInput: the file is refused. OSError: it cannot be read.
+    Raises UnreadableInput if the file is refused; OSError if it cannot be read.
     """
 
     def __init__(
@@ -216,7 +215,7 @@ class ImageFile:
             self._image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
             _check_size(self._image.size, limit)
         image = self._image
-        # Pillow's mode of a PGM of 16 bits
+        # a 16-bit PGM has mode I too
         of_32_bits = image.mode == "I" and image.format != "PPM"
         if of_32_bits or image.mode == "F" or image.mode.startswith("F;"):
             kind = "floats" if image.mode.startswith("F") else "32-bit integers"
@@ -239,10 +238,11 @@ class ImageFile:
         return (height, width) if _orientation(self._image) > 4 else (width, height)
 
     def decoded(self, thorough: bool = False, shrink: int = 1) -> Image.Image:
-        """A Pillow image of mode RGB or L; can be called once. thorough: see decode.
+        """Return a Pillow image of mode RGB or L. It can be called once.
 
-        shrink: 2, 4 or 8 decodes a JPEG at that fraction of its rows and columns, rounded up; other
-        formats are decoded whole.
+        thorough: see `decode`
+        shrink: 2, 4 or 8 divides the rows and columns of a JPEG, rounded up; other formats are
+            decoded at full size
         """
         image = self._image
         with _refusing():
@@ -266,15 +266,15 @@ class ImageFile:
             return image if image.mode == mode else image.convert(mode)
 
     def raw(self) -> Image.Image:
-        """The image in its stored mode and orientation; of a palette image the indices."""
+        """Return the image in its stored mode and orientation; of a palette image the indices."""
         with _refusing():
             self._image.load()
         return self._image
 
     def window(self, box: Box, shrink: int) -> UInt8[np.ndarray, "h w c"]:
-        """The pixels within (left, top, right, bottom), in coordinates of `size`, of a JPEG.
+        """Return the pixels of a JPEG within (left, top, right, bottom), in coordinates of `size`.
 
-        shrink: as for `decoded`; the window then covers all pixels that the box touches.
+        shrink: see `decoded`; the window then covers all pixels that the box touches
         """
         size = self.size
         if self.channels == 3 and _orientation(self._image) not in _TURNS:
@@ -301,12 +301,12 @@ def _shrunken(box: Box, shrink: int) -> Box:
 
 
 def decoders() -> list[str | bool]:
-    """What decides, besides a file, whether it is read: Pillow's version, and pillow-heif."""
+    """Return what verdicts depend on besides the file: Pillow's version, and pillow-heif."""
     return [PIL.__version__, find_spec("pillow_heif") is not None]
 
 
 def check_decoder(decoder: str) -> None:
-    """Raise UserError for an unknown decoder, RuntimeError where it is not installed."""
+    """Raise UserError for an unknown decoder, RuntimeError if it is not installed."""
     if decoder not in get_args(Decoder):
         raise UserError(f"decoder = {decoder!r}: allowed are {', '.join(get_args(Decoder))}")
     if decoder == "simplejpeg" and find_spec("simplejpeg") is None:
@@ -316,9 +316,9 @@ def check_decoder(decoder: str) -> None:
 def _by_simplejpeg(
     data: bytes, size: tuple[int, int], shrink: int
 ) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The pixels of a colour JPEG by libjpeg-turbo alone; None if it reports a problem.
+    """Return the pixels of a colour JPEG, decoded by simplejpeg; None if it reports a problem.
 
-    Pillow has read the header before, so its limits hold; both must read the same size.
+    Pillow has checked the header before; both must read the same size.
     """
     import simplejpeg
 
@@ -334,7 +334,7 @@ def _by_simplejpeg(
 
 
 def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
-    """Fully decode a file (or its bytes); a file that is refused gives a Verdict, not an error."""
+    """Fully decode a file (or its bytes); return the verdict, also for a refused file."""
     try:
         image_file = ImageFile(source, limit)
         width, height = image_file.size
@@ -355,7 +355,7 @@ def examine(source: str | Path | bytes, limit: int = DEFAULT_LIMIT) -> Verdict:
 
 
 def verdict_of(image: Image.Image) -> Verdict:
-    """The verdict on a decoded image in RGB or grey."""
+    """Return the verdict on a decoded image in RGB or grey."""
     contrast = max(int(np.ptp(band.getextrema())) for band in image.split())
     return Verdict(
         None,
@@ -367,13 +367,13 @@ def verdict_of(image: Image.Image) -> Verdict:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A few grey pixels by which copies are found, in base64."""
+    """Return a small grey version in base64, which duplicates are detected by."""
     small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR).convert("L")
     return base64.b64encode(small.tobytes()).decode()
 
 
 def content_digest(data: bytes) -> str:
-    """A digest of a file's size and of 16 KiB at each end."""
+    """Return a digest of a file's size and of 16 KiB at each end."""
     digest = hashlib.sha256(len(data).to_bytes(8, "little"))
     digest.update(data[:_FINGERPRINTED])
     digest.update(data[max(_FINGERPRINTED, len(data) - _FINGERPRINTED) :])
@@ -392,13 +392,13 @@ def is_image(head: bytes) -> bool:
 
 
 def unsupported(path: str) -> str | None:
-    """Why a file with the ending of an image is not read, whatever is in it."""
+    """Return why an image format, by its file extension, is not supported, or None."""
     name = UNSUPPORTED.get(os.path.splitext(path)[1].lower())
     return name and f"{name} is not read: convert it to JPEG or PNG"
 
 
 def _format_problem(head: bytes, source: str | Path | bytes) -> str | None:
-    """Why a file that begins so is not opened."""
+    """Return why a file with these first bytes is not supported, or None."""
     reason = None if isinstance(source, bytes) else unsupported(os.fspath(source))
     if reason is not None:
         return reason
@@ -426,7 +426,7 @@ def _format_problem(head: bytes, source: str | Path | bytes) -> str | None:
 
 
 def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
-    """The bytes of a regular file; a pipe, socket or device is refused before it is opened."""
+    """Return the bytes of a regular file; pipes, sockets and devices are refused unopened."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UnreadableInput("not a regular file")
     # the file may have been replaced since: open without blocking, and check again
@@ -441,7 +441,7 @@ def read_regular(path: str | Path, limit: int = _FILE_LIMIT) -> bytes:
 
 @contextmanager
 def _refusing(data: bytes = b"") -> Iterator[None]:
-    """Turns whatever a decoder raises into UnreadableInput, and silences its warnings."""
+    """Turns any error of a decoder into UnreadableInput, and silences its warnings."""
     with quiet:
         try:
             yield
@@ -455,7 +455,7 @@ def _refusing(data: bytes = b"") -> Iterator[None]:
                 ) from error
             raise UnreadableInput("its header is corrupt") from error
         except Exception as error:
-            # a hostile file makes a decoder raise anything, struct.error and KeyError among them
+            # decoders raise errors of any kind for corrupt files, such as struct.error and KeyError
             raise UnreadableInput(f"cannot be decoded: {error or type(error).__name__}") from error
 
 
@@ -468,14 +468,14 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
-        # damaged metadata does not make the pixels wrong
+        # corrupt metadata does not affect the pixels
         return 1
 
 
 def _dark(image: Image.Image) -> str | None:
-    """A warning about 16-bit images whose high byte, the only one used, has few values."""
+    """Return a warning about a 16-bit image whose high byte, the only one used, has few values."""
     highest = int(np.asarray(image).max())
-    for bound in (256, _DARKEST):
+    for bound in (256, _LIMIT_OF_12_BITS):
         if highest < bound:
             count = bound // 256
             greys = (
@@ -504,7 +504,10 @@ def _check_size(size: tuple[int, int], limit: int) -> None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height from a WebP header, (0, 0) for others: Pillow allocates on opening."""
+    """Return width and height from a WebP header, (0, 0) for others.
+
+    Pillow allocates the pixels of a WebP as soon as it is opened.
+    """
     if data[:4] != b"RIFF" or len(data) < 30:
         return 0, 0
     kind = data[12:16]

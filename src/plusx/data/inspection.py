@@ -1,4 +1,4 @@
-"""What is in a data set: its kind, splits, classes, sizes, and what is wrong with it."""
+"""Inspection of a data set: its kind, splits, classes and sizes, and problems of its content."""
 
 import logging
 import math
@@ -47,10 +47,10 @@ from plusx.errors import UserError
 _log = logging.getLogger("plusx.data")
 
 SPLITS = ("train", "validation", "test")
-READ_VOLUMES = 4  # that are read for their sizes and values
-MOST_CLASSES = 64  # of a volume's mask
+READ_VOLUMES = 4  # volumes that are read for their sizes and values
+MAX_CLASSES = 64  # of a volume's mask
 _MANY = 20_000  # images whose comparison takes seconds
-# the largest value of bytes, of reflectances as satellites' are stored, and of 16 bits
+# the largest value of fractions, bytes, satellites' reflectances and 16 bits
 _USUAL_LIMITS = (1.0, 255.0, 10_000.0, 65_535.0)
 
 
@@ -61,7 +61,7 @@ class Volumes:
     cases: of each split
     shapes, spacings: of those that have been read, in voxels and in mm
     low, high: their lowest and highest value
-    mask_values: those in their masks
+    mask_values: in their masks
     class_names: of dataset.json; () without one
     """
 
@@ -78,16 +78,16 @@ class Volumes:
 class Inspection:
     """A data set as plusx reads it.
 
-    kind, reason    the kind, and why the data is of it
-    other_kinds     others that it could be read as, and why
-    own_splits      the splits that the data has itself; others are drawn by the seed
+    kind, reason    the kind, and why it was recognised
+    other_kinds     other kinds that the data can be read as, with reasons
+    own_splits      the splits that the data defines; others are chosen by the seed
     datasets        by split; those that can be opened
-    verdicts        of the images of each split, in their order
-    problems        what stops training
-    left_out        files, rows and boxes that are not used, and why
-    warnings        what is unusual
-    findings        what the checks of the content found
-    volumes         instead of datasets, where the data is volumes
+    verdicts        of the images of each split, in order
+    problems        errors that stop training
+    left_out        files, rows and boxes that are not used, with reasons
+    warnings        other warnings of the readers
+    findings        results of the checks of the content
+    volumes         instead of datasets, if the data is volumes
     """
 
     name: str
@@ -105,35 +105,31 @@ class Inspection:
 
     @property
     def annotation(self) -> str:
-        """What is known of an image: classes, boxes, masks or people."""
+        """The kind of annotation, such as classes, boxes, masks or people."""
         return LAYOUTS[self.kind].annotation if self.kind in LAYOUTS else "classes"
 
 
 def inspect_data(data: str | Path, kind: str | None = None) -> Inspection:
-    """Open every split of a named set or of the data at a path, and check its content.
+    """Open every split of a named data set or of the data at a path, and check its content.
 
     kind: what to read the path as; None: the likeliest kind
-
-    Unreadable files are left out and named. UserError: there is no such data, or none of it can be
-    used.
+    Unreadable files are left out and named. Raises UserError if there is no such data, or none of
+    it can be used.
     """
     if is_named_set(data):
-        own_splits = ("train", "test")
-        return _inspected(
-            str(data), str(data), "a data set that plusx knows by name", {}, own_splits
-        )
+        return _inspected(str(data), str(data), "a named data set", {}, ("train", "test"))
     path = os.fspath(located(data))
     kinds = kinds_of(path)
     if kind is None and not kinds:
         if columns_of_table(path):
             raise unrecognised(path)
-        open_data(path)  # its error says what is missing
+        open_data(path)  # raises an error that names what is missing
         raise unrecognised(path)
     kind = kind or next(iter(kinds))
     if kind not in LAYOUTS:
         raise UserError(f"kind {kind!r}: allowed are {', '.join(LAYOUTS)}")
     others = {name: reason for name, reason in kinds.items() if name != kind}
-    reason = kinds.get(kind) or LAYOUTS[kind].recognise(path) or "as you say"
+    reason = kinds.get(kind) or LAYOUTS[kind].recognise(path) or "as you specified"
     inspected = _inspected_volumes if kind == "volumes" else _inspected
     return inspected(path, kind, reason, others, LAYOUTS[kind].splits(path))
 
@@ -161,7 +157,7 @@ def _inspected_volumes(
             scans.append(read_scan(case.volume.path))
             if case.mask is not None:
                 mask = np.unique(read_scan(case.mask).values)
-                values |= {round(float(value)) for value in mask[:MOST_CLASSES].tolist()}
+                values |= {round(float(value)) for value in mask[:MAX_CLASSES].tolist()}
         except (UnreadableInput, OSError) as error:
             left_out.append(f"{case.volume.name(path)}: {error}")
     volumes = Volumes(
@@ -186,17 +182,17 @@ def _inspected_volumes(
 
 
 def column_lengths(scan: Scan) -> list[float]:
-    """The mm of a voxel along each axis, as it is stored."""
+    """Return the size of a voxel in mm along each stored axis."""
     lengths: list[float] = np.linalg.norm(scan.affine[:3, :3], axis=0).tolist()
     return lengths
 
 
 def _splits_to_open(own_splits: tuple[str, ...]) -> list[str]:
-    """The splits that there are, with the validation that is drawn where there is none."""
+    """Return the splits of the data, with a validation split chosen by the seed if it has none."""
     if not own_splits:
         return ["train", "validation"]
-    drawn = {"validation"} if "train" in own_splits else set()
-    return [split for split in SPLITS if split in {*own_splits, *drawn}]
+    chosen = {"validation"} if "train" in own_splits else set()
+    return [split for split in SPLITS if split in {*own_splits, *chosen}]
 
 
 def _inspected(
@@ -210,7 +206,7 @@ def _inspected(
             datasets[split] = _open(path, kind, split, modality)
         except UserError as error:
             problems[str(error)] = None
-    if not datasets and kind == "recordings":  # durations and rates, also without classes
+    if not datasets and kind == "recordings":  # durations and rates can be shown without classes
         with suppress(UserError):
             datasets["all"] = _open(path, kind, "all", modality)
     if not datasets:
@@ -235,8 +231,8 @@ def _inspected(
 
     def grey(number: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
         try:
-            image = picture_of(*images[number])
-        except (UnreadableInput, OSError):  # changed meanwhile
+            image = displayed_image(*images[number])
+        except (UnreadableInput, OSError):  # it has changed since it was decoded
             return np.zeros(size[::-1], np.uint8)
         return np.asarray(image.convert("L").resize(size, Image.Resampling.BOX))
 
@@ -260,13 +256,13 @@ def _inspected(
 
 
 def _bands_modality(path: str, kind: str) -> BandsModality | None:
-    """How TIFFs are prepared, the first of which has other channels than grey or colour."""
+    """Return the modality of TIFFs if the first one is not an image in grey or RGB, else None."""
     layout = LAYOUTS.get(kind)
     if layout is None or layout.listing is None or kind in ("packed", "shards"):
         return None
     try:
         entries = layout.listing(path, None, False).entries
-    except UserError:  # which opening it reports
+    except UserError:  # reported when the data is opened
         return None
     paths = [entry.path for entry in entries if entry.state == "used"]
     if not paths or not all(name.lower().endswith((".tif", ".tiff")) for name in paths):
@@ -303,29 +299,24 @@ def _open(path: str, kind: str, split: str, modality: Modality | None) -> Datase
 
 
 def _verdicts(dataset: Dataset) -> list[Verdict]:
-    """The verdicts on the inputs, from the cache where they are files; [] if they are no files."""
-    items = dataset.items
-    if not dataset.modality.is_image:
-        if items.paths is None:
-            return []
-        root = dataset.root or os.path.dirname(items.paths[0])
-        entries = [Entry(path, "") for path in dict.fromkeys(items.paths)]
-        return [e.verdict or Verdict(None) for e in examined(entries, root, dataset.modality)]
+    """Return the verdicts on the inputs, those of files from the cache; [] for texts in memory."""
+    items, modality = dataset.items, dataset.modality
     if isinstance(items, TarItems):
         return list(items.verdicts)
-    if items.paths is not None and dataset.modality.kind in ("image", "bands"):
-        entries = [Entry(path, "") for path in items.paths]
-        root = dataset.root or os.path.dirname(items.paths[0])
-        verdicts = [e.verdict or Verdict(None) for e in examined(entries, root, dataset.modality)]
-        if dataset.modality.kind == "bands":
-            mode = f"{dataset.modality.channels} bands"
-            return [verdict._replace(mode=mode) for verdict in verdicts]
-        return verdicts
-    return [verdict_of(picture_of(dataset, index)) for index in range(len(dataset))]
+    if items.paths is None:
+        indices = range(len(dataset) if modality.is_image else 0)
+        return [verdict_of(displayed_image(dataset, index)) for index in indices]
+    paths = items.paths if modality.is_image else dict.fromkeys(items.paths)
+    root = dataset.root or os.path.dirname(items.paths[0])
+    entries = examined([Entry(path, "") for path in paths], root, modality)
+    verdicts = [entry.verdict or Verdict(None) for entry in entries]
+    if modality.kind == "bands":
+        return [verdict._replace(mode=f"{modality.channels} bands") for verdict in verdicts]
+    return verdicts
 
 
-def picture_of(dataset: Dataset, index: int) -> Image.Image:
-    """An image of a data set in memory, in RGB or grey."""
+def displayed_image(dataset: Dataset, index: int) -> Image.Image:
+    """Return an image of a data set for display, in RGB or grey."""
     sample = dataset.read(index)
     if not isinstance(sample.input, torch.Tensor):
         image = sample.input
@@ -339,7 +330,7 @@ def picture_of(dataset: Dataset, index: int) -> Image.Image:
 
 
 def _compared(dataset: Dataset) -> list[int]:
-    """The images that are compared with each other, once each; an image can have several texts."""
+    """Return the indices of images to compare, each image once; it can have several texts."""
     if not dataset.modality.is_image:
         return []
     if dataset.paths is None or not dataset.has_texts:
@@ -355,7 +346,7 @@ def _member(split: str, dataset: Dataset, index: int, verdict: Verdict) -> Membe
 
 
 def class_of(dataset: Dataset, index: int) -> str:
-    """The class or the classes of a sample, joined by |."""
+    """Return the class of a sample, or its classes joined by |."""
     labels = dataset.labels[index]
     if labels.ndim == 0:
         return dataset.classes[int(labels)] if int(labels) >= 0 else ""
@@ -363,7 +354,7 @@ def class_of(dataset: Dataset, index: int) -> str:
 
 
 def summary(inspection: Inspection) -> dict[str, Any]:
-    """The inspection as JSON has it."""
+    """Return the inspection as JSON-ready values."""
     datasets, volumes = inspection.datasets, inspection.volumes
     splits = {split: len(dataset) for split, dataset in datasets.items()}
     classes = _classes(inspection)
@@ -402,7 +393,7 @@ def summary(inspection: Inspection) -> dict[str, Any]:
 
 
 def _lengths(datasets: Mapping[str, Dataset]) -> dict[str, int | float] | None:
-    """The lengths of sequences: the smallest, the median, the largest, and their sum."""
+    """Return the minimum, median, maximum and sum of the lengths of sequences."""
     lengths = [
         d.items.lengths / d.modality.per_length_unit
         for d in datasets.values()
@@ -415,8 +406,7 @@ def _lengths(datasets: Mapping[str, Dataset]) -> dict[str, int | float] | None:
 
 
 def _length_counts(datasets: Mapping[str, Dataset]) -> dict[str, Any] | None:
-    """The number of sequences by length: the edges of about ten intervals, and for each split the
-    sequences from one edge to below the next."""
+    """Return a histogram of the lengths of sequences for each split, with about ten intervals."""
     lengths = {
         split: d.items.lengths / d.modality.per_length_unit
         for split, d in datasets.items()
@@ -433,8 +423,7 @@ def _length_counts(datasets: Mapping[str, Dataset]) -> dict[str, Any] | None:
 
 
 def _target_lengths(datasets: Mapping[str, Dataset]) -> dict[str, int | float] | None:
-    """The lengths in characters of the texts that are targets: translations, transcripts,
-    captions."""
+    """Return statistics of the lengths of target texts, such as captions, in characters."""
     lengths = [
         len(text)
         for dataset in datasets.values()
@@ -451,7 +440,7 @@ def _distribution(lengths: Num[np.ndarray, "n"], digits: int | None) -> dict[str
 
 
 def _num_files(datasets: Mapping[str, Dataset]) -> int:
-    """The number of different files, of which each can have several samples."""
+    """Return the number of different files; a file can have several samples."""
     return len({path for dataset in datasets.values() for path in dataset.paths or ()})
 
 
@@ -469,7 +458,7 @@ def _volume_facts(volumes: Volumes) -> dict[str, Any]:
 
 
 def _classes(inspection: Inspection) -> list[dict[str, Any]]:
-    """Every class with what there is of it in each split: images, boxes or fractions of pixels."""
+    """Return each class with its number of images, boxes or pixels in each split."""
     datasets = [dataset for dataset in inspection.datasets.values() if not dataset.has_texts]
     names = list(dict.fromkeys(name for dataset in datasets for name in dataset.classes))
     counts = {split: counts_of(dataset) for split, dataset in inspection.datasets.items()}
@@ -483,7 +472,7 @@ def _classes(inspection: Inspection) -> list[dict[str, Any]]:
 
 
 def counts_of(dataset: Dataset) -> dict[str, int]:
-    """The images, the boxes or the pixels of each class."""
+    """Return the number of images, boxes or pixels of each class."""
     annotations = dataset.annotations
     if annotations is not None and annotations.boxes is not None:
         numbers = [int(row[4]) for rows in annotations.boxes for row in rows]
@@ -500,7 +489,7 @@ def counts_of(dataset: Dataset) -> dict[str, int]:
 
 
 def _sizes(verdicts: Sequence[Verdict]) -> dict[str, list[int]] | None:
-    """Width and height of the smallest and of the largest image, and the medians of both."""
+    """Return width and height of the smallest and the largest image, and their medians."""
     sizes = sorted((v.width, v.height) for v in verdicts if v.width and v.height)
     if not sizes:
         return None

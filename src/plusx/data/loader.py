@@ -1,7 +1,7 @@
 """From a Dataset to batches: ordered, augmented, collated, normalised, on the device.
 
 A sample's input is a function of (seed, epoch, sample number) alone, whether this process, a worker
-process or the data set's BatchMaker (sets in memory, packed sets) computes it.
+process or a BatchMaker (of data in memory, of packed files) computes it.
 """
 
 import os
@@ -33,11 +33,11 @@ from plusx.errors import UserError
 
 # seconds that one batch of a worker may take
 TIMEOUT = 120.0
-# where worker processes put their batches, and free bytes without which they would hang
+# workers pass batches in shared memory, and hang if it is full
 _SHARED = "/dev/shm"
-_LEAST_SHARED = 2**20
+_MIN_SHARED = 2**20  # free bytes
 MAX_WORKERS = 256  # a process each
-_MORE_SHARED = "set data.workers = 0, free it, or give a container more (docker run --shm-size 2g)"
+_MORE_SHARED = "free some, set data.workers = 0, or use docker run --shm-size 2g in a container"
 
 
 def batches(
@@ -55,7 +55,9 @@ def batches(
     size: int | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """The batches of one epoch. For several epochs use a Loader, which keeps its workers.
+    """Return an iterator over the batches of one epoch.
+
+    For several epochs use a Loader, which keeps its worker processes.
 
     epoch: determines the order and the random numbers
     start: number of batches to skip, which are not computed
@@ -82,7 +84,7 @@ def _closing(loader: "Loader", batches: Iterator[Batch]) -> Generator[Batch, Non
 
 
 class _Epoch(Iterator[Batch]):
-    """The batches of one epoch. UserError where they are asked for again once they are over."""
+    """The batches of one epoch. Raises UserError if it is iterated over a second time."""
 
     def __init__(self, batches: Generator[Batch, None, None]) -> None:
         self._batches, self._over = batches, False
@@ -108,26 +110,25 @@ class _Epoch(Iterator[Batch]):
 class Loader:
     """Batches of a data set, epoch after epoch: `for batch in loader.epoch(3): ...`
 
-    data: a set's name, a folder, a CSV, or a Dataset
-    split: "train", "validation", "test" or "all"; None is "train", or the Dataset's own split. Only
+    data: the name of a data set, a folder, a CSV, or a Dataset
+    split: "train", "validation", "test" or "all"; None: that of the Dataset, or else "train". Only
         "train" is shuffled and augmented
     augment: the words of augmentation (plusx.data.transforms.words)
     size: height and width of images, if `data` is not a Dataset
-    sampler: order of the training samples (plusx.data.sampler); with "pk", `samples_per_class`
+    sampler: order of the training samples (plusx.data.sampler). With "pk", `samples_per_class`
         samples of a class are adjacent; with "views", the two copies of a sample, which are
         augmented differently: a batch then has 2 * batch_size inputs
-    part: (rank, world size): the share of every batch that this process gets. The shares, in the
-        order of the ranks, form the batch that a single process would have, and their lengths
-        differ by at most one
-    drop_last: None drops a last training batch only if a rank's share of it has fewer than two
-        samples, for which batch norm has no variance. In other splits, a last batch with fewer
-        samples than ranks goes to the first ranks
+    part: (rank, world size): the part of every batch that this process gets. The parts, in the
+        order of the ranks, form the batch of a single process; their lengths differ by at most one
+    drop_last: None drops a last training batch only if a rank's part has fewer than two samples,
+        for which batch norm has no variance. In other splits, a last batch with fewer samples than
+        ranks goes to the first ranks
     channels_last: memory layout of images from files; the values are the same
     timeout: seconds that a worker may take for a batch
 
     Worker processes live until close() or the end of a `with` block.
-    UserError: an invalid augmentation, split or number. RuntimeError: a file cannot be decoded any
-    more, or a worker dies or exceeds `timeout`; the message names the file.
+    Raises UserError for an invalid augmentation, split or number; RuntimeError, with the name of
+    the file, if a file can no longer be decoded, or a worker dies or exceeds `timeout`.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Loader:
             raise UserError(f"batch_size = {batch_size}: at least 1")
         self.rank, self.world = part
         if not 0 <= self.rank < self.world:
-            raise UserError(f"part = {part}: a rank from 0 on, and a world that is larger")
+            raise UserError(f"part = {part}: a rank from 0, and a larger world size")
         if not train and dataset.modality.most_at_a_time is not None:
             batch_size = self.world * dataset.modality.most_at_a_time
         if batch_size < self.world:
@@ -212,7 +213,7 @@ class Loader:
             return full
         if self.split != "train":
             return full + (rest > self.rank)
-        smallest = rest // self.world  # share of a last batch
+        smallest = rest // self.world  # part of a last batch
         return full + (smallest > 1 or (smallest == 1 and (self.drop_last is False or not full)))
 
     def __enter__(self) -> "Loader":
@@ -222,7 +223,7 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes; there is no further epoch."""
+        """End the worker processes. No epoch can follow."""
         self._workers = None
         if self._maker is not None:
             self._maker.close()
@@ -230,20 +231,20 @@ class Loader:
         self._closed = True
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch `number`, from batch `start` on."""
+        """Yield the batches of epoch `number`, from batch `start` on."""
         if self._closed:
             raise UserError("the loader is closed")
         order, size = self._epoch_order(number), self.batch_size
-        shares = [
-            _share(order[batch * size : (batch + 1) * size], self.rank, self.world).ravel()
+        parts = [
+            _part(order[batch * size : (batch + 1) * size], self.rank, self.world).ravel()
             for batch in range(start, len(self))
         ]
         if self._maker is not None:
-            for samples, inputs in zip(shares, self._maker.batches(shares, number)):
+            for samples, inputs in zip(parts, self._maker.batches(parts, number)):
                 yield self._finish(samples, self._labelled(samples, inputs), number)
             return
         with self._naming_samples():
-            for samples, collated in zip(shares, self._collated(shares, number)):
+            for samples, collated in zip(parts, self._collated(parts, number)):
                 if collated.error:
                     raise SampleError(collated.error)
                 yield self._finish(samples, collated, number)
@@ -266,18 +267,18 @@ class Loader:
         indices = torch.from_numpy(samples % len(self.dataset))
         return Collated(inputs, *self.dataset.targets(indices))
 
-    def _collated(self, shares: Sequence[np.ndarray], epoch: int) -> Iterator[Collated]:
+    def _collated(self, parts: Sequence[np.ndarray], epoch: int) -> Iterator[Collated]:
         if self._workers is None:
-            for samples in shares:
+            for samples in parts:
                 keys = [(epoch, int(sample)) for sample in samples]
                 yield self._samples.collate(self._samples.__getitems__(keys))
             return
         self._order.epoch = epoch
-        self._order.batches = shares
+        self._order.batches = parts
         yield from self._workers
 
     def _finish(self, samples: np.ndarray, collated: Collated, epoch: int) -> Batch:
-        """The batch on the device, normalised, after the words that act on normalised pixels."""
+        """Return the normalised batch on the device, with the words that act on such batches."""
         inputs = collated.inputs.to(self.device, non_blocking=True)
         if self._maker is None or not self._maker.normalised:
             inputs = self.dataset.modality.normalise(inputs, self._pool)
@@ -300,23 +301,23 @@ class Loader:
             timeout=timeout,
             worker_init_fn=begin_worker,
             persistent_workers=True,
-            # workers do not use it; without it torch would advance the global generator
+            # unused by workers; without it torch would advance the global generator
             generator=torch.Generator(),
         )
 
     @contextmanager
     def _naming_samples(self) -> Iterator[None]:
-        """Names the sample in the error of a worker that died."""
+        """Adds the names of the current samples to the error of a worker that died."""
         try:
             yield
         except (RuntimeError, OSError, EOFError) as error:
-            # a broken pipe can be noticed before the death itself
+            # a broken pipe can be reported before the death itself
             of_worker = "DataLoader " in str(error) or not issubclass(type(error), RuntimeError)
             if self._workers is None or not of_worker:
                 raise
             try:
                 during = self._in_work()
-            except RuntimeError:  # torch's SIGCHLD handler can raise here too, once
+            except RuntimeError:  # torch's SIGCHLD handler can raise once here too
                 during = self._in_work()
             raise RuntimeError(
                 f"a data worker died or hung{during}{_shared_memory()}: {error}"
@@ -325,11 +326,11 @@ class Loader:
     def _in_work(self) -> str:
         samples = [sample for sample in self._samples.in_work.tolist() if sample >= 0]
         names = [self.dataset.describe(sample % len(self.dataset)) for sample in samples]
-        return f" while at work on {', '.join(names)}" if names else ""
+        return f" while processing {', '.join(names)}" if names else ""
 
 
 def _shared_memory() -> str:
-    """How much of the shared memory is free, where workers put their batches; if it is little."""
+    """Return a hint for messages if little shared memory is free, else ""."""
     free = _free_shared_memory()
     if free is None or free > 2**28:
         return ""
@@ -337,9 +338,9 @@ def _shared_memory() -> str:
 
 
 def _refuse_full_shared_memory(workers: int) -> None:
-    """RuntimeError where the shared memory has no room for a batch: workers would hang."""
+    """Raise RuntimeError if shared memory is full, since workers would hang."""
     free = _free_shared_memory()
-    if free is not None and free < _LEAST_SHARED:
+    if free is not None and free < _MIN_SHARED:
         raise RuntimeError(
             f"workers = {workers} need shared memory, and {_SHARED} has {free:,} bytes free: "
             f"{_MORE_SHARED}"
@@ -347,7 +348,7 @@ def _refuse_full_shared_memory(workers: int) -> None:
 
 
 def _free_shared_memory() -> int | None:
-    """Free bytes of the shared memory; None where there is no such file system."""
+    """Return the free bytes of shared memory; None if there is no such file system."""
     try:
         status = os.statvfs(_SHARED)
     except OSError:
@@ -356,12 +357,12 @@ def _free_shared_memory() -> int | None:
 
 
 class SampleError(RuntimeError):
-    """A sample that could be decoded before and no longer can."""
+    """A sample that can no longer be decoded."""
 
 
-def _share(samples: np.ndarray, rank: int, world: int) -> np.ndarray:
-    """One rank's share of the samples; the first ranks get one more each until none is left. Views
-    of a sample, which are a row, stay together."""
+def _part(samples: np.ndarray, rank: int, world: int) -> np.ndarray:
+    """Return one rank's part of the samples; the first ranks get the remainder. Views of a sample,
+    which form a row, stay together."""
     size, remainder = divmod(len(samples), world)
     begin = rank * size + min(rank, remainder)
     return samples[begin : begin + size + (rank < remainder)]
@@ -382,7 +383,7 @@ class _Order:
         return len(self.batches)
 
 
-# of decoded samples that all loaders of a process cache: small annotated sets are decoded once
+# decoded samples that all loaders of a process cache, so that small data sets are decoded once
 CACHE_BYTES = 2**29
 
 
@@ -404,7 +405,7 @@ class SampleMaker(TorchDataset[Sample]):
         return self.__getitems__([key])[0][0]
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Sample, str]]:
-        """Samples, each with "" or an error message; those after the first error are left out."""
+        """Return samples, each with "", or only the first error: an empty sample and a message."""
         worker = get_worker_info()
         samples: list[tuple[Sample, str]] = []
         with quiet:
@@ -431,7 +432,7 @@ class SampleMaker(TorchDataset[Sample]):
         return sample if sample.anchors is None else replace(sample, anchors=None)
 
     def collate(self, samples: Sequence[tuple[Sample, str]]) -> Collated:
-        """The samples as one batch, or the error of the last one."""
+        """Return the samples as one batch, or the error."""
         if samples[-1][1]:
             return Collated(torch.zeros(0), None, error=samples[-1][1])
         return self.dataset.modality.collate([sample for sample, _ in samples], self.transform)

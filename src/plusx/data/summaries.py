@@ -10,9 +10,9 @@ from typing import Any
 from plusx import __version__, store
 
 
-_RULES = 5  # raised whenever what a summary says changes
+_CACHE_VERSION = 6  # increased whenever the content of a summary changes
 # files and folders in a folder, and around a file; with more, nothing is cached
-_MOST_ENTRIES, _MOST_AROUND = 2_000_000, 100_000
+_MAX_ENTRIES, _MAX_AROUND = 2_000_000, 100_000
 _LIMIT = 2**28
 
 
@@ -24,7 +24,7 @@ def content_stamp(path: str) -> str:
     is_folder = os.path.isdir(path)
     if not is_folder and not os.path.isfile(path):
         return ""
-    most = _MOST_ENTRIES if is_folder else _MOST_AROUND
+    limit = _MAX_ENTRIES if is_folder else _MAX_AROUND
     folders = [path if is_folder else os.path.dirname(path) or "."]
     digest, count = hashlib.sha256(), 0
     while folders:
@@ -34,7 +34,7 @@ def content_stamp(path: str) -> str:
         except OSError:
             return ""
         count += len(entries)
-        if count > most:
+        if count > limit:
             return ""
         for entry in entries:
             status = entry.stat(follow_symlinks=False)
@@ -64,12 +64,12 @@ def write_summary(data: str, kind: str | None, stamp: str, summary: dict[str, An
         store.make_folder(_file(data).parent)
         store.write_text(_file(data), json.dumps(content))
     except OSError:
-        return  # it is made again the next time
+        return  # it is computed again next time
 
 
 def _terms(data: str, kind: str | None, stamp: str) -> list[Any]:
     extras = [find_spec(name) is not None for name in ("pillow_heif", "nibabel", "pydicom")]
-    return [_RULES, __version__, version("pillow"), extras, data, kind, stamp]
+    return [_CACHE_VERSION, __version__, version("pillow"), extras, data, kind, stamp]
 
 
 def _file(data: str) -> Any:

@@ -22,8 +22,8 @@ from plusx.data.inspection import (
     Inspection,
     Volumes,
     class_of,
+    displayed_image,
     inspect_data,
-    picture_of,
     summary,
 )
 from plusx.data.modality import AudioModality
@@ -254,7 +254,7 @@ def _drawn(dataset: Dataset, index: int) -> drawing.Pixels:
         seconds = waveform.shape[1] / dataset.modality.rate
         uncut = replace(dataset.modality, fixed=False)
         return with_seconds(spectrogram_pixels(spectrogram(uncut, waveform)), seconds)
-    image = picture_of(dataset, index).convert("RGB")
+    image = displayed_image(dataset, index).convert("RGB")
     scale = _SIDE / max(image.size)
     size = max(1, round(image.height * scale)), max(1, round(image.width * scale))
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx import store
-from plusx.data.readers.table import JOINT
+from plusx.data.readers.table import LABEL_SEPARATOR
 from plusx.run.dense_predictions import GroundTruth, own_sources, predict_dense
 from plusx.run.folder import Run
 from plusx.run.predictor import Predictor, refuse_none
@@ -103,7 +103,7 @@ def _table(result: Mapping[str, Any]) -> Iterator[list[Any]]:
         yield [key, "label", "probability", "labels", *classes]
         for row in rows:
             cells = [_cell(row[key]), _cell(row["label"]), row["probability"]]
-            yield [*cells, _cell(JOINT.join(row["labels"])), *row["probabilities"]]
+            yield [*cells, _cell(LABEL_SEPARATOR.join(row["labels"])), *row["probabilities"]]
     elif "label" not in rows[0]:
         columns = [name for name, value in rows[0].items() if not isinstance(value, dict)]
         yield columns

@@ -2,8 +2,8 @@
 
 photos.csv: path,caption[,split]
 
-An image may have several captions, a row each; its rows are never on two sides of a split. Paths
-are relative to the file's folder.
+An image may have several captions, one per row; its rows are never in different splits. Paths are
+relative to the file's folder.
 """
 
 import os
@@ -57,12 +57,11 @@ def open_captions(
 ) -> Dataset:
     """Open images with captions.
 
-    vocabulary: of the tokens, which are those of the training captions
-    column: the name of the captions' column
-    on_unreadable: whether an image that cannot be used, or an empty caption, is an error, or its
-        row is skipped with a warning
-    Raises UserError, with the row, for these, for a missing column, and for an image that is in two
-    splits.
+    vocabulary: how the tokenizer is trained on the training captions
+    column: of the captions
+    on_unreadable: whether rows with an unusable image or an empty caption are an error, or skipped
+        with a warning
+    Raises UserError, with the row, for these, a missing column, and an image in two splits.
     """
     shown, part = printable(path), as_split(split)
     file = os.fspath(located(path))
@@ -102,7 +101,7 @@ def open_captions(
 
 
 def open_readable_captions(path: str, split: str) -> Dataset:
-    """Open a split of images with captions without what cannot be used, as words."""
+    """Open a split of images with captions, in words, skipping unusable rows."""
     return open_captions(
         path,
         ImageModality((224, 224), 3, (0.5,) * 3, (0.5,) * 3, resize="stretch"),
@@ -125,13 +124,13 @@ def _entries(file: str, root: str, shown: str, column: str) -> list[Entry]:
     """Return an entry for each row; its label is the caption, its group the image."""
     if not os.path.isfile(file):
         raise UserError(
-            f"{shown} is no file: captions are in a CSV, TSV or JSONL file with the columns path "
-            f"and {column}"
+            f"{shown} is not a file: a CSV, TSV or JSONL file with the columns path and {column} "
+            "is expected"
         )
     header, rows = read_rows(file, shown)
     for name in ("path", column):
         if header.count(name) != 1:
-            key = "" if name == "path" else "; data.caption=COLUMN says which column it is"
+            key = "" if name == "path" else "; data.caption=COLUMN names another column"
             raise UserError(
                 f"{shown} has the columns {', '.join(map(printable, header)) or 'none'}; it needs "
                 f"path and {column} once each, and may have split"
@@ -176,14 +175,14 @@ def _without_empty(
 def _of_split(
     entries: Sequence[Entry], split: str, validation: float | int | None, seed: int, shown: str
 ) -> list[Entry]:
-    """Return the entries of a split, of which the rows of an image stay together."""
+    """Return the entries of a split; the rows of an image stay together."""
     chosen, is_cut = entries_of_split(entries, split, validation, shown)
     if not is_cut:
         return chosen
     labels = torch.zeros(len(chosen), dtype=torch.int64)
     groups = [entry.group for entry in chosen]
     if len(set(groups)) == len(groups):
-        groups = []  # one row an image: as for other data
+        groups = []  # one row per image: split like other data
     try:
         indices = held_out_of(labels, split, validation, seed, groups)
     except UserError as error:

@@ -74,12 +74,12 @@ class Row(NamedTuple):
 
 
 def columns_of(path: str | Path) -> list[str]:
-    """Return the columns of a CSV; () if the path is no .csv file."""
+    """Return the columns of a CSV; [] if the path is not a .csv file."""
     return _columns_of(path) if os.fspath(path).lower().endswith(".csv") else []
 
 
 def columns_of_table(path: str | Path) -> list[str]:
-    """Return the columns of a CSV, TSV or JSONL file; () if the path is none."""
+    """Return the columns of a CSV, TSV or JSONL file; [] if the path is none of these."""
     return _columns_of(path) if os.fspath(path).lower().endswith(TABLES) else []
 
 
@@ -100,7 +100,7 @@ def _columns_of(path: str | Path) -> list[str]:
 
 
 def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
-    """Return the columns and rows. Raises UserError if it is no CSV, or rows differ in length."""
+    """Return the columns and rows. Raises UserError for an invalid file or row."""
     if os.fspath(path).lower().endswith(JSON_LINES):
         return _read_json_lines(path, shown)
     is_tsv = os.fspath(path).lower().endswith(".tsv")
@@ -112,14 +112,14 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
         file = io.StringIO(text, newline="")
         lines.extend(csv.reader(file, delimiter=separator, strict=True, quoting=quoting))
     except UnicodeDecodeError as error:
-        raise UserError(f"{shown} is no text: {error}") from None
+        raise UserError(f"{shown} is not text: {error}") from None
     except csv.Error as error:
         raise UserError(f"{shown}, row {len(lines) + 1}: {error}") from None
     if "\0" in text:
         number = next(n for n, fields in enumerate(lines, 1) if "\0" in "".join(fields))
         raise UserError(
-            f"{shown}, row {number} has a NUL character: no text, or text of an encoding that is "
-            "neither UTF-8 nor UTF-16"
+            f"{shown}, row {number} has a NUL character: it is not text, or neither UTF-8 nor "
+            "UTF-16"
         )
     columns = [name.strip() for name in lines[0]] if lines else []
     twice = next((name for name in columns if name and columns.count(name) > 1), None)
@@ -131,7 +131,7 @@ def read_rows(path: str | Path, shown: str) -> tuple[list[str], list[Row]]:
             where = f"{shown}, row {number}"
             if len(fields) != len(columns):
                 count = f"{len(fields)} field{'s' * (len(fields) != 1)}"
-                raise UserError(f"{where}: {count} under {len(columns)} columns")
+                raise UserError(f"{where}: {count} for {len(columns)} columns")
             rows.append(Row(number, where, dict(zip(columns, fields))))
     return columns, rows
 
@@ -141,8 +141,8 @@ def rows_with(
 ) -> tuple[list[str], list[Row]]:
     """Return the columns and rows of a table that has certain columns.
 
-    columns: the key of [data] that names a column, and its name
-    Raises UserError if a column is not there once, or there are no rows.
+    columns: names of columns by their key in [data]
+    Raises UserError if a column is missing or repeated, or there are no rows.
     """
     if not os.path.isfile(path):
         is_there = os.path.lexists(path)
@@ -159,7 +159,7 @@ def rows_with(
             which = f"{' and '.join(map(repr, missing))} are not among them"
         raise UserError(
             f"{shown} has the columns {', '.join(map(printable, header)) or 'none'}, and "
-            f"{which}: say which column is which with {keys}"
+            f"{which}: name the columns with {keys}"
         )
     if not rows:
         raise UserError(f"{shown} has no rows below its header")
@@ -172,7 +172,7 @@ def _read_json_lines(path: str | Path, shown: str) -> tuple[list[str], list[Row]
     try:
         lines = decoded(read_regular(path, _LIMIT)).split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{shown} is no text: {error}") from None
+        raise UserError(f"{shown} is not text: {error}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -180,9 +180,9 @@ def _read_json_lines(path: str | Path, shown: str) -> tuple[list[str], list[Row]
         try:
             values = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is no JSON: {error}") from None
+            raise UserError(f"{where} is not JSON: {error}") from None
         if not isinstance(values, dict):
-            raise UserError(f'{where}: an object is needed, such as {{"text": "..."}}')
+            raise UserError(f'{where} is not an object such as {{"text": "..."}}')
         columns = columns or list(values)
         if set(values) != set(columns):
             raise UserError(
@@ -194,7 +194,7 @@ def _read_json_lines(path: str | Path, shown: str) -> tuple[list[str], list[Row]
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _cell(value: object, where: str) -> str:
@@ -203,7 +203,7 @@ def _cell(value: object, where: str) -> str:
         return value or ""
     if isinstance(value, bool | int | float):
         return str(value)
-    raise UserError(f"{where}: text and numbers are possible, not {printable(str(value))[:60]}")
+    raise UserError(f"{where}: {printable(str(value))[:60]} is neither text nor a number")
 
 
 def _separator(header: list[str]) -> str:

@@ -1,8 +1,8 @@
 """A folder of class folders: ROOT/train/CLASS/..., ROOT/val, ROOT/test, or ROOT/CLASS/...
 
-Either may also lie one folder deeper. A file counts by its content. Hidden files and folders are
-ignored, links are followed inside the root only, every real file counts once, and what is no
-regular file is never opened.
+Either may also be one folder deeper. Images are recognised by content. Hidden files and folders are
+ignored, links are followed inside the root only, every file is used once, and only regular files
+are opened.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from plusx.errors import UserError, did_you_mean, printable
 _LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 _DEEPEST = 50
 _BESIDE_CLASSES = "outside the class folders"
-_SHOWN = 3  # class folders that the reason of a kind names
-_PEEKED = 1000  # files of a class folder among which an image is searched to recognise it
-NEW_FOLDER = "a folder that was not there"
+_SHOWN = 3  # class folders named in a reason
+_PEEKED = 1000  # files of a class folder that are checked to recognise it
+NEW_FOLDER = "a new folder"
 OUTPUT_FOLDER = "a folder that plusx wrote"
-# a folder with one of these is what plusx wrote: a run, a gallery, predictions, explanations
+# files in the folders that plusx writes: runs, galleries, predictions, explanations
 _OUTPUTS = frozenset(
     ("recipe.toml", "environment.json", "gallery.json", "predictions.json", "explanation.json")
 )
 _KINDS = (
-    (stat.S_ISFIFO, "a pipe, no regular file"),
-    (stat.S_ISSOCK, "a socket, no regular file"),
-    (stat.S_ISBLK, "a device, no regular file"),
-    (stat.S_ISCHR, "a device, no regular file"),
+    (stat.S_ISFIFO, "a pipe, not a regular file"),
+    (stat.S_ISSOCK, "a socket, not a regular file"),
+    (stat.S_ISBLK, "a device, not a regular file"),
+    (stat.S_ISCHR, "a device, not a regular file"),
 )
 
 Identity = tuple[int, int]  # device and inode
@@ -43,11 +43,10 @@ Identity = tuple[int, int]  # device and inode
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FolderListing(Listing):
-    """The files below a root, each once, with its class, its state and the reason.
+    """The files below a root, each with its class, its state and the reason.
 
-    classes: the names of the class folders that train, sorted; all of them where classes differ
-        between splits
-    folders: the folders that were listed: class folders and those below them
+    classes: the sorted names of the training class folders, or of all if splits may differ
+    folders: the class folders, and the folders below them
     """
 
     folders: tuple[str, ...]
@@ -58,7 +57,7 @@ def recognise_folder(path: str) -> str:
     classes = _class_folders(path)
     names = [{class_name(name).casefold() for name in folders} for folders in classes.values()]
     if len(names) > 1 and not set.intersection(*names):
-        return ""  # classes that validate must train
+        return ""  # validation classes must be training classes
     return _described(classes, "class folders")
 
 
@@ -66,7 +65,7 @@ def recognise_people(path: str) -> str:
     """Return why the folders in a path can be people, or ""."""
     classes = _class_folders(path)
     names = [name for folders in classes.values() for name in folders]
-    return _described(classes, "folders, one a person") if len(names) == len(set(names)) else ""
+    return _described(classes, "one folder per person") if len(names) == len(set(names)) else ""
 
 
 def _class_folders(root: str) -> dict[str, dict[str, str]]:
@@ -84,7 +83,7 @@ def _class_folders(root: str) -> dict[str, dict[str, str]]:
 
 
 def _within(folders: dict[str, str]) -> str | None:
-    """The only folder, where it has folders and no images and is looked into; else None."""
+    """Return the only folder, if it has several folders and no images; else None."""
     if len(folders) != 1:
         return None
     (path,) = folders.values()
@@ -124,18 +123,18 @@ def _has_image(folder: str) -> bool:
 def scan(
     root: str | Path, searched: Collection[str] | None = None, *, same_classes: bool = True
 ) -> FolderListing:
-    """List a folder of class folders; nothing is decoded, and nothing but heads of files is read.
+    """List a folder of class folders. Nothing is decoded; only the first bytes of files are read.
 
-    searched: the only folders to look into below the split folders; others are entries of state
-        "ignored" whose reason is NEW_FOLDER
-    same_classes: whether classes that validate or test must train
-    Raises UserError for a missing or empty root, one without class folders, and classes whose names
-    differ in case only.
+    searched: the only folders below the split folders that are listed; others become entries with
+        the state "ignored" and the reason NEW_FOLDER
+    same_classes: whether validation and test classes must be training classes
+    Raises UserError for a missing or empty root, one without class folders, and class names that
+    differ only in case.
     """
     top = os.path.realpath(root)
     shown = printable(root)
     if not os.path.isdir(top):
-        raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
+        raise UserError(f"{shown} is {'not a folder' if os.path.exists(top) else 'missing'}")
     walk = _Walk(top, searched)
     folders = walk.folders(top, "", "")
     for entry in walk.entries:
@@ -146,7 +145,7 @@ def scan(
     if not splits and searched is None and (within := _within(folders)) is not None:
         listing = scan(within, searched, same_classes=same_classes)
         name = printable(os.path.basename(within))
-        warning = f"classes are looked for in {name}, the only folder of {shown}"
+        warning = f"class folders are read from {name}, the only folder in {shown}"
         return replace(listing, warnings=(warning, *listing.warnings))
     if not splits and searched is None:
         _refuse_nested(folders, shown)
@@ -177,9 +176,9 @@ def scan(
         files = f"{count:,} file{'s' * (count != 1)}"
         direct = "; it is empty" if not walk.entries else ""
         if count:
-            direct = f"; {files} directly in it: a CSV with the columns path,label names classes"
+            direct = f"; {files} directly in it: a CSV with the columns path,label assigns classes"
         raise UserError(
-            f"{shown} has no class folders: images are looked for in {shown}/CLASS/, or in "
+            f"{shown} has no class folders: images are expected in {shown}/CLASS/, or in "
             f"{shown}/train/CLASS/{direct}"
         )
     train = names.get("train", names.get("", set())) if same_classes else set()
@@ -190,7 +189,7 @@ def scan(
         refuse_similar_names(sorted(classes | train), shown if train else where)
         if train and (unknown := sorted(classes - train)):
             raise UserError(
-                f"{where}: the class {unknown[0]!r} is not among those that train"
+                f"{where}: the class {unknown[0]!r} is not a training class"
                 f"{did_you_mean(unknown[0], train)}"
             )
     beside = [entry for entry in walk.entries if splits and not entry.split]
@@ -231,18 +230,18 @@ def _splits(folders: dict[str, str], shown: str) -> dict[str, str]:
     if len(splits) < len(folders):
         train = [_content(folders[name]) for name, split in splits.items() if split == "train"]
         if not any(inner or not has_images for inner, has_images in train):
-            return {}  # a train is a vehicle too
+            return {}  # "train" may be a class, the vehicle
     for split in set(splits.values()):
         names = sorted(name for name in splits if splits[name] == split)
         if len(names) > 1:
-            raise UserError(f"{shown} has {' and '.join(names)}: one folder a split")
+            raise UserError(f"{shown} has {' and '.join(names)}: one folder per split is expected")
     return splits
 
 
 def _refuse_nested(folders: dict[str, str], shown: str) -> None:
     """Raise UserError if all class folders contain the same folders.
 
-    These are probably splits, or the classes are splits of other names.
+    Then one of the two levels probably consists of splits.
     """
     common: set[str] | None = None
     for path in folders.values():
@@ -256,9 +255,9 @@ def _refuse_nested(folders: dict[str, str], shown: str) -> None:
             for names in (folders, common)
         )
         raise UserError(
-            f"{shown}: the folders {outer_names} hold the same folders ({inner_names}): which ones "
-            f"are the classes? Splits are {shown}/train/CLASS, val and test; a class that has "
-            "folders must not have those of all others"
+            f"{shown}: the folders {outer_names} contain the same folders ({inner_names}), so it "
+            f"is unclear which ones are classes: name the split folders train, val and test, as in "
+            f"{shown}/train/CLASS"
         )
 
 
@@ -292,7 +291,7 @@ class _Walk:
         self.entries.append(Entry(path, label, state, reason, split=split))  # type: ignore[arg-type]
 
     def folders(self, path: str, label: str, split: str) -> dict[str, str]:
-        """The folders (name: path) directly under `path`; everything else there is no class."""
+        """Return the folders directly in `path`, by name; record everything else as ignored."""
         folders = {}
         for item in self._listed(path, label, split):
             if item.is_symlink():
@@ -311,7 +310,7 @@ class _Walk:
         return folders
 
     def walk(self, path: str, label: str, split: str, depth: int = 0) -> None:
-        """Everything below one class folder; links wait for `follow`."""
+        """Add everything below a class folder; links are queued for `follow`."""
         if os.path.islink(path):
             self.links.append((path, label, split, depth))
             return
@@ -335,13 +334,13 @@ class _Walk:
                 self._file(item.path, label, split)
 
     def outputs(self, split: str) -> set[str]:
-        """The class folders of a split that hold nothing but what plusx wrote."""
+        """Return the class folders of a split with nothing but output of plusx."""
         entries = [entry for entry in self.entries if entry.split == split]
         written = {entry.label for entry in entries if entry.reason == OUTPUT_FOLDER}
         return written - {entry.label for entry in entries if entry.state != "ignored"}
 
     def follow(self) -> None:
-        """What links lead to, inside the root and not yet seen."""
+        """Add the targets of the queued links that are inside the root and not added yet."""
         while self.links:
             links, self.links = self.links, []
             for path, label, split, depth in links:
@@ -358,7 +357,7 @@ class _Walk:
                     self.walk(target, label, split, depth)
 
     def _listed(self, path: str, label: str, split: str) -> Iterator[os.DirEntry[str]]:
-        """What lies in a folder, by name; what is hidden is noted and left out."""
+        """Yield the entries of a folder by name; hidden ones are recorded as ignored."""
         try:
             with os.scandir(path) as items:
                 listed = sorted(items, key=lambda item: item.name)
@@ -372,7 +371,7 @@ class _Walk:
                 yield item
 
     def _target(self, path: str, label: str, split: str) -> str | None:
-        """Where a link leads, if that is inside the root."""
+        """Return the target of a link if it is inside the root; record a problem otherwise."""
         try:
             target = os.path.realpath(path, strict=True)
         except FileNotFoundError:
@@ -408,14 +407,14 @@ class _Walk:
         elif os.path.splitext(path)[1].lower() in ENDINGS or begins_as_image(path):
             self.add(path, label, split, "used", "")
         else:
-            self.add(path, label, split, "ignored", "no image")
+            self.add(path, label, split, "ignored", "not an image")
 
     def _shown(self, path: str) -> str:
         return printable(path, self.root)
 
 
 def _is_litter(name: str) -> bool:
-    """Whether a file or folder is hidden, or created by the operating system."""
+    """Whether a file or folder is hidden, or was created by the operating system."""
     return name.startswith(".") or name.casefold() in _LITTER
 
 

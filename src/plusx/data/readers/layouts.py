@@ -52,8 +52,8 @@ from plusx.data.splits import own_splits, split_of
 from plusx.errors import UserError
 
 
-# what is known of an image: its class, its boxes, the class of each position, or who it is; or what
-# the inputs are if they are no images
+# the annotation of an image: its class, its boxes, the class of each position or a person's
+# identity; or the kind of inputs that are not images
 Annotation = Literal[
     "classes",
     "boxes",
@@ -67,6 +67,11 @@ Annotation = Literal[
 ]
 
 
+_ANNOTATIONS = (".json", ".yaml", ".yml", ".xml", ".csv")
+_MAX_FOLDERS = 20  # folders in a folder that are inspected
+_CLASSES: tuple[Annotation, ...] = ("classes",)
+
+
 @dataclass(frozen=True)
 class Layout:
     """A layout of files.
@@ -75,12 +80,12 @@ class Layout:
     annotation: the kind of annotation
     recognise: returns why a path has this layout, or ""
     splits: returns the splits that the data at a path defines
-    listing: reads classified images, from a path, the expected classes, and whether a row can have
-        several labels
+    listing: reads classified images; takes a path, the expected classes, and whether a row can
+        have several labels
     index: reads images with boxes or masks
-    open: opens a split of other data, without what cannot be used
-    fields: returns the fields of [data] that a path determines, besides its path
-    general: whether it is recognised only if no other layout of folders is
+    open: opens a split of other data, skipping unusable files
+    fields: returns the fields of [data], besides `path`, that follow from a path
+    general: whether it is recognised only if no other layout is
     """
 
     title: str
@@ -106,7 +111,7 @@ def _annotated(
     return Layout(title, annotation, recognise, splits, index=read)
 
 
-# by `kind` in the [data] of a recipe
+# by `kind` in [data]
 LAYOUTS: dict[str, Layout] = {
     "folder": Layout(
         "a folder of class folders",
@@ -133,9 +138,9 @@ LAYOUTS: dict[str, Layout] = {
         lambda path: read_packed(path).splits,
         listing=lambda path, classes, multilabel: read_packed(path),
     ),
-    "voc": _annotated("boxes as Pascal VOC has them", "boxes", recognise_voc, read_voc),
-    "coco": _annotated("boxes as COCO has them", "boxes", recognise_coco, read_coco),
-    "yolo": _annotated("boxes as YOLO has them", "boxes", recognise_yolo, read_yolo),
+    "voc": _annotated("boxes in Pascal VOC's format", "boxes", recognise_voc, read_voc),
+    "coco": _annotated("boxes in COCO's format", "boxes", recognise_coco, read_coco),
+    "yolo": _annotated("boxes in YOLO's format", "boxes", recognise_yolo, read_yolo),
     "boxes": _annotated("a CSV of boxes", "boxes", recognise_box_table, read_box_table),
     "masks": _annotated("images with masks", "masks", recognise_masks, read_mask_folder),
     "people": Layout(
@@ -187,39 +192,39 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def kinds_of(path: str | Path) -> dict[str, str]:
-    """Return every kind as which a path can be read, the likeliest first, with reasons.
+    """Return the kinds that a path can be read as, with reasons, the likeliest first.
 
     A relative path that does not exist is searched by `located`.
     """
     name = os.fspath(located(path))
     kinds = {kind: layout.recognise(name) for kind, layout in LAYOUTS.items()}
     kinds = {kind: reason for kind, reason in kinds.items() if reason}
-    # the folders of another layout, such as images and masks, are no classes
+    # the folders of another layout, such as images and masks, are not classes
     special = {kind: reason for kind, reason in kinds.items() if not LAYOUTS[kind].general}
     return special or ({} if kinds and data_below(name) else kinds)
 
 
 def _has_more_than_images(folder: str) -> bool:
-    """Whether a folder has other folders or files of annotations, unlike most class folders."""
+    """Whether a folder has subfolders or annotation files, unlike most class folders."""
     with os.scandir(folder) as entries:
         return any(
-            entry.name.lower().endswith(_DESCRIBING) or entry.is_dir(follow_symlinks=False)
+            entry.name.lower().endswith(_ANNOTATIONS) or entry.is_dir(follow_symlinks=False)
             for entry in entries
         )
 
 
 def data_below(path: str) -> dict[str, str]:
-    """Return the folders in a folder that are data sets themselves, and no classes, with kinds."""
+    """Return the folders in a folder that are data sets themselves, with their kinds."""
     below: dict[str, str] = {}
     if not os.path.isdir(path):
         return below
     with os.scandir(path) as entries:
         folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
     names = sorted(entry.name for entry in folders if not entry.name.startswith("."))
-    for name in names[:_MOST_BELOW]:
+    for name in names[:_MAX_FOLDERS]:
         folder = os.path.join(path, name)
         kinds = [kind for kind, layout in LAYOUTS.items() if not layout.general]
-        with suppress(OSError):  # of what cannot be read in it
+        with suppress(OSError):
             if split_of(name) or not _has_more_than_images(folder):
                 continue
             kind = next((kind for kind in kinds if LAYOUTS[kind].recognise(folder)), None)
@@ -228,13 +233,8 @@ def data_below(path: str) -> dict[str, str]:
     return below
 
 
-_DESCRIBING = (".json", ".yaml", ".yml", ".xml", ".csv")
-_MOST_BELOW = 20  # folders in a folder that are looked into
-_CLASSES: tuple[Annotation, ...] = ("classes",)
-
-
 def kind_of(path: str | Path, among: Collection[Annotation] = _CLASSES) -> str | None:
-    """Return the likeliest kind of a path among certain annotations, or None."""
+    """Return the likeliest kind of a path with one of these annotations, or None."""
     return next((kind for kind in kinds_of(path) if LAYOUTS[kind].annotation in among), None)
 
 
@@ -253,14 +253,13 @@ def recipe_for(kind: str) -> str:
 
 
 def choose_kind(path: str, stated: str | None, among: Collection[Annotation], advice: str) -> str:
-    """The kind to read a path as.
+    """Return the kind to read a path as.
 
-    stated  the kind that a recipe says for another path: kinds of its annotation are preferred, and
-            where nothing is recognised it is kept, so that its reader says what is missing
-    among   the annotations that the task can use
-    advice  what to do about data of other annotations
-
-    UserError: the path cannot be read, or in several ways.
+    stated: the recipe's kind, for another path. Kinds with its annotation are preferred; if nothing
+        is recognised it is returned, so that its reader reports what is missing
+    among: the annotations that the task can use
+    advice: what to do about data with other annotations
+    Raises UserError if the path can be read in no way, or in several.
     """
     kinds, shown = kinds_of(path), printable(path)
     if stated is not None and not kinds and not is_hinted(path):
@@ -272,7 +271,7 @@ def choose_kind(path: str, stated: str | None, among: Collection[Annotation], ad
         return usable[0]
     readings = " or as ".join(f'"{kind}" ({kinds[kind]})' for kind in usable or kinds)
     if usable:
-        raise UserError(f"{shown} can be read as {readings}: say which with data.kind=KIND")
+        raise UserError(f"{shown} can be read as {readings}: choose one with data.kind=KIND")
     if kinds:
         kind = next(iter(kinds))
         fields = LAYOUTS[kind].fields(os.fspath(located(path)))
@@ -285,7 +284,7 @@ def choose_kind(path: str, stated: str | None, among: Collection[Annotation], ad
 
 
 def is_hinted(path: str | Path) -> bool:
-    """Whether `unrecognised` can say what is meant by a path."""
+    """Whether `unrecognised` has a specific hint for an existing path."""
     file = os.fspath(located(path))
     return bool(published_set(file) or data_below(file))
 
@@ -297,39 +296,39 @@ def unrecognised(path: str | Path) -> UserError:
         return UserError(f"{shown} is missing: there is no such folder or file")
     if os.path.isfile(os.path.join(file, "recipe.toml")):
         return UserError(
-            f"{shown} is a run's folder, no data: `plusx evaluate {shown}` gives its metrics, and "
-            f"`plusx report {shown}` writes its page"
+            f"{shown} is the folder of a run, not data: `plusx evaluate {shown}` prints its "
+            f"metrics, `plusx report {shown}` writes its page"
         )
     if name := published_set(file):
         return UserError(
-            f"{shown} has the files of {name}, a set that plusx knows by its name: `plusx info "
-            f"{name}`, and data.kind={name} in recipes; they are looked for below PLUSX_DATA"
+            f"{shown} has the files of the named data set {name}: use `plusx info {name}`, or "
+            f"data.kind={name} in recipes; its files are searched under PLUSX_DATA"
         )
     if below := data_below(file):
         several = ", ".join(f"{printable(name)} ({kind})" for name, kind in list(below.items())[:5])
         first = printable(os.path.join(os.fspath(path), next(iter(below))))
         more = f", and {len(below) - 5} more" if len(below) > 5 else ""
         return UserError(
-            f"{shown} is no data set itself, but has data in {several}{more}: give the path "
-            f"of one, as in `plusx info {first}`"
+            f"{shown} is not a data set itself, but contains data sets: {several}{more}; give the "
+            f"path of one, as in `plusx info {first}`"
         )
     if os.path.isfile(file) and begins_as_image(file):
         return UserError(
-            f"{shown} is one image, no data set: `plusx predict RUN {shown}` predicts for it; data "
-            "sets are folders, or CSVs that name their images"
+            f"{shown} is one image, not a data set: `plusx predict RUN {shown}` predicts for it; "
+            "data sets are folders, or CSVs with the paths of images"
         )
     if columns := columns_of_table(file):
         names, train = ", ".join(map(printable, columns)), "`plusx train"
         return UserError(
-            f"{shown} has the columns {names}; plusx knows tables with path and label (images), "
+            f"{shown} has the columns {names}; recognised are tables with path and label (images), "
             "path and caption (captions), path and text (recordings), and text and label (texts). "
-            f"Other columns are named in training: {train} text data.path={shown} "
+            f"Other columns can be named: {train} text data.path={shown} "
             f"data.text=COLUMN data.label=COLUMN`, {train} translate data.path={shown} "
             f"data.source=COLUMN data.target=COLUMN`, {train} captions data.path={shown} "
             "data.caption=COLUMN`"
         )
     return UserError(
-        f"{shown} is no data that plusx can read: a folder (of images, recordings, texts or pairs "
+        f"{shown} is not data that plusx can read: a folder (of images, recordings, texts or pairs "
         "of sentences), a CSV, TSV or JSONL (of images, captions, recordings or texts), a JSON of "
         "COCO, tar files or a packed file"
     )

@@ -34,33 +34,33 @@ def open_data(
     decoder: Decoder = "pillow",
     modality: Modality | None = None,
 ) -> Dataset:
-    """Open a set by its name (digits, fashion-mnist, cifar10, cifar100, svhn, ...), a folder,
-    a CSV, a packed file or tar files.
+    """Open a data set by its name (digits, fashion-mnist, cifar10, cifar100, svhn, ...), or a
+    folder, a CSV, a packed file or tar files.
 
-    kind        what to read a path as (folder, csv, packed, shards); None: as it is recognised
-    split       "train", "validation", "test" or "all"
-    seed        of the split where the data has none of its own
-    validation  a fraction (below 1) or a number of training samples that validate; None is the
-                set's own rule (files: their own split, else 0.2), 0 lets all of them train
-    size        of the images a network sees; None is the set's own, 224 for files
-    on_unreadable   "error": any file that cannot be used is an error that names it; "skip": such
-                files are left out before anything else, and named in the warnings
-    classes     the classes that are expected, in their order (those of a trained network)
-    multilabel  whether a row of a CSV can have several labels, also where none has
-    decoder     of colour JPEGs in training: "pillow", or "simplejpeg", which is quicker, of
-                slightly other pixels, and needs the extra plusx[fast]
-    modality    of files; None is colour images at `size`, normalised as for ImageNet. Files of
-                other channels or of another range than 8 bits are TIFFs or PNGs
+    kind: what to read a path as (folder, csv, packed, shards); None: as it is recognised
+    split: "train", "validation", "test" or "all"
+    seed: splits the data if it defines no splits
+    validation: a fraction (below 1) or a number of training samples to hold out for validation.
+        None: the default of a named set; for files their validation split, or else 0.2. 0: none
+    size: height and width of the network's input; None: that of a named set, 224 for files
+    on_unreadable: "error": any unusable file is an error that names it; "skip": unusable files are
+        left out before anything else, and named in the warnings
+    classes: the expected classes, in order (those of a trained network)
+    multilabel: whether a row of a CSV can have several labels, even if none has
+    decoder: of colour JPEGs in training: "pillow", or "simplejpeg", which is faster, differs
+        slightly, and needs the extra plusx[fast]
+    modality: of files; None: colour images at `size`, normalised as for ImageNet. Files with other
+        channels or another range than 8 bits must be TIFFs or PNGs
 
-    Every file of the split is decoded once, and the verdict kept in the cache folder.
-    Raises UserError for an unknown name, a missing path or data that cannot be used; OSError
-    where a set cannot be downloaded.
+    Every file of the split is decoded once, and the result is cached.
+    Raises UserError for an unknown name, a missing path or unusable data; OSError if a data set
+    cannot be downloaded.
     """
     name, split = os.fspath(data), as_split(split)
     if on_unreadable not in ("error", "skip"):
         raise UserError(f"on_unreadable = {on_unreadable!r}: allowed are 'error' and 'skip'")
     if size is not None and not 1 <= size <= 4096:
-        raise UserError(f"size = {size}: a size is from 1 to 4096 pixels")
+        raise UserError(f"size = {size}: from 1 to 4096 pixels")
     if is_named_set(data):
         dataset = NAMED_SETS[name](split, validation, seed)
         if classes is not None and classes != dataset.classes:
@@ -69,7 +69,7 @@ def open_data(
                 f"expected were {_listed(classes)}"
             )
         if os.path.lexists(name):
-            warning = f"{name} is the set of that name; the folder is ./{name}"
+            warning = f"{name} is read as the named data set, not as the folder ./{name}"
             dataset = replace(dataset, warnings=[warning, *dataset.warnings])
         if size is not None:
             dataset = dataset.with_modality(dataset.modality.resized(size))
@@ -80,7 +80,7 @@ def open_data(
         read = LAYOUTS[kind].listing
         assert read is not None
         if kind == "packed" and decoder != "pillow":
-            raise UserError(f"decoder = {decoder!r}: {printable(path)} is decoded already")
+            raise UserError(f"decoder = {decoder!r}: {printable(path)} is already decoded")
         listing = read(os.fspath(path), classes, multilabel)
         side = IMAGENET_SIZE if size is None else size
         if modality is None:
@@ -100,7 +100,7 @@ def as_dataset(
     if isinstance(data, str | Path):
         return open_data(data, split=split or "train", seed=seed, size=size)
     if size is not None and data.modality.size != (size, size):
-        raise UserError("size is chosen where the data is opened: open_data(..., size=)")
+        raise UserError("a Dataset has a size already: set it in open_data(..., size=)")
     return data
 
 
@@ -138,7 +138,7 @@ def _from_files(
     entries, is_cut = entries_of_split(listing.entries, split, validation, shown)
     try:
         used, warnings = listing.usable(entries, modality, on_unreadable)
-    except ValueError as error:  # rows and files, of which set
+    except ValueError as error:  # which names rows and files, but not the data set
         raise UserError(f"{shown}: {error}") from None
     if not used:
         why = f": {'; '.join(warnings[1:4])}" if warnings else ""
@@ -178,7 +178,7 @@ def _classes(
     on_unreadable: OnUnreadable,
     expected: tuple[str, ...] | None,
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the classes of all listed files, and warnings about those without usable files."""
+    """Return the classes, and warnings about those without usable files, which are dropped."""
     classes = listing.classes
     if expected is not None:
         unknown = sorted(set(classes) - set(expected))
@@ -221,7 +221,7 @@ def _intended(data: str | Path, path: Path) -> str:
     for kind, reason in kinds_of(path).items():
         if LAYOUTS[kind].annotation in ("boxes", "masks"):
             raise UserError(
-                f'{printable(path)} is of the kind "{kind}" ({reason}), and classified images are '
+                f'{printable(path)} has the kind "{kind}" ({reason}), but images with classes are '
                 "needed"
             )
     if os.path.isfile(os.path.join(path, "recipe.toml")) or is_hinted(path):

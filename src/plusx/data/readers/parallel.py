@@ -1,4 +1,4 @@
-"""Sentences and their translations: files of one sentence a line, or two columns of a table.
+"""Sentences and their translations: files with one sentence per line, or two columns of a table.
 
 multi30k/train.de, train.en, val.de, val.en, test_2016_flickr.de, test_2016_flickr.en
 pairs.csv: de,en[,split]
@@ -34,7 +34,7 @@ from plusx.errors import UserError, printable
 
 _LIMIT = 2**31  # bytes of a file
 _NAMED = 3
-_LONGEST = 10_000  # characters of a sentence that order a batch
+_LONGEST = 10_000  # characters of a sentence; longer ones are sorted like this
 
 
 class Pair(NamedTuple):
@@ -49,9 +49,8 @@ class Pair(NamedTuple):
 class PairNames(NamedTuple):
     """The names of a corpus.
 
-    source, target: languages, the endings of files or the columns of a table
-    test: the name of the test set: the beginning of its files or a cell of the column split; other
-        names of splits are train, val, valid, validation and dev
+    source, target: languages: the extensions of files, or the columns of a table
+    test: name of the test set: the first part of its file names, or a value of the column split
     """
 
     source: str
@@ -76,7 +75,7 @@ def _languages(path: str) -> list[str]:
 
 
 def names_of(path: str) -> PairNames:
-    """Return two languages of the training files in a folder that `recognise_parallel` knows."""
+    """Return the first two languages in a folder that `recognise_parallel` recognises."""
     source, target = _languages(path)[:2]
     return PairNames(source, target)
 
@@ -106,8 +105,8 @@ def open_parallel(
 ) -> Dataset:
     """Open sentences with their translations.
 
-    modality: of the source; the vocabulary of the target is made alike, of the training sentences
-    on_unreadable: whether an empty line is an error, or is skipped with a warning
+    modality: of the source; the target has a tokenizer of the same kind, of the training sentences
+    on_unreadable: whether empty lines are an error, or skipped with a warning
     Raises UserError, with the file and the line, for sentences that are empty or not UTF-8, a
     missing file or column, and files with different numbers of lines.
     """
@@ -136,7 +135,7 @@ def open_parallel(
         items=TextItems(
             [pair.source for pair in chosen],
             [pair.name for pair in chosen],
-            # translations of one length are in a batch, of which those of similar sources
+            # sorted by the length of the translation, then of the source
             lengths * _LONGEST + np.array([len(pair.source) for pair in chosen]).clip(max=_LONGEST),
         ),
         annotations=Texts(targets, tokenizer, noun="sentence pair"),
@@ -189,10 +188,10 @@ def _read_folder(root: str, shown: str, names: PairNames) -> list[Pair]:
         )
         if len(sources) != len(targets):
             longer, shorter = (file, other) if len(sources) > len(targets) else (other, file)
-            least = min(len(sources), len(targets))
+            fewest = min(len(sources), len(targets))
             raise UserError(
                 f"{shown}: {printable(file)} has {len(sources):,} lines and {printable(other)} "
-                f"{len(targets):,}; line {least + 1:,} of {printable(longer)} has no counterpart "
+                f"{len(targets):,}; line {fewest + 1:,} of {printable(longer)} has no counterpart "
                 f"in {printable(shorter)}"
             )
         pairs += [
@@ -222,8 +221,7 @@ def _without_empty(
     more = f" and {len(empty) - _NAMED:,} more" if len(empty) > _NAMED else ""
     if on_unreadable == "error":
         raise UserError(
-            f'{shown}: there is nothing in {listed}{more} (on_unreadable = "skip" leaves such '
-            "pairs out)"
+            f'{shown}: empty lines: {listed}{more} (on_unreadable = "skip" leaves these pairs out)'
         )
     rest = [pair for pair in pairs if pair.source and pair.target]
     return rest, [f"skipped {len(empty):,} pairs with an empty line: {listed}{more}"]
@@ -237,8 +235,10 @@ def _held_out(count: int, split: str, validation: float | int | None, seed: int)
 def _target_tokenizer(
     pairs: list[Pair], modality: TextModality, validation: float | int | None, seed: int
 ) -> Tokenizer:
-    """Return the tokenizer of the training translations, the same for every split; without
-    training sentences the vocabulary is empty, and is that of a network."""
+    """Return the tokenizer of the training translations, the same for every split.
+
+    Without training sentences the vocabulary is empty, and a trained network sets it.
+    """
     kind, lower = modality.tokenizer.kind, modality.tokenizer.lower
     specials = (END, UNKNOWN)  # the decoders' token 0 is the end
     if "train" not in own_splits(pairs) and own_splits(pairs):
@@ -258,13 +258,13 @@ def _trained(
 
 
 def _too_long(lengths: Int64[np.ndarray, "n"], max_length: int, pairs: list[Pair]) -> list[str]:
-    """Return a warning about translations of more tokens than are trained on."""
+    """Return a warning about translations that are longer than `max_length`."""
     longer = [pairs[index].name for index in np.flatnonzero(lengths >= max_length)]  # with the end
     if not longer:
         return []
     are = "translation is" if len(longer) == 1 else "translations are"
     warning = (
         f"{len(longer):,} {are} longer than {max_length - 1} tokens, the first is {longer[0]}: "
-        "with a decoder of that max_length the first tokens are trained on"
+        "they are cut there in training, with a decoder of this max_length"
     )
     return [warning]

@@ -1,7 +1,6 @@
-"""A folder of people, one folder per person, split so that splits have different people.
+"""A folder of people, one folder per person, where splits have different people.
 
-Crops are used as they are; they must be aligned, as face detectors with landmarks do it, which
-cannot be checked.
+Images must be aligned face crops, as detectors with landmarks produce them; this is not checked.
 """
 
 import os
@@ -23,14 +22,14 @@ from plusx.data.splits import VALIDATION_FRACTION
 from plusx.errors import UserError
 
 
-_NAMED = 10  # people that a message names before it counts
+_NAMED = 10  # people that a message names
 
 # a number of people, a fraction of them, or a pattern of their names
 IdentitySelector = int | float | str
 
 
 class _People(NamedTuple):
-    """Images by the names of the people on them.
+    """Images by person.
 
     splits: those of the folder; () if the seed splits
     """
@@ -55,25 +54,22 @@ def open_people(
 ) -> Dataset:
     """Open PATH/PERSON/..., or PATH/train/PERSON/..., PATH/val/... and PATH/test/...
 
-    split       "train", "validation", "test" or "all". The people of each are its classes
-    validation  who validates, of those who do not test: a number of people, a fraction (below 1),
-                both drawn by the seed, or a regular expression that matches the whole of their
-                names; None is those of PATH/val, or else a fraction of 0.2 and two at least; 0
-                and "" are nobody
-    test        who tests, given in the same way, of all; 0 and "" are those of PATH/test, or nobody
-    size        height and width that the network sees: the whole image, scaled to it
-    channels    1 or 3
-    on_unreadable   "error": a file that cannot be used, and a person with fewer than two
-                images, is an error that names it; "skip": they are left out, and named in the
-                warnings
-    max_pixels  of an image; None is 200 million
-
-    Raises UserError for a folder without people, somebody who is in two splits, a pattern that
-    matches nobody, or fewer than two people in a split.
+    split: "train", "validation", "test" or "all". Its people are its classes
+    validation: the validation people, among those not in the test split: a number of people or a
+        fraction (below 1), chosen by the seed, or a regular expression that matches their whole
+        names. None: those of PATH/val, or else 0.2 and at least two; 0 and "": nobody
+    test: the test people, given in the same way; 0 and "": those of PATH/test, or nobody
+    size: height and width of the network's input, to which whole images are resized
+    channels: 1 or 3
+    on_unreadable: "error": an unusable file, or a person with fewer than two images, is an error
+        that names it; "skip": they are left out and named in the warnings
+    max_pixels: of an image; None: 200 million
+    Raises UserError for a folder without people, a person in two splits, a pattern that matches
+    nobody, or fewer than two people in a split.
     """
     split = as_split(split)
     if channels not in IMAGENET_MEAN:
-        raise UserError(f"channels = {channels}: images of people have 1 or 3")
+        raise UserError(f"channels = {channels}: 1 or 3")
     shown = printable(path)
     modality = people_modality(size, channels, max_pixels)
     people = _read(path, on_unreadable, modality)
@@ -105,7 +101,7 @@ def _of_split(
     test: IdentitySelector,
     shown: str,
 ) -> list[str]:
-    """Return the people of a split, defined by the folder or chosen by the seed."""
+    """Return the people of a split, from the folder or chosen by the seed."""
     names, splits = sorted(people.images), people.splits
     for key, selector in (("validation", validation), ("test", test)):
         if selector and (key in splits or (key == "test" and splits)):
@@ -117,8 +113,8 @@ def _of_split(
         return [name for name in names if people.images[name][0].split == split]
     if splits and "train" not in splits:
         raise UserError(f"{shown} has no {split} split (its splits: {', '.join(splits)})")
-    learning = [name for name in names if people.images[name][0].split in ("", "train")]
-    return divided(learning, seed, validation, test, shown)[split]
+    available = [name for name in names if people.images[name][0].split in ("", "train")]
+    return divided(available, seed, validation, test, shown)[split]
 
 
 def people_modality(
@@ -136,7 +132,7 @@ def divided(
     test: IdentitySelector,
     shown: str = "the data",
 ) -> dict[str, list[str]]:
-    """Return the people for training, validation and testing; `names` are ordered."""
+    """Return the people of each split; `names` are sorted."""
     testing = _selected(names, test or 0, seed, "test", shown)
     others = [name for name in names if name not in testing]
     if validation is None:
@@ -178,11 +174,11 @@ def _selected(
             matching = [name for name in names if re.fullmatch(selector, name)]
         except re.error as error:
             raise UserError(
-                f"[data] {key} = {selector!r}: no regular expression: {error}"
+                f"[data] {key} = {selector!r} is not a regular expression: {error}"
             ) from None
         if not matching:
             raise UserError(
-                f"[data] {key} = {selector!r} fits the name of nobody in {shown} "
+                f"[data] {key} = {selector!r} matches no name in {shown} "
                 f"({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
             )
         return matching
@@ -207,8 +203,8 @@ def _read(
     for entry in listing.entries:
         if entry.label and splits.setdefault(entry.label, entry.split) != entry.split:
             raise UserError(
-                f"{shown}: {entry.label!r} is in {splits[entry.label]} and in {entry.split}; a "
-                "person who trains cannot be evaluated as one who does not"
+                f"{shown}: {entry.label!r} is in {splits[entry.label]} and in {entry.split}: "
+                "splits must have different people"
             )
     try:
         used, warnings = check_entries(listing.entries, listing.root, on_unreadable, modality)
@@ -223,10 +219,9 @@ def _read(
         images[entry.label].append(entry)
     few = {name: entries for name, entries in images.items() if len(entries) < min_images}
     lines = [
-        f"{name} has one picture ({entries[0].name(listing.root)}), and two are the fewest to "
-        "compare"
+        f"{name} has one image ({entries[0].name(listing.root)}), but two are needed"
         if entries
-        else f"{name} has no picture"
+        else f"{name} has no image"
         for name, entries in few.items()
     ]
     if few and on_unreadable == "error":
@@ -237,6 +232,6 @@ def _read(
     if few:
         warnings = [*warnings, *(Skipped(f"skipped {line}") for line in lines[:_NAMED])]
         if len(few) > _NAMED:
-            warnings.append(Skipped(f"skipped {len(few):,} people with too few pictures in all"))
+            warnings.append(Skipped(f"skipped {len(few):,} people with too few images in total"))
         images = {name: entries for name, entries in images.items() if name not in few}
     return _People(listing.root, listing.splits, images, warnings)

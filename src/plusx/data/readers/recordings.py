@@ -1,10 +1,10 @@
-"""Recordings with classes: a folder of class folders, or files whose names say what they are.
+"""Recordings with classes: class folders, or files whose names contain the class.
 
     ROOT/CLASS/NAME.wav                          split by the seed
-    ROOT/train/CLASS/..., ROOT/val, ROOT/test    splits of the folder
-    ROOT/testing_list.txt, validation_list.txt   splits as Speech Commands has them (Warden 2018)
+    ROOT/train/CLASS/..., ROOT/val, ROOT/test    split by folders
+    ROOT/testing_list.txt, validation_list.txt   split as in Speech Commands (Warden 2018)
     ROOT/DIGIT_SPEAKER_INDEX.wav                 by regular expressions for label, group and test
-    ROOT/_background_noise_/NAME.wav             long recordings, cut into pieces of one class
+    ROOT/_background_noise_/NAME.wav             long recordings, cut into pieces; one class
 
 Every file is decoded once (see verdicts).
 """
@@ -40,11 +40,11 @@ from plusx.errors import UserError, did_you_mean, printable
 
 UNKNOWN, BACKGROUND = "unknown", "background"
 BACKGROUND_FOLDER = "_background_noise_"  # in Speech Commands
-# of the pieces of background noise, where the data defines splits
+# the part of each background recording that is held out, if the data defines splits
 _HELD_OUT_PIECES = {"validation": (0.8, 0.9), "test": (0.9, 1.0)}
 _LISTS = {"testing_list.txt": "test", "validation_list.txt": "validation"}
 _NO_CLASS_FOLDER = "in no class folder (data.label=REGEX finds a class in the name"
-_DIGIT_NAME = re.compile(r"\d_")  # as the recipe digits-spot reads them
+_DIGIT_NAME = re.compile(r"\d_")  # names for the recipe digits-spot
 _MAX_LIST = 64 * 2**20  # bytes
 
 
@@ -52,10 +52,10 @@ _MAX_LIST = 64 * 2**20  # bytes
 class RecordingItems(Items):
     """Recordings in files, whole or in pieces.
 
-    samples: the length of each at the network's rate
-    starts: the first sample of a piece; -1 is the whole file
+    samples: the lengths, at the network's rate
+    starts: the first sample of each piece, or -1 for a whole file
     contents: digests of the files
-    speakers: "" where they are unknown
+    speakers: "" if unknown
     """
 
     paths: list[str]
@@ -76,8 +76,8 @@ class RecordingItems(Items):
         path, start = self.paths[index], self.starts[index]
         if start < 0:
             return stored_sample(modality.read_file(path))
-        whole = _long_recording(path, modality)
-        return stored_sample(whole[:, start : start + self.samples[index]].clone())
+        waveform = _long_recording(path, modality)
+        return stored_sample(waveform[:, start : start + self.samples[index]].clone())
 
     def name(self, index: int) -> str:
         return printable(os.path.basename(self.paths[index]))
@@ -106,7 +106,7 @@ class RecordingItems(Items):
         return paths_digest(pieces + "".join(self.contents), self.paths, root)
 
 
-@lru_cache(maxsize=16)  # files of noise
+@lru_cache(maxsize=16)  # background recordings, of which many pieces are read
 def _long_recording(path: str, modality: Modality) -> torch.Tensor:
     waveform = modality.read_file(path)
     assert isinstance(waveform, torch.Tensor)
@@ -132,22 +132,22 @@ def open_recordings(
     """Open recordings with classes.
 
     split: "train", "validation", "test" or "all"
-    label: regular expression for the path below the root, whose group is the class; "" is the
-        class folder
-    group: regular expression whose group is shared by recordings that stay together in a split by
-        the seed, such as the speaker; "" is none
-    test: regular expression for the paths of the test set; "" is none, or that of the folder
-    keywords: classes of their own; all others are the class "unknown". () is all classes
-    background: a folder below the root with long recordings without keywords, which are cut into
-        the class "background"; "" is none
-    piece: samples of a piece of background
-    classes: expected classes, in their order (those of a trained network)
+    label: regular expression, searched in the path below the root, whose group is the class;
+        "": the class is the folder
+    group: regular expression whose group, such as the speaker, is kept together when the seed
+        splits; "": none
+    test: regular expression for the paths of the test set; "": none, or that of the data
+    keywords: classes that are kept; all others become the class "unknown". (): all are kept
+    background: a folder below the root with long recordings, which are cut into pieces of the
+        class "background"; "": none
+    piece: samples per piece of background
+    classes: expected classes, in order (those of a trained network)
     Raises UserError for a folder without recordings, an expression that matches nothing, unusable
     files, or classes without a recording to train on.
     """
     root, shown, split = os.path.realpath(path), printable(path), as_split(split)
     if not os.path.isdir(root):
-        raise UserError(f"{shown} is no folder of recordings")
+        raise UserError(f"{shown} is not a folder of recordings")
     entries = listed_recordings(root, shown, label=label, group=group, test=test, skip=background)
     if entries and all(entry.state == "ignored" for entry in entries):
         raise UserError(
@@ -157,7 +157,8 @@ def open_recordings(
     pieces = _background(root, background, shown) if background and piece else []
     if not entries and not pieces:
         raise UserError(
-            f"{shown} has no recordings in class folders: files that end in {', '.join(ENDINGS)}"
+            f"{shown} has no recordings in class folders (files with the extensions "
+            f"{', '.join(ENDINGS)})"
         )
     names = sorted({entry.label for entry in entries if entry.state == "used"})
     if pieces:
@@ -194,8 +195,10 @@ def open_recordings(
 
 
 def open_readable_recordings(path: str, split: str) -> Dataset:
-    """Open a split of recordings with classes without the unusable ones, as the recipe `commands`
-    does. Of recordings in no class folder, "all" are opened, without classes."""
+    """Open a split of recordings with classes as the recipe `commands`, skipping unusable ones.
+
+    Without class folders, the split "all" has all recordings, without classes.
+    """
     modality = AudioModality()
     if split == "all" and not recording_classes(path):
         return _without_classes(path, modality)
@@ -229,11 +232,9 @@ def _without_classes(path: str, modality: Modality) -> Dataset:
 
 
 def _no_class_folder(name: str, shown: str) -> str:
-    """Return why a recording has no class, and what finds one in its name."""
-    fits = (
-        f", as `plusx train digits-spot data.path={shown}` does" if _DIGIT_NAME.match(name) else ""
-    )
-    return f"{_NO_CLASS_FOLDER}{fits})"
+    """Return the reason that a recording in no class folder has no class."""
+    hint = f", as in `plusx train digits-spot data.path={shown}`" if _DIGIT_NAME.match(name) else ""
+    return f"{_NO_CLASS_FOLDER}{hint})"
 
 
 def recognise_recordings(path: str) -> str:
@@ -285,8 +286,10 @@ def recording_items(entries: Sequence[Entry]) -> RecordingItems:
 def listed_recordings(
     root: str, shown: str, *, label: str, group: str, test: str, skip: str
 ) -> list[Entry]:
-    """Return the recordings below a folder with class, group and split; `skip` is a folder that is
-    left out."""
+    """Return the recordings below a folder with their classes, groups and splits.
+
+    skip: a folder that is left out
+    """
     by_label = pattern_of(label, "label", groups=1) if label else None
     by_group = pattern_of(group, "group", groups=1) if group else None
     tests = pattern_of(test, "test") if test else None
@@ -330,14 +333,16 @@ def pattern_of(text: str, field: str, groups: int = 0) -> re.Pattern[str]:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise UserError(f"[data] {field} = {text!r} is no regular expression: {error}") from None
+        raise UserError(f"[data] {field} = {text!r} is not a regular expression: {error}") from None
     if pattern.groups < groups:
-        raise UserError(f"[data] {field} = {text!r} has no group: put what it finds in parentheses")
+        raise UserError(
+            f"[data] {field} = {text!r} has no group: put the part to extract in parentheses"
+        )
     return pattern
 
 
 def _listed_splits(root: str) -> dict[str, str]:
-    """Return the splits of paths below the root in the lists of Speech Commands; {} if none."""
+    """Return the splits in the lists of Speech Commands by relative path; {} without lists."""
     splits: dict[str, str] = {}
     for name, split in _LISTS.items():
         path = os.path.join(root, name)
@@ -348,7 +353,7 @@ def _listed_splits(root: str) -> dict[str, str]:
 
 
 def _merged_classes(entries: Sequence[Entry], keywords: tuple[str, ...], shown: str) -> list[Entry]:
-    """Return the entries, with all classes that are no keywords as one."""
+    """Return the entries, with the class "unknown" for all classes that are not keywords."""
     if not keywords:
         return list(entries)
     names = {entry.label for entry in entries if entry.state == "used"}
@@ -368,7 +373,7 @@ def _background(root: str, folder: str, shown: str) -> list[Entry]:
     if not os.path.isdir(inside):
         return []
     if os.path.realpath(inside) != os.path.normpath(inside):
-        raise UserError(f"{shown}: [data] background = {folder!r} leaves the folder")
+        raise UserError(f"{shown}: [data] background = {folder!r} leads out of the folder")
     return [Entry(path, BACKGROUND) for path in sound_files(inside)]
 
 
@@ -383,8 +388,8 @@ def _pieces(
 ) -> list[Entry]:
     """Return the pieces of background recordings in a split; an entry's row is its first sample.
 
-    Where the seed does not split, the last tenth of each recording tests, and the tenth before
-    validates.
+    If the data defines splits, the last tenth of each recording is for testing, the tenth before it
+    for validation.
     """
     if not recordings:
         return []

@@ -1,9 +1,9 @@
 """Reading one volume, a NIfTI file or a folder with one DICOM series; writing masks as NIfTI.
 
-What is refused, with its reason: more than MOST_VOXELS voxels, values that are not finite, volumes
-that do not say where their voxels lie (no sform and no qform; no position, orientation or pixel
-spacing), series with a slice missing or twice, of which one slice lacks the rescaling of the
-others, several series in one folder, colours, movies.
+Refused, with the reason: more than MAX_VOXELS voxels; values that are not finite; volumes without
+an affine (no sform and no qform, or no position, orientation or pixel spacing); series with missing
+or repeated slices, or slices that differ in the meaning of their values; several series in one
+folder; colours; multi-frame files.
 """
 
 import gzip
@@ -24,13 +24,13 @@ from plusx.data.image_file import UnreadableInput
 from plusx.data.modality.space import affine_problem
 
 
-MOST_VOXELS = 2**30  # of one volume
+MAX_VOXELS = 2**30  # of one volume
 NIFTI = (".nii", ".nii.gz")
 _UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's x and y run the other way
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's x and y have the opposite direction
 _PHOTOMETRIC = "PhotometricInterpretation"  # MONOCHROME1 shows the lowest value white
-# what must not differ within a series, since its values would not mean the same
-_ALIKE = (
+# tags that must agree within a series, or its values would differ in meaning
+_COMMON_TAGS = (
     "RescaleIntercept",
     "RescaleSlope",
     "RescaleType",
@@ -39,9 +39,9 @@ _ALIKE = (
     "BitsStored",
     "PixelRepresentation",
 )
-_WITH_UNIT = ("CT", "PT", "NM")  # whose values are measured, however they are shown
+_WITH_UNIT = ("CT", "PT", "NM")  # modalities whose values are measurements
 _FIRST_TAGS = (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0", b"\x02\0\0\0")
-_ROUNDING = 0.02  # relative difference of slice distances that count as equal
+_TOLERANCE = 0.02  # relative difference up to which slice distances count as equal
 
 
 class _Reading(threading.local):
@@ -72,7 +72,7 @@ class Scan:
 
 
 def is_scan(path: str | Path) -> bool:
-    """Whether this has the name of a NIfTI file, or is a folder with a DICOM file."""
+    """Whether a path has the name of a NIfTI file, or is a folder with a DICOM file."""
     name = os.fspath(path)
     if os.path.isdir(name):
         return any(_is_dicom(entry.path) for entry in _files(name))
@@ -80,7 +80,7 @@ def is_scan(path: str | Path) -> bool:
 
 
 def stem_of(path: str | Path) -> str:
-    """Return a volume's name without the endings of its format."""
+    """Return a volume's name without the extension."""
     name = os.path.basename(os.path.normpath(os.fspath(path)))
     for end in (".nii.gz", ".nii"):
         if name.lower().endswith(end):
@@ -107,7 +107,7 @@ def read_scan(path: str | Path) -> Scan:
     if scan.values.dtype.kind == "f":
         count = int(scan.values.size - np.isfinite(scan.values).sum())
         if count:
-            raise UnreadableInput(f"{count:,} of its voxels are no finite numbers")
+            raise UnreadableInput(f"{count:,} of its voxels are not finite")
     return scan
 
 
@@ -120,7 +120,7 @@ def as_nifti(mask: UInt8[np.ndarray, "x y z"], placement: Placement) -> bytes:
 
     image = nibabel.Nifti1Image(mask, None)
     image.set_sform(placement.sform, placement.codes[0])
-    if np.isfinite(placement.qform).all():  # a volume with a sform is placed without it
+    if np.isfinite(placement.qform).all():  # it may be invalid if there is a sform
         image.set_qform(placement.qform, placement.codes[1])
     image.header.set_xyzt_units(placement.unit)
     return gzip.compress(image.to_bytes(), mtime=0)
@@ -132,20 +132,20 @@ def _read_nifti(name: str) -> Scan:
     except ImportError:
         raise RuntimeError("NIfTI files need the extra: pip install 'plusx[medical]'") from None
     if not os.path.isfile(name):
-        os.stat(name)  # FileNotFoundError, in the system's words
-        raise UnreadableInput("no regular file")
+        os.stat(name)  # raises FileNotFoundError
+        raise UnreadableInput("not a regular file")
     _name_files_in_log()
     _reading.name = os.path.basename(name)
     try:
         if name.lower().endswith(".gz"):
-            _check_gzip(name)  # nibabel does not read as far as the checksum
+            _check_gzip(name)  # nibabel does not read up to the checksum
         image = nibabel.load(name)
-        if not isinstance(image, nibabel.Nifti1Image):  # which NIfTI-2 is too
-            raise UnreadableInput("no NIfTI file")
+        if not isinstance(image, nibabel.Nifti1Image):  # the base of NIfTI-2 too
+            raise UnreadableInput("not a NIfTI file")
         shape = tuple(int(side) for side in image.shape)
-        if min(shape, default=0) < 1 or np.prod(shape, dtype=np.float64) > MOST_VOXELS:
+        if min(shape, default=0) < 1 or np.prod(shape, dtype=np.float64) > MAX_VOXELS:
             raise UnreadableInput(
-                f"its shape is {_times(shape)}; at most {MOST_VOXELS:,} voxels are read"
+                f"its shape is {_times(shape)}; at most {MAX_VOXELS:,} voxels are read"
             )
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
@@ -159,18 +159,18 @@ def _read_nifti(name: str) -> Scan:
                 "direction of its voxels are unknown"
             )
         with image.file_map["image"].get_prepare_fileobj() as file:
-            _refuse_header(type(header).from_fileobj(file, check=False))  # nibabel resets its own
+            _refuse_header(type(header).from_fileobj(file, check=False))  # nibabel resets its copy
         unit = str(header.get_xyzt_units()[0])
         placement = Placement(
             np.asarray(image.get_sform()), np.asarray(image.get_qform()), codes, unit
         )
         stored = image.get_data_dtype()
         if stored.kind not in "iufb" or stored.itemsize > 8:
-            raise UnreadableInput(f"its values are {stored}, not one number a voxel")
+            raise UnreadableInput(f"its values are {stored}, not one number per voxel")
         values = np.asarray(image.dataobj)
     except (UnreadableInput, FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # a damaged file makes nibabel raise anything
+    except Exception as error:  # nibabel raises errors of any kind for corrupt files
         raise UnreadableInput(f"corrupt, or not a NIfTI file: {error}") from None
     values = values.reshape((*shape, 1) if len(shape) == 3 else shape)
     affine = np.array(image.affine, np.float64)
@@ -179,9 +179,9 @@ def _read_nifti(name: str) -> Scan:
 
 
 def _refuse_header(header: Any) -> None:
-    """Raise UnreadableInput if numbers that give voxels their size or values are not finite.
+    """Raise UnreadableInput if the voxel size or the scaling of values is not finite.
 
-    A slope of 0 or NaN is the format's way to say that values are not scaled.
+    A slope of 0 or NaN means that values are not scaled.
     """
     sides = [float(side) for side in header["pixdim"][1:4]]
     if not np.isfinite(sides).all():
@@ -195,7 +195,7 @@ def _refuse_header(header: Any) -> None:
 
 
 def _check_gzip(name: str) -> None:
-    """Decompress a file to its end. BadGzipFile, EOFError or zlib.error: it is corrupt."""
+    """Decompress a file to its end. Raises BadGzipFile, EOFError or zlib.error if it is corrupt."""
     with gzip.open(name) as file:
         while file.read(1 << 20):
             pass
@@ -224,7 +224,7 @@ def _read_series(folder: str) -> Scan:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                # a slice without the preamble is one as well, and is refused by what it lacks
+                # force: files without the preamble are slices too; others lack tags and are refused
                 header = pydicom.dcmread(entry.path, force=True)
             if "TransferSyntaxUID" not in header.file_meta:
                 implicit = pydicom.uid.ImplicitVRLittleEndian
@@ -236,28 +236,28 @@ def _read_series(folder: str) -> Scan:
         except Exception as error:
             raise UnreadableInput(f"{entry.name} cannot be read: {error}") from None
     if not slices:
-        raise UnreadableInput("no DICOM file is in the folder")
+        raise UnreadableInput("the folder has no DICOM file")
     try:
         affine, slices = _in_order(slices)
         _refuse_differences(slices)
         sizes = {(int(header.Rows), int(header.Columns)) for _, header in slices}
     except UnreadableInput:
         raise
-    except Exception as error:  # whatever damaged headers lead to
+    except Exception as error:  # corrupt headers lead to errors of any kind
         raise UnreadableInput(f"headers of its slices cannot be used: {error}") from None
     if len(sizes) > 1:  # before any of them is decoded
         one, other = sorted(sizes)[:2]
-        raise UnreadableInput(f"slices of {_times(one)} and of {_times(other)} pixels are in it")
+        raise UnreadableInput(f"its slices have {_times(one)} and {_times(other)} pixels")
     ((rows, columns),) = sizes
-    if rows * columns * len(slices) > MOST_VOXELS:
-        raise UnreadableInput(f"more than {MOST_VOXELS:,} voxels")
+    if rows * columns * len(slices) > MAX_VOXELS:
+        raise UnreadableInput(f"more than {MAX_VOXELS:,} voxels")
     values = np.empty((columns, rows, len(slices)), np.float32)
     for index, (name, header) in enumerate(slices):
         try:
             values[:, :, index] = _plane(name, header, (rows, columns)).T
         except UnreadableInput:
             raise
-        except (TypeError, ValueError, OverflowError) as error:  # of damaged headers
+        except (TypeError, ValueError, OverflowError) as error:  # from corrupt headers
             raise UnreadableInput(f"{name} has a header that cannot be used: {error}") from None
     return Scan(values[None], affine, Placement(affine, affine, (1, 1), "mm"))
 
@@ -268,31 +268,30 @@ def _refuse_differences(slices: list[tuple[str, Any]]) -> None:
         slope, shift = _rescaling(header)
         if not np.isfinite([slope, shift]).all() or slope == 0:
             raise UnreadableInput(
-                f"{name} has RescaleSlope {slope:g} and RescaleIntercept {shift:g}: finite numbers "
-                "are expected, and a slope that is not 0"
+                f"{name} has RescaleSlope {slope:g} and RescaleIntercept {shift:g}: they must be "
+                "finite, and the slope not 0"
             )
-    for key in _ALIKE:
+    for key in _COMMON_TAGS:
         by_value: dict[object, list[str]] = {}
         for name, header in slices:
             value = getattr(header, key, None)
-            is_number = key in ("RescaleIntercept", "RescaleSlope")  # it may differ, as in PET
-            by_value.setdefault(value is not None if is_number else value, []).append(name)
+            # rescaling may differ, as in PET, if all slices have it
+            is_rescaling = key in ("RescaleIntercept", "RescaleSlope")
+            by_value.setdefault(value is not None if is_rescaling else value, []).append(name)
         if len(by_value) > 1:
             odd = min(by_value.values(), key=len)
             count = f" and {len(odd) - 1:,} more slices" if len(odd) > 1 else ""
             verb = "differ" if count else "differs"
             raise UnreadableInput(
-                f"{odd[0]}{count} {verb} from the other slices in {key}, so that their values do "
-                "not mean the same"
+                f"{odd[0]}{count} {verb} from the other slices in {key}, so their values are not "
+                "comparable"
             )
 
 
 def _rescaling(header: Any) -> tuple[float, float]:
-    """Return the slope and the intercept of a slice; 1 and 0 where the header has none."""
+    """Return the rescale slope and intercept of a slice; 1 and 0 by default."""
     slope, shift = (getattr(header, key, None) for key in ("RescaleSlope", "RescaleIntercept"))
-    return 1.0 if slope in (None, "") else float(slope), 0.0 if shift in (None, "") else float(
-        shift
-    )
+    return float(1 if slope in (None, "") else slope), float(0 if shift in (None, "") else shift)
 
 
 def _in_order(slices: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str, Any]]]:
@@ -300,21 +299,23 @@ def _in_order(slices: list[tuple[str, Any]]) -> tuple[np.ndarray, list[tuple[str
     series = {str(getattr(header, "SeriesInstanceUID", "")): name for name, header in slices}
     if len(series) > 1:
         one, other = sorted(series.values())[:2]
-        raise UnreadableInput(f"{len(series)} series are in one folder, those of {one} and {other}")
+        raise UnreadableInput(
+            f"{len(series)} series are in one folder, for example of {one} and {other}"
+        )
     for name, header in slices:
         for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
             if getattr(header, key, None) is None:
                 several = int(getattr(header, "NumberOfFrames", 1) or 1) > 1
-                reason = "several frames in one file, which is not read" if several else f"no {key}"
+                reason = (
+                    "several frames in one file, which is not supported" if several else f"no {key}"
+                )
                 raise UnreadableInput(f"{name} has no affine: it has {reason}")
     first = slices[0][1]
     cosines = np.array(first.ImageOrientationPatient, np.float64).reshape(2, 3)
     for name, header in slices:
         others = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
         if np.abs(others - cosines).max() > 1e-3 or header.PixelSpacing != first.PixelSpacing:
-            raise UnreadableInput(
-                f"{name} has another orientation or pixel spacing than the others"
-            )
+            raise UnreadableInput(f"{name} differs from the others in orientation or pixel spacing")
     normal = np.cross(cosines[0], cosines[1])
     positions = [np.array(header.ImagePositionPatient, np.float64) for _, header in slices]
     along = np.array([position @ normal for position in positions])
@@ -341,11 +342,11 @@ def _refuse_gaps(along: np.ndarray, names: list[str]) -> None:
     for gap, name, next_name in zip(gaps.tolist(), names, names[1:]):
         pair = f"{name} and {next_name}"
         if gap < 1e-4:
-            raise UnreadableInput(f"two slices lie at one place: {pair}")
-        if abs(gap - usual) > _ROUNDING * usual:
+            raise UnreadableInput(f"two slices have the same position: {pair}")
+        if abs(gap - usual) > _TOLERANCE * usual:
             raise UnreadableInput(
-                f"{pair} lie {gap:.3g} mm apart and the other slices {usual:.3g} mm: a slice is "
-                "missing or too many"
+                f"{pair} are {gap:.3g} mm apart, the other slices {usual:.3g} mm: a slice is "
+                "missing or superfluous"
             )
 
 
@@ -358,7 +359,7 @@ def _plane(name: str, header: Any, size: tuple[int, int]) -> Float32[np.ndarray,
             warnings.simplefilter("ignore")
             stored = np.asarray(header.pixel_array)
     except Exception as error:
-        raise UnreadableInput(f"{name} has no pixels that can be read: {error}") from None
+        raise UnreadableInput(f"{name} has no readable pixels: {error}") from None
     if stored.shape != size:
         raise UnreadableInput(f"{name} has {_times(stored.shape)} pixels, the first {_times(size)}")
     slope, shift = _rescaling(header)
@@ -366,7 +367,7 @@ def _plane(name: str, header: Any, size: tuple[int, int]) -> Float32[np.ndarray,
     inverted = getattr(header, _PHOTOMETRIC, None) == "MONOCHROME1"
     if not inverted or getattr(header, "Modality", None) in _WITH_UNIT:
         return values
-    # the lowest value is shown white: turned, so that larger is brighter, as in other series
+    # the lowest value is white: inverted, so that larger is brighter, as in other series
     signed = int(getattr(header, "PixelRepresentation", 0))
     ends = -1.0 if signed else 2.0 ** int(header.BitsStored) - 1
     return np.float32(slope * ends + 2 * shift) - values
@@ -379,7 +380,7 @@ def _files(folder: str) -> list["os.DirEntry[str]"]:
 
 
 def _is_dicom(path: str) -> bool:
-    """Whether a file is DICOM, by its content (DICM at 128, or a first tag) or its name."""
+    """Whether a file is DICOM by its name or content: DICM at byte 128, or a first tag."""
     if os.path.basename(path) == "DICOMDIR":
         return False
     if path.lower().endswith((".dcm", ".ima")):

@@ -1,8 +1,7 @@
 """A CSV with the columns path and label, and optionally split and group (or patient).
 
-Labels are names; or whole numbers from 0 without gaps; or, where a row has several, names joined
-by `|` (a row may then have none). Rows of one group, for example one patient, are never on two
-sides of a split.
+Labels are names, or integers from 0 without gaps, or, if a row can have several, names joined by
+`|` (a row may then have none). Rows of one group, such as a patient, are never in different splits.
 """
 
 import os
@@ -24,9 +23,9 @@ from plusx.errors import UserError
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I)
-_WHOLE = re.compile(r"\d{1,9}")
-JOINT = "|"
-_GROUPS = ("group", "patient")  # the columns whose rows stay together, the first that is there
+_INTEGER = re.compile(r"\d{1,9}")
+LABEL_SEPARATOR = "|"
+_GROUPS = ("group", "patient")  # columns for groups; the first that exists is used
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,7 +59,7 @@ def recognise_table(path: str) -> str:
 
 
 def table_splits(path: str | Path) -> tuple[str, ...]:
-    """Return the splits in a CSV, whatever its labels are. Raises UserError with the row."""
+    """Return the splits in a CSV, without checking its labels. Raises UserError with the row."""
     shown, root = printable(path), os.path.dirname(os.path.realpath(path))
     return own_splits(_entries(path, root, shown))
 
@@ -79,7 +78,7 @@ def read_table(
     entries = _entries(path, root, shown)
     if not entries:
         raise UserError(f"{shown} has no rows below its header")
-    multilabel = multilabel or any(JOINT in entry.label for entry in entries)
+    multilabel = multilabel or any(LABEL_SEPARATOR in entry.label for entry in entries)
     names = {name for entry in entries for name in _names(entry, multilabel)}
     if not multilabel and "" in names:
         row = next(entry.row for entry in entries if not entry.label)
@@ -92,7 +91,7 @@ def read_table(
             train = [entry for entry in entries if entry.split == "train"]
             train_names = {name for entry in train for name in _names(entry, multilabel)}
             if train:
-                _refuse_others(entries, multilabel, train_names, shown, "among those that train")
+                _refuse_others(entries, multilabel, train_names, shown, "a training class")
             classes = tuple(sorted(names))
         else:
             allowed = f"one of {len(classes)} classes: {', '.join(classes[:10])}"
@@ -151,7 +150,7 @@ def _check_groups(entries: list[Entry], column: str, shown: str) -> None:
 def _names(entry: Entry, multilabel: bool) -> list[str]:
     if not multilabel:
         return [entry.label]
-    return [name.strip() for name in entry.label.split(JOINT) if name.strip()]
+    return [name.strip() for name in entry.label.split(LABEL_SEPARATOR) if name.strip()]
 
 
 def _refuse_others(
@@ -170,7 +169,7 @@ def _numbered(
 ) -> tuple[list[Entry], tuple[str, ...]]:
     """Return entries with numbers as labels, and the names of their classes."""
     labels = {entry.label for entry in entries}
-    distinct = {int(label) if _WHOLE.fullmatch(label) else label for label in labels}
+    distinct = {int(label) if _INTEGER.fullmatch(label) else label for label in labels}
     count = len(distinct) if classes is None else len(classes)
     kinds = f"{count} classes" if classes else f"there are {count} different labels"
     if (
@@ -180,18 +179,18 @@ def _numbered(
     ):
         entry = next(entry for entry in entries if entry.label not in classes)
         raise UserError(
-            f"{shown}, row {entry.row}: label {entry.label!r} is none of the classes "
-            f"{', '.join(classes[:10])}{', ...' * (count > 10)}, and since their names are numbers "
-            "it is not taken for the number of a class: write the names"
+            f"{shown}, row {entry.row}: label {entry.label!r} is not one of the classes "
+            f"{', '.join(classes[:10])}{', ...' * (count > 10)}; it is not used as the number of a "
+            "class because the names are numbers too: write the names"
         )
     for entry in entries:
         where = f"{shown}, row {entry.row}: label {entry.label!r}"
-        if not _WHOLE.fullmatch(entry.label):
-            raise UserError(f"{where} is not a whole number from 0 ({kinds})")
+        if not _INTEGER.fullmatch(entry.label):
+            raise UserError(f"{where} is not an integer from 0 ({kinds})")
         if int(entry.label) >= count:
             raise UserError(
-                f"{where} is outside 0 to {count - 1} ({kinds}): labels that are numbers count "
-                "from 0 without gaps; other labels have a letter"
+                f"{where} is outside 0 to {count - 1} ({kinds}): numeric labels count from 0 "
+                "without gaps; other labels need a letter"
             )
     names = classes or tuple(map(str, range(count)))
     return [entry._replace(label=names[int(entry.label)]) for entry in entries], names

@@ -1,9 +1,9 @@
-"""Sets in tar files, as WebDataset writes them: members 000017.jpg and 000017.cls belong together.
+"""Data sets in tar files in WebDataset's format: 000017.jpg has its class in 000017.cls.
 
-A tar file that is not compressed can be read at any offset: its members are indexed once, and are
-then read like files of a folder, in any order and by any process. Nothing is unpacked to disk. A
-file with a member that is no regular file (a link, a device), that is named outside the archive,
-or that promises more bytes than there are, is refused whole.
+An uncompressed tar file can be read at any offset: its members are indexed once, then read like
+files of a folder, in any order and by any process. Nothing is unpacked to disk. An archive is
+refused as a whole if a member is not a regular file (a link, a device), has a path outside the
+archive, or declares more bytes than there are.
 """
 
 import glob
@@ -46,12 +46,12 @@ from plusx.data.splits import own_splits, split_of
 from plusx.errors import UserError, printable
 
 
-_RULES = 4  # of what is kept of tar files
+_CACHE_VERSION = 4  # increased whenever the content of Member changes
 _IMAGES = frozenset(ending[1:] for ending in (*ENDINGS, *UNSUPPORTED))
 _LABEL_LIMIT = 1024
-_HEADER_LIMIT = 2**20  # bytes of a member's name and the like
+_HEADER_LIMIT = 2**20  # bytes of a member's header, with its name
 _IMAGE_LIMIT = 512 * 2**20
-_MOST_FILES = 100_000
+_MAX_FILES = 100_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -132,7 +132,7 @@ class TarListing(Listing):
 
 
 def is_tar(path: str | Path) -> bool:
-    """Whether this is a tar file by its ending, or a pattern of several."""
+    """Whether a path has the extension of a tar file, or is a pattern of several."""
     name = os.fspath(path)
     return name.endswith(".tar") and (glob.has_magic(name) or "{" in name or os.path.isfile(name))
 
@@ -143,11 +143,12 @@ def recognise_tar(path: str) -> str:
 
 
 def expanded(pattern: str) -> list[str]:
-    """Return the files of a pattern: *, ? and [ab] are searched, {000..146} and {a,b} enumerated.
+    """Return the files of a pattern: *, ? and [ab] match existing files, {000..146} and {a,b} list
+    files that must exist.
 
-    Raises UserError if there are none, or an enumerated one is missing.
+    Raises UserError if there are none, or a listed one is missing.
     """
-    names = _spelled(os.path.expanduser(pattern))
+    names = _without_braces(os.path.expanduser(pattern))
     paths: list[str] = []
     for name in names:
         matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
@@ -157,20 +158,22 @@ def expanded(pattern: str) -> list[str]:
     return sorted(dict.fromkeys(map(os.path.realpath, paths)))
 
 
-def _spelled(pattern: str) -> list[str]:
-    """Return the names that braces enumerate."""
+def _without_braces(pattern: str) -> list[str]:
+    """Return the names that a pattern with braces stands for."""
     names = [pattern]
     while (braces := _BRACES.search(names[0])) is not None:
         text = braces[1]
         if (range_ := _RANGE.fullmatch(text)) is not None:
             first, last = int(range_[1]), int(range_[2])
-            if not 0 <= last - first < _MOST_FILES:
-                raise UserError(f"{pattern}: {{{text}}} counts from less to more")
+            if not 0 <= last - first < _MAX_FILES:
+                raise UserError(
+                    f"{pattern}: {{{text}}} is not a range from a lower to a higher number"
+                )
             options = [f"{number:0{len(range_[1])}}" for number in range(first, last + 1)]
         else:
             options = text.split(",")
-        if len(names) * len(options) > _MOST_FILES:
-            raise UserError(f"{pattern} stands for more than {_MOST_FILES:,} files")
+        if len(names) * len(options) > _MAX_FILES:
+            raise UserError(f"{pattern} stands for more than {_MAX_FILES:,} files")
         names = [name.replace(braces[0], option, 1) for name in names for option in options]
     return names
 
@@ -185,7 +188,7 @@ def read_tar(pattern: str | Path) -> TarListing:
     splits = [_split_of(file) for file in files]
     if "" in splits and any(splits):
         file = printable(files[splits.index("")], root)
-        raise UserError(f"{shown}: the name of {file} says no split, though others do")
+        raise UserError(f"{shown}: the name of {file} has no split, but others have")
     entries: list[Entry] = []
     locations: dict[str, Location] = {}
     digest = hashlib.sha256()
@@ -210,7 +213,7 @@ def read_tar(pattern: str | Path) -> TarListing:
     classes = _ordered({entry.label for entry in train or entries}, shown)
     unknown = sorted({entry.label for entry in entries} - set(classes))
     if unknown:
-        raise UserError(f"{shown}: the class {unknown[0]!r} does not train")
+        raise UserError(f"{shown}: the class {unknown[0]!r} is not a training class")
     return TarListing(
         root=root,
         splits=own_splits(entries),
@@ -241,7 +244,7 @@ def _ordered(names: set[str], shown: str) -> tuple[str, ...]:
 
 def _members(file: str, stamp: Stamp) -> list[Member]:
     """Return the images of a tar file, each decoded once; cached until the file changes."""
-    terms = [_RULES, DEFAULT_LIMIT, *decoders(), stamp]
+    terms = [_CACHE_VERSION, DEFAULT_LIMIT, *decoders(), stamp]
     cached: list[Member] | None = read_cache(file, "shard", terms, list[Member])
     if cached is not None:
         return cached
@@ -284,10 +287,10 @@ def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
     with open(file, "rb") as opened:
-        whole = os.fstat(opened.fileno()).st_size
+        file_size = os.fstat(opened.fileno()).st_size
         for member in _read(opened, shown):
             name = member.name
-            _refuse_hostile(member, shown, whole)
+            _refuse_hostile(member, shown, file_size)
             if not member.isfile() or os.path.basename(name).startswith("."):
                 continue
             folder, _, base = name.rpartition("/")
@@ -297,7 +300,7 @@ def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
             if kind not in _IMAGES and kind != "cls":
                 continue
             if key in table:
-                raise UserError(f"{shown}: {printable(name)} is there twice")
+                raise UserError(f"{shown}: {printable(name)} is in it twice")
             if kind in _IMAGES:
                 images[key] = (name, member.offset_data, member.size)
                 continue
@@ -309,7 +312,7 @@ def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
         label = labels.get(key, "" if labels else key.rpartition("/")[0].rpartition("/")[2])
         if not label:
             raise UserError(
-                f"{shown}: {printable(name)} has no class: neither a .cls beside it nor a folder"
+                f"{shown}: {printable(name)} has no class: no .cls beside it, and no folder"
             )
         yield name, offset, size, class_name(label)
 
@@ -317,24 +320,24 @@ def _index(file: str) -> Iterator[tuple[str, int, int, str]]:
 def _read(file: BinaryIO, shown: str) -> Iterator[tarfile.TarInfo]:
     """Return the members. Raises UserError with the file for any error of tarfile."""
     try:
-        # the stub is no whole file object, but all that tarfile asks for here
+        # _Headers has only the methods of a file that tarfile calls here
         with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
             yield from archive
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it is cut: the end of the archive is missing")
+                raise tarfile.ReadError("it is truncated: the end of the archive is missing")
     except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
         raise UserError(
-            f"{shown} is no tar file that can be read (compressed ones cannot): {error}"
+            f"{shown} is not a readable tar file (it must be uncompressed): {error}"
         ) from None
 
 
-def _refuse_hostile(member: tarfile.TarInfo, shown: str, whole: int) -> None:
+def _refuse_hostile(member: tarfile.TarInfo, shown: str, file_size: int) -> None:
     name = printable(member.name)
     if not (member.isfile() or member.isdir()) or member.issparse():
-        raise UserError(f"{shown}: {name} is no regular file, as a link or a device is not")
+        raise UserError(f"{shown}: {name} is not a regular file (links and devices are refused)")
     if member.name.startswith("/") or ".." in member.name.split("/") or "\\" in member.name:
-        raise UserError(f"{shown}: {name} is named outside the archive")
-    # after a size below 0 the same member would come again, without an end
-    if not 0 <= member.size <= _IMAGE_LIMIT or member.offset_data + member.size > whole:
-        raise UserError(f"{shown}: {name} promises {member.size:,} bytes, more than there can be")
+        raise UserError(f"{shown}: {name} is a path outside the archive")
+    # a negative size would make tarfile read the same member forever
+    if not 0 <= member.size <= _IMAGE_LIMIT or member.offset_data + member.size > file_size:
+        raise UserError(f"{shown}: {name} declares {member.size:,} bytes, more than there can be")

@@ -1,4 +1,4 @@
-"""The text of files that describe a data set: UTF-8, or UTF-16."""
+"""Decoding of text files, in UTF-8 or UTF-16."""
 
 import codecs
 
@@ -6,14 +6,15 @@ from plusx.errors import UserError, printable
 
 
 def decoded(data: bytes) -> str:
-    """Decode a file by its byte order mark; bytes that are not UTF-8 become surrogates, as in names
-    of files. UTF-16 without a mark is recognised by its zeros. UnicodeDecodeError: UTF-16 is cut.
+    """Decode a text; bytes that are not UTF-8 become surrogates, as in file names.
+
+    Raises UnicodeDecodeError for truncated UTF-16.
     """
     return data.decode(encoding_of(data), "surrogateescape")
 
 
 def encoding_of(data: bytes) -> str:
-    """Return the encoding in which a text begins: utf-16, utf-16-le, utf-16-be or utf-8-sig."""
+    """Return utf-16, utf-16-le, utf-16-be or utf-8-sig, by the byte order mark or zero bytes."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if len(data) > 1 and (data[0] == 0) != (data[1] == 0):
@@ -22,7 +23,7 @@ def encoding_of(data: bytes) -> str:
 
 
 def text_of(data: bytes, shown: str) -> str:
-    """Return the text of a file. Raises UserError, with the line, if it is no text."""
+    """Return the text of a file. Raises UserError, with the line, if it is not text."""
     try:
         text = data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
@@ -33,13 +34,12 @@ def text_of(data: bytes, shown: str) -> str:
         ) from None
     if "\0" in text:
         number = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{printable(shown)}, line {number:,} has a NUL character: no text")
+        raise UserError(f"{printable(shown)}, line {number:,} has a NUL character: it is not text")
     return text
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a text, which end with LF or CR LF; other characters that Unicode counts
-    as ends of lines are part of a line."""
+    """Split a text into lines at LF and CR LF only, unlike str.splitlines."""
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()

@@ -1,7 +1,7 @@
 """Texts with classes: a CSV, TSV or JSONL file, or a folder of class folders of .txt files.
 
 reviews.csv: text,label[,split]
-reviews/[train|val|test/]CLASS/NAME.txt, one text a file
+reviews/[train|val|test/]CLASS/NAME.txt, one text per file
 """
 
 import os
@@ -45,8 +45,8 @@ class TextEntry(NamedTuple):
 class TextColumns:
     """The columns of a table of texts.
 
-    test: the cells of the column `split` whose rows are the test set, if they are not the names of
-        splits; all other rows train
+    test: values of the column `split` for the test set, if these are not names of splits; all
+        other rows are for training
     """
 
     text: str = "text"
@@ -65,8 +65,10 @@ def recognise_texts(path: str) -> str:
 
 
 def _has_only_texts(root: str) -> bool:
-    """Whether the files are .txt files in class folders, several in one of them; a README beside
-    these is possible."""
+    """Whether the files in subfolders are .txt files, several in at least one of them.
+
+    Files directly in the root, such as a README, are not considered.
+    """
     num_texts = num_folders = 0
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -98,7 +100,7 @@ def open_texts(
     """Open labelled texts.
 
     classes: the expected names, in order; (): those of the data
-    on_unreadable: whether an empty text is an error, or is skipped with a warning
+    on_unreadable: whether empty texts are an error, or skipped with a warning
     Raises UserError, with the file and the row, for texts that are empty or not UTF-8, a missing
     column or label, and data with one class.
     """
@@ -110,15 +112,15 @@ def open_texts(
         refuse_similar_names(names, shown)
     if len(names) < 2:
         raise UserError(
-            f"{shown}: all {len(entries):,} texts have the class {names[0]!r}, and a classifier "
-            "needs two or more"
+            f"{shown}: all {len(entries):,} texts have the class {names[0]!r}, but at least two "
+            "classes are needed"
             if names
             else f"{shown} has no texts"
         )
     for entry in entries:
         if entry.label not in names:
             raise UserError(
-                f"{shown}, {entry.name}: the label {entry.label!r} is none of the classes "
+                f"{shown}, {entry.name}: the label {entry.label!r} is not one of the classes "
                 f"{', '.join(names[:10])}"
             )
     chosen, is_cut = entries_of_split(entries, part, validation, shown)
@@ -163,7 +165,7 @@ def read_texts(path: str | Path, columns: TextColumns) -> list[TextEntry]:
         return _read_folder(name, shown)
     header, rows = rows_with(name, shown, {"text": columns.text, "label": columns.label})
     if columns.test and columns.split not in header:
-        raise UserError(f"{shown} has no column {columns.split!r}, by which [data] test chooses")
+        raise UserError(f"{shown} has no column {columns.split!r}, which [data] test needs")
     return [_entry(row, columns) for row in rows]
 
 
@@ -179,8 +181,8 @@ def _entry(row: Row, columns: TextColumns) -> TextEntry:
         if not split:
             raise UserError(
                 f"{row.where}: {columns.split} {printable(row.cells[columns.split].strip())!r}, "
-                "allowed are train, validation (or val), test; with other values, say which are "
-                "the test set: data.test=[...]"
+                "allowed are train, validation (or val), test; for other values, set those of the "
+                "test set with data.test=[...]"
             )
     where = row.where.rpartition(", ")[2]
     return TextEntry(row.text(columns.text), label, split, where)
@@ -232,15 +234,15 @@ def _repeated(entries: list[TextEntry]) -> list[str]:
     for entry in entries:
         labels.setdefault(entry.text, set()).add(entry.label)
     warnings = []
-    contrary = [text for text, names in labels.items() if len(names) > 1]
-    if contrary:
-        names = [entry.name for entry in entries if entry.text == contrary[0]]
-        what = "text has" if len(contrary) == 1 else "texts have"
-        warnings.append(f"{len(contrary):,} {what} several classes, the first in {_listed(names)}")
-    again = sum(count - 1 for count in counts.values())
-    if again:
-        what = "repeats" if again == 1 else "repeat"
-        warnings.append(f"{again:,} of {len(entries):,} texts {what} another one")
+    ambiguous = [text for text, names in labels.items() if len(names) > 1]
+    if ambiguous:
+        names = [entry.name for entry in entries if entry.text == ambiguous[0]]
+        what = "text has" if len(ambiguous) == 1 else "texts have"
+        warnings.append(f"{len(ambiguous):,} {what} several classes, the first in {_listed(names)}")
+    repeated = sum(count - 1 for count in counts.values())
+    if repeated:
+        what = "repeats" if repeated == 1 else "repeat"
+        warnings.append(f"{repeated:,} of {len(entries):,} texts {what} another one")
     return warnings
 
 

@@ -15,12 +15,12 @@ from plusx.data.image_file import DEFAULT_LIMIT, UnreadableInput, quiet, read_re
 
 EXTRA = "TIFFs of bands need an extra: pip install 'plusx[satellite]'"
 
-_NOWHERE = logging.NullHandler()
+_SILENT = logging.NullHandler()
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GDAL_NODATA = 42113  # the tag
-_MOST = 4096  # channels
-_VALUES = 2**30  # of all channels, as of volumes
+_MAX_CHANNELS = 4096  # channels
+_MAX_VALUES = 2**30  # of all channels
 
 
 def read_bands(
@@ -37,7 +37,7 @@ def read_bands(
     stored = stored_bands(source, limit)
     count = len(stored)
     if bands is None and count != channels:
-        raise UnreadableInput(f"{_channels(count)}, {channels} are expected")
+        raise UnreadableInput(f"{_channels(count)}, not {channels}")
     if bands is not None:
         if count < max(bands):
             raise UnreadableInput(f"{_channels(count)}, and no band {max(bands)}")
@@ -52,7 +52,7 @@ def stored_bands(source: str | bytes, limit: int = DEFAULT_LIMIT) -> Num[np.ndar
         return _from_tiff(data, limit)
     if data.startswith(_PNG):
         return _from_png(data, limit)
-    raise UnreadableInput("neither a TIFF nor a PNG, which multi-band images have to be")
+    raise UnreadableInput("neither a TIFF nor a PNG: other formats cannot have many bands")
 
 
 def declared_nodata(data: bytes) -> float | None:
@@ -65,7 +65,7 @@ def declared_nodata(data: bytes) -> float | None:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             tag = file.pages.first.tags.get(_GDAL_NODATA)
             return None if tag is None else float(tag.value)
-    except Exception:  # pixels that were read are good all the same
+    except Exception:  # an invalid tag does not affect the pixels
         return None
 
 
@@ -74,8 +74,8 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
         import tifffile
     except ImportError:
         raise RuntimeError(EXTRA) from None
-    # what it finds odd in a file is said by the reason, and not past us on standard error
-    logging.getLogger("tifffile").addHandler(_NOWHERE)
+    # without a handler, tifffile's warnings would be printed on standard error
+    logging.getLogger("tifffile").addHandler(_SILENT)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]
@@ -85,9 +85,9 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
     except UnreadableInput:
         raise
     except Exception as error:
-        if "imagecodecs" in str(error):  # a compression that it brings
+        if "imagecodecs" in str(error):  # which decodes this compression
             raise RuntimeError(EXTRA) from None
-        # a hostile file makes a decoder raise anything, struct.error and KeyError among them
+        # decoders raise errors of any kind for corrupt files, such as struct.error and KeyError
         raise UnreadableInput(f"cannot be decoded: {error or type(error).__name__}") from error
     if stored.dtype.kind not in "uif" or stored.shape != shape:
         raise UnreadableInput(f"its pixels are {stored.dtype}, not numbers")
@@ -97,12 +97,10 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
 def _order(axes: str, shape: Sequence[int], limit: int) -> list[int]:
     """Return the axes in the order channels, height, width. Raises UnreadableInput."""
     if axes.count("Y") != 1 or axes.count("X") != 1 or len(axes) > 3:
-        raise UnreadableInput(
-            f"its axes are {axes} of {shape}, not one of channels and two of space"
-        )
+        raise UnreadableInput(f"its axes are {axes} of {shape}, not channels, height and width")
     height, width = _sides(axes, shape)
     channels = math.prod(shape) // max(height * width, 1)
-    if height * width > limit or channels > _MOST or math.prod(shape) > _VALUES:
+    if height * width > limit or channels > _MAX_CHANNELS or math.prod(shape) > _MAX_VALUES:
         raise UnreadableInput(f"{width} x {height} pixels of {channels} channels: too many")
     others = [number for number, axis in enumerate(axes) if axis not in "YX"]
     return [*others, axes.index("Y"), axes.index("X")]

@@ -1,11 +1,11 @@
 """Recordings with transcripts: a manifest, or the folders of LibriSpeech.
 
     a CSV or TSV with the columns path and text, and optionally split and group (or speaker)
-    a JSONL file with an object a line: path (or audio_filepath) and text, optionally the same
+    a JSONL file with one object per line and the same keys (or audio_filepath for path)
     ROOT/.../SPEAKER-CHAPTER.trans.txt with lines "ID TEXT", and ID.flac beside it (LibriSpeech)
 
-Paths in a manifest are relative to its folder and stay inside it. Text is UTF-8. The subsets of
-LibriSpeech are splits by the first word of their names (train-clean-100, dev-other, test-clean).
+Paths in a manifest are relative to its folder and stay inside it. Text is UTF-8. The split of a
+subset of LibriSpeech is the first word of its name (train-clean-100, dev-other, test-clean).
 """
 
 import os
@@ -44,11 +44,11 @@ _PATHS, _TEXTS = ("path", "audio_filepath"), ("text", "sentence", "transcript")
 class TextRules:
     """How transcripts become sequences of characters.
 
-    alphabet: the characters that transcripts may have; "" is those of the training set
-    lower: whether transcripts are in lower case
-    replace: pairs of a text and its replacement, applied in their order, after `lower`
-    outside: what is done about characters outside the alphabet: "error" names them, "drop" leaves
-        the characters out, "skip" leaves the recordings out
+    alphabet: the allowed characters; "": those of the training set
+    lower: whether transcripts are converted to lower case
+    replace: pairs of a text and its replacement, applied in order, after `lower`
+    outside: handling of characters outside the alphabet: "error", "drop" (the characters) or "skip"
+        (the recordings)
     """
 
     alphabet: str = ""
@@ -103,8 +103,7 @@ def open_transcripts(
     validation: float | int | None = None,
     on_unreadable: OnUnreadable = "error",
 ) -> Dataset:
-    """Open recordings with transcripts: a manifest (.csv, .tsv, .jsonl), or a folder as LibriSpeech
-    has them.
+    """Open recordings with transcripts: a manifest (.csv, .tsv, .jsonl) or LibriSpeech's folders.
 
     split: "train", "validation", "test" or "all"
     Raises UserError, with file and row, for a manifest that cannot be read, an empty text, text
@@ -126,7 +125,9 @@ def open_transcripts(
     transcripts = [texts[_key(entry)] for entry in used]
     tokenizer = rules.tokenizer(transcripts)
     if repeated := len(used) - len({entry.path for entry in used}):
-        warnings.append(f"{shown}: {counted(repeated, 'row')} with the recording of another row")
+        warnings.append(
+            f"{shown}: {counted(repeated, 'row')} with the same recording as another row"
+        )
     dataset = Dataset(
         name=printable(os.path.basename(target)),
         split=split,
@@ -140,7 +141,7 @@ def open_transcripts(
     )
     if not is_cut:
         return dataset
-    if len({entry.group for entry in used}) == 1:  # one speaker, who trains and validates
+    if len({entry.group for entry in used}) == 1:  # one speaker, for training and validation
         used = [entry._replace(group="") for entry in used]
     return hold_out(dataset, used, validation, seed, shown)
 
@@ -213,8 +214,8 @@ def _librispeech(root: str, shown: str) -> Iterator[_Transcribed]:
     )
     if not files:
         raise UserError(
-            f"{shown} has no file *{_ENDING}: a folder of recordings with transcripts is laid out "
-            "as LibriSpeech; for others give a CSV or JSONL with path and text"
+            f"{shown} has no file *{_ENDING}: a folder must have the layout of LibriSpeech; for "
+            "other recordings give a CSV or JSONL with path and text"
         )
     subsets = {os.path.relpath(file, root).split(os.sep)[0] for file in files}
     splits = {subset: split_of(subset.split("-")[0]) for subset in subsets}

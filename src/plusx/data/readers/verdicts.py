@@ -1,7 +1,7 @@
 """Decoding of every file once before training, with cached verdicts.
 
-Verdicts are stored in the cache folder, never beside the data, with each file's size and times of
-change: a changed file is decoded again, any other is not opened.
+Verdicts are cached in the cache folder, never beside the data, with each file's size and times of
+change. Only changed files are opened and decoded again.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 State = Literal["used", "refused", "ignored"]
 
-_NAMED = 10  # files that a message names before it counts
+_NAMED = 10  # files that a message names
 _THREADS = 4
 _CACHE_LIMIT = 2**29
 
@@ -42,19 +42,19 @@ class LeftOut(str):
 
 
 class Skipped(LeftOut):
-    """A warning about one of them that on_unreadable = "skip" leaves out."""
+    """A warning about one that is left out because of on_unreadable = "skip"."""
 
 
 class Entry(NamedTuple):
-    """One file (or link, or hidden folder) of a set, and whether it is used."""
+    """One file (or link, or hidden folder) of a data set, and whether it is used."""
 
     path: str
     label: str
     state: State = "used"
     reason: str = ""
     row: int | None = None  # of the CSV
-    split: str = ""  # train, validation, test, or "" where the data does not say
-    group: str = ""  # shared with others, as a patient; those stay together in splits
+    split: str = ""  # train, validation, test, or "" if the data does not state it
+    group: str = ""  # such as a patient: entries of a group stay together in splits
     verdict: Verdict | None = None  # of decoding it
 
     def name(self, root: str) -> str:
@@ -68,8 +68,8 @@ def check_entries(
 ) -> tuple[list[Entry], list[str]]:
     """Decode all entries; return the usable ones, and warnings about the others.
 
-    Raises UserError with the reasons if files are unusable and not skipped, or the stated range of
-    values fits none of them.
+    Raises UserError with the reasons if files are unusable and not skipped, or all files together
+    have a problem.
     """
     used, warnings = usable_entries(examined(list(entries), root, modality), root, on_unreadable)
     verdicts = [entry.verdict for entry in used if entry.verdict is not None]
@@ -105,7 +105,7 @@ def usable_entries(
 
 
 def skipped_warnings(summary: str, lines: Iterable[str]) -> list[str]:
-    """Return the warnings about what on_unreadable = "skip" leaves out: all of it, and each."""
+    """Return the warnings about what on_unreadable = "skip" leaves out: a summary, then each."""
     return [LeftOut(summary), *(Skipped(f"skipped {line}") for line in lines)]
 
 
@@ -218,7 +218,7 @@ def write_cache(path: str, what: str, terms: Terms, value: Any) -> None:
         store.make_folder(cache_path.parent)
         store.write_text(cache_path, json.dumps({"terms": terms, "value": value}))
     except OSError as error:
-        # without it, files are decoded again next time, no more
+        # then files are decoded again next time
         _log.info("the check of %s is not cached: %s", printable(path), error)
 
 

@@ -1,13 +1,13 @@
-"""Volumes and their masks: found in folders, read, checked and brought to one grid.
+"""Volumes and their masks: found in folders, read, checked and resampled to one grid.
 
 ROOT/images/NAME.nii.gz and ROOT/labels/NAME.nii.gz, where an image may be a folder with a DICOM
-series; the same below ROOT/train, ROOT/val and ROOT/test where the data says what they are for;
-or ROOT/imagesTr and ROOT/labelsTr, as the Medical Segmentation Decathlon has them, with imagesTs
-and labelsTs for the test. NAME_0000.nii.gz, NAME_0001.nii.gz, ... are the channels of one volume
-whose mask is NAME.nii.gz, as nnU-Net has them. ROOT/dataset.json may name the classes.
+series; the same below ROOT/train, ROOT/val and ROOT/test; or, as in the Medical Segmentation
+Decathlon, ROOT/imagesTr and ROOT/labelsTr, with imagesTs and labelsTs for testing. As in nnU-Net,
+NAME_0000.nii.gz, NAME_0001.nii.gz, ... are the channels of the volume with the mask NAME.nii.gz.
+ROOT/dataset.json may name the classes.
 
-Volumes on the grid are cached in the cache folder, never beside the data, under the files' sizes
-and times of change; they are read from there piece by piece.
+Volumes on the grid are cached in the cache folder, never beside the data, by the sizes and times of
+change of their files, and memory-mapped from there.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from plusx.data.modality.space import (
     with_axes_of,
 )
 from plusx.data.readers.listing import file_problem
-from plusx.data.readers.scans import Scan, files_of, is_scan, read_scan, stem_of
+from plusx.data.readers.scans import MAX_VOXELS, Scan, files_of, is_scan, read_scan, stem_of
 from plusx.data.readers.text_file import decoded
 from plusx.data.readers.verdicts import Entry, file_stamp
 from plusx.data.sample import IGNORE_INDEX
@@ -50,14 +50,13 @@ from plusx.errors import UserError
 
 _log = logging.getLogger("plusx.data")
 
-_RULES = 2  # raised whenever preparing changes, so that older cached volumes are not used
+_CACHE_VERSION = 2  # increased whenever the preprocessing changes
 _SAMPLE = 2**20  # voxels of a volume from which percentiles are taken
 _HEAD_BYTES = 16384  # read at each end of a file for its fingerprint
-# of the stated range, and of the window, that a volume's values have to fill
-_LEAST_OF_RANGE, _LEAST_OF_WINDOW = 0.1, 0.05
-_MOST_VOXELS = 2**30
+# fractions of the stated range and of the window that a volume's values must span
+_MIN_RANGE_FRACTION, _MIN_WINDOW_FRACTION = 0.1, 0.05
 _DESCRIPTION_LIMIT = 64 * 2**20  # bytes of dataset.json
-_NEARLY_WHOLE = 1e-3  # how far values of a mask may be from whole numbers
+_ROUNDING = 1e-3  # by which values of a mask may differ from integers
 _MASK_FOLDERS = {"images": "labels", "imagesTr": "labelsTr", "imagesTs": "labelsTs"}
 
 
@@ -108,7 +107,7 @@ def recognise_volumes(path: str) -> str:
 
 
 def _case_folders(top: str) -> dict[str, str]:
-    """Yield the folders with volumes and masks, with their splits."""
+    """Return the folders that may have volumes and masks, with their splits."""
     names = {name: split for name in sorted(_folders(top)) if (split := split_of(name))}
     return {os.path.join(top, name): split for name, split in names.items()} or {top: ""}
 
@@ -116,16 +115,16 @@ def _case_folders(top: str) -> dict[str, str]:
 def list_cases(root: str | Path, patient: str) -> list[Case]:
     """Return every volume below a root with its mask.
 
-    Where both are expected, volumes without masks and masks without volumes are refused. Raises
+    If there are masks, volumes without one and masks without a volume are refused entries. Raises
     UserError if there is no such folder or no volume, or a patient is in two splits.
     """
     top, shown = os.path.abspath(os.path.expanduser(os.fspath(root))), printable(root)
     try:
         re.compile(patient)
     except re.error as error:
-        raise UserError(f"patient = {patient!r} is no regular expression: {error}") from None
+        raise UserError(f"patient = {patient!r} is not a regular expression: {error}") from None
     if not os.path.isdir(top):
-        raise UserError(f"{shown} is {'no folder' if os.path.exists(top) else 'missing'}")
+        raise UserError(f"{shown} is {'not a folder' if os.path.exists(top) else 'missing'}")
     cases = [
         _within(case, os.path.realpath(top))
         for folder, split in _case_folders(top).items()
@@ -164,7 +163,7 @@ def read_volume(case: Case, reading: Reading) -> Volume:
     entry, mask_path, channels = case
     files = [file for path in (entry.path, *channels) for file in files_of(path)]
     files += [] if mask_path is None else [mask_path]
-    terms = repr((_RULES, files, [file_stamp(path) for path in files], reading))
+    terms = repr((_CACHE_VERSION, files, [file_stamp(path) for path in files], reading))
     name = hashlib.sha256(terms.encode()).hexdigest()[:40]
     cache_path = store.cache_folder() / "volumes" / name
     arrays = _read_cache(cache_path, reading, mask_path is not None)
@@ -205,8 +204,9 @@ def further_channels(path: str, channels: int) -> list[str]:
 
 
 def class_names_of(root: str | Path) -> tuple[str, ...]:
-    """The names of a mask's numbers in ROOT/dataset.json, as the Medical Segmentation Decathlon or
-    nnU-Net writes them; none without such a file. UserError: they are not numbered from 0.
+    """Return the class names in ROOT/dataset.json, in the format of the Medical Segmentation
+    Decathlon or of nnU-Net; () without such a file. Raises UserError if they are not numbered from
+    0.
     """
     path = os.path.join(os.path.expanduser(os.fspath(root)), "dataset.json")
     if not os.path.isfile(path):
@@ -218,7 +218,7 @@ def class_names_of(root: str | Path) -> tuple[str, ...]:
         names = [numbers[number] for number in range(len(numbers))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
-            f"{printable(path)} has no labels that number classes from 0: give [data] classes"
+            f"{printable(path)} has no labels numbered from 0: set [data] classes"
         ) from None
     return tuple(printable(str(name)) for name in names)
 
@@ -230,28 +230,26 @@ def _channel_of(stem: str) -> tuple[str, int | None]:
 
 
 def prepared(scan: Scan, reading: Reading) -> Grid:
-    """Return a volume on the grid of the modality, with values between low and high.
+    """Return a volume on the grid of the modality, with values clipped to the window.
 
-    Raises UnreadableInput if its values are outside the stated range or hardly differ, or its
-    spacing is not that of the grid and volumes are not resampled.
+    Raises UnreadableInput if its values are outside the stated range or span almost none of it, or
+    its spacing is not that of the grid and volumes are not resampled.
     """
     modality, space = reading.modality, reading.space
     if len(scan.values) != modality.channels:
-        raise UnreadableInput(
-            f"it has {len(scan.values)} channels, and {modality.channels} are expected"
-        )
+        raise UnreadableInput(f"it has {len(scan.values)} channels, not {modality.channels}")
     spacing = reoriented_spacing(scan.affine, space.orientation)
     if not reading.resample and not np.allclose(spacing, space.spacing, rtol=0.01, atol=0):
         raise UnreadableInput(
-            f"its voxels are {_mm(spacing)} and others' {_mm(space.spacing)}: say which spacing "
-            "all are brought to"
+            f"its voxels have {_mm(spacing)}, those of others {_mm(space.spacing)}: set [data] "
+            "spacing to resample all of them"
         )
     if (problem := range_problem(scan.values, modality)) is not None:
         raise UnreadableInput(problem)
     values = reoriented(scan.values.astype(np.float32), scan.affine, space.orientation)
     counts = map(count_at, values.shape[1:], spacing, space.spacing)
     voxels = math.prod(counts)
-    if voxels > _MOST_VOXELS:
+    if voxels > MAX_VOXELS:
         raise UnreadableInput(f"at a spacing of {_mm(space.spacing)} it has {voxels:,.0f} voxels")
     if space.percentiles:
         for channel in values:
@@ -260,7 +258,7 @@ def prepared(scan: Scan, reading: Reading) -> Grid:
                 raise UnreadableInput(f"nearly all of its values are {low:g}")
             channel -= np.float32(low)
             channel /= np.float32(high - low)
-    # what lies outside of the window is clipped first: its edges are the network's
+    # clipped before resampling, so that interpolated values stay within the window
     return resampled(np.clip(values, modality.low, modality.high), spacing, space.spacing)
 
 
@@ -273,11 +271,11 @@ def range_problem(values: Num[np.ndarray, "c x y z"], modality: VolumeModality) 
         return f"its values, {lowest:g} to {highest:g}, leave {stated}"
     for channel in values:
         low, high = (float(value) for value in np.percentile(_sample(channel), (0.1, 99.9)))
-        shown = f"its values, {low:g} to {high:g}, are almost nothing of"
-        if high - low < _LEAST_OF_RANGE * (space.range[1] - space.range[0]):
-            return f"{shown} {stated}: is it scaled in another way?"
+        shown = f"its values, {low:g} to {high:g}, span almost none of"
+        if high - low < _MIN_RANGE_FRACTION * (space.range[1] - space.range[0]):
+            return f"{shown} {stated}; it may have another scale"
         in_window = np.ptp(np.clip((low, high), *window))
-        if not space.percentiles and in_window < _LEAST_OF_WINDOW * (window[1] - window[0]):
+        if not space.percentiles and in_window < _MIN_WINDOW_FRACTION * (window[1] - window[0]):
             return f"{shown} the window, {window[0]:g} to {window[1]:g}"
     return None
 
@@ -291,7 +289,7 @@ def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x
         mask = read_scan(path)
     except UnreadableInput as error:
         raise UnreadableInput(f"its mask: {error}") from None
-    # it may be stored along other axes, or the other way round
+    # its axes may have another order or direction
     values, affine = with_axes_of(mask.values, mask.affine, scan.affine)
     size = scan.values.shape[1:]
     if values.shape != (1, *size):
@@ -301,12 +299,12 @@ def stored_mask(path: str, scan: Scan, reading: Reading) -> UInt8[np.ndarray, "x
     apart = np.linalg.norm((corners @ (affine - scan.affine).T)[:, :3], axis=1).max()
     if apart > float(np.linalg.norm(scan.affine[:3, :3], axis=0).min()):
         raise UnreadableInput(
-            f"its mask lies elsewhere: up to {apart:.3g} mm away, by their affines"
+            f"its mask has another position: up to {apart:.3g} mm away, by the affines"
         )
     num_classes = len(reading.classes)
     if values.dtype.kind == "f":
-        whole = np.rint(values)  # a slope in the header, or resampling, leaves 0.9999999
-        values = np.where(np.abs(values - whole) <= _NEARLY_WHOLE, whole, values)
+        whole = np.rint(values)  # scaling in the header, or resampling, can give 0.9999999
+        values = np.where(np.abs(values - whole) <= _ROUNDING, whole, values)
     for value in np.unique(values).tolist():
         if value not in (*range(num_classes), *reading.ignore):
             count = int((values == value).sum())
@@ -330,7 +328,10 @@ def mask_beside(path: str) -> str | None:
 
 
 def spacing_of(path: str, orientation: str) -> Spacing:
-    """The spacing of a volume as it is stored, rounded to 0.1 micrometres. UnreadableInput."""
+    """Return the stored spacing of a volume, rounded to 0.1 micrometres.
+
+    Raises UnreadableInput, OSError.
+    """
     slices, rows, columns = reoriented_spacing(read_scan(path).affine, orientation)
     return round(slices, 4), round(rows, 4), round(columns, 4)
 
@@ -338,7 +339,7 @@ def spacing_of(path: str, orientation: str) -> Spacing:
 def _cases(folder: str, split: str, patient: str) -> Iterator[Case]:
     names = _folders(folder)
     pairs = [pair for pair in _MASK_FOLDERS.items() if pair[0] in names]
-    # without masks those of the test are there to be predicted
+    # a Decathlon without labelsTs has test volumes for prediction only
     divided = {"imagesTr", "imagesTs", "labelsTs"} <= names
     for image_folder, mask_folder in pairs if divided else pairs[:1]:
         if divided:
@@ -348,15 +349,15 @@ def _cases(folder: str, split: str, patient: str) -> Iterator[Case]:
         for name, (path, *channels) in _by_case(volumes, masks).items():
             entry = Entry(path, _patient(name, patient), split=split)
             if name not in masks and masks:
-                entry = entry._replace(state="refused", reason=f"no mask of it is in {mask_folder}")
+                entry = entry._replace(state="refused", reason=f"no mask in {mask_folder}")
             yield Case(entry, masks.pop(name, None), tuple(channels))
         for name in sorted(masks):
-            reason = f"a mask of no volume in {image_folder}"
+            reason = f"a mask without a volume in {image_folder}"
             yield Case(Entry(masks[name], name, "refused", reason, split=split), None)
 
 
 def _by_case(volumes: dict[str, str], masks: dict[str, str]) -> dict[str, list[str]]:
-    """Return the files of each volume: NAME_0000, NAME_0001, ... are channels of mask NAME."""
+    """Return the files of each volume: NAME_0000, NAME_0001, ... are channels if NAME is a mask."""
     cases: dict[str, list[str]] = {}
     for stem, path in volumes.items():
         name, number = _channel_of(stem)
@@ -414,7 +415,7 @@ def _write_cache(path: Path, image: Grid, mask: Classes | None) -> None:
                 with store.atomic_file(name) as file:
                     np.lib.format.write_array(file, values, allow_pickle=False)
     except OSError as error:
-        # it stays in memory, and is prepared again next time
+        # the volume stays in memory and is prepared again next time
         _log.info("a volume is not cached: %s", error)
 
 

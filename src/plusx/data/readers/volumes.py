@@ -29,8 +29,8 @@ from plusx.data.volume_items import Volume, VolumeItems, VolumeMasks
 from plusx.errors import UserError
 
 
-_SCALE = (0.5, 0.25)  # mean and deviation where low is 0 and high is 1: no set's own, and near any
-_THREADS = 2  # volumes that are read at a time: each may take a GB
+_SCALE = (0.5, 0.25)  # mean and deviation of values from 0 to 1, a fair guess for any data set
+_THREADS = 2  # volumes that are read at a time; each may take a GB
 
 
 def open_volumes(
@@ -39,7 +39,7 @@ def open_volumes(
     split: str = "train",
     seed: int = 0,
     classes: tuple[str, ...],
-    range: tuple[float, float],  # noqa: A002 - the recipe's word
+    range: tuple[float, float],  # noqa: A002 - as in recipes
     window: tuple[float, float] | str | None = None,
     spacing: Spacing | None = None,
     orientation: str = "SPL",
@@ -52,29 +52,27 @@ def open_volumes(
     validation: float | int | None = None,
     on_unreadable: OnUnreadable = "error",
 ) -> Dataset:
-    """Open a folder of volumes and masks; laid out as plusx.data.readers.volume_files says.
+    """Open a folder of volumes and masks, in a layout of plusx.data.readers.volume_files.
 
-    split       "train", "validation", "test" or "all"
-    seed        of the patients that validate, where the data has no split of its own
-    classes     the names of the numbers 0, 1, ... of the masks; the first is what is left over;
-                () are those of dataset.json
-    range       the values that volumes may have; one that leaves it is refused, and so is one
-                that fills almost nothing of it
-    window      what of it the network sees (values beyond are clipped); None: all of it;
-                "percentiles": from each volume's percentile 0.5 to its percentile 99.5
-    spacing     mm a voxel of the network's grid; None: the volumes' own, which must agree
-    orientation of the network's grid, as plusx.data.modality.space has it
-    patch       voxels a dimension that the network sees at a time
-    patches     that an epoch takes of each volume; `foreground` of them hold a voxel of a class
-                other than the first
-    ignore     numbers of the masks that are ignored
-    patient     a regular expression whose first group, found in a volume's name, is the patient;
-                "" takes each volume for a patient of its own
-    channels    that each volume has: the fourth dimension of a NIfTI file
-    validation  a share (below 1) or a number of patients that validate; None: 0.2
-    on_unreadable     "error": a volume that cannot be used is an error that names it; "skip": such
-                volumes are left out, and named in the warnings
-
+    split: "train", "validation", "test" or "all"
+    seed: chooses the validation patients if the data defines no splits
+    classes: the names of the mask values 0, 1, ..., the background first; (): those of dataset.json
+    range: the values that volumes may have. Volumes with other values are refused, and so are
+        volumes that span almost none of it
+    window: the values that become 0 and 1; values beyond are clipped. None: `range`;
+        "percentiles": each volume's percentiles 0.5 and 99.5
+    spacing: of the grid, in mm per voxel; None: that of the volumes, which must agree
+    orientation: of the grid; see plusx.data.modality.space
+    patch: voxels per dimension of the network's input
+    patches: per volume in an epoch; the fraction `foreground` of them contains a voxel of a class
+        other than the first
+    ignore: mask values that are ignored
+    patient: regular expression whose first group, searched in a volume's name, is the patient; "":
+        every volume is a patient
+    channels: of each volume, the fourth dimension of a NIfTI file
+    validation: a fraction (below 1) or a number of patients; None: 0.2
+    on_unreadable: "error": an unusable volume is an error that names it; "skip": unusable volumes
+        are left out and named in the warnings
     Raises UserError for data that cannot be used.
     """
     split, shown = as_split(split), printable(root)
@@ -105,7 +103,7 @@ def open_volumes(
     masks = VolumeMasks(volumes, len(classes))
     if split != "test" and any(volume.mask is None for volume in volumes):
         missing = next(e for e, v in zip(used, volumes) if v.mask is None)
-        raise UserError(f"{missing.name(top)}: there is no mask of it in labels")
+        raise UserError(f"{missing.name(top)}: it has no mask in labels")
     return Dataset(
         name=printable(os.path.basename(os.path.realpath(top))),
         split=split,
