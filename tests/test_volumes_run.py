@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import plusx
 from plusx import cli
 from plusx.data.batch import Batch
 from plusx.data.image_file import UnreadableInput
@@ -366,6 +367,9 @@ def test_s10_any_name_of_a_volume_is_drawn(name: str, trained: Path, tmp_path: P
     assert (out / row["mask"]).is_file()
     (example,) = read_examples(out)
     assert example["path"] == row["path"]
+    (called,) = plusx.load(trained)(folder)
+    drawn = {"mask", "overlay", "side_by_side"}
+    assert called == {key: value for key, value in row.items() if key not in drawn}
 
 
 @pytest.mark.slow
