@@ -539,7 +539,7 @@ SETS = [
         "one in train and one in validation",
     ),
     Case(
-        "one colour",
+        "single colour",
         changed(
             folder,
             lambda root: (root / "cat/x.png").write_bytes(
@@ -549,7 +549,7 @@ SETS = [
         "folder",
         {"train": 7, "validation": 2},
         TWO,
-        "one colour",
+        "single colour",
     ),
     Case(
         "T6 classes that differ in case", tree(photos(["cat", "Cat", "dog"])), says="differ in case"

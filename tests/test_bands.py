@@ -17,7 +17,7 @@ from plusx.data.loader import Loader
 from plusx.data.modality import BandsModality, ImageModality, modality_from_dict
 from plusx.data.readers.open import open_data
 from plusx.data.readers.tiff import read_bands
-from plusx.data.sets.synthetic import TELLING, open_bands
+from plusx.data.sets.synthetic import CLASS_BAND, open_bands
 from plusx.recipe import OwnData, load_recipe
 from plusx.run import evaluate, load_run, predict, train
 from plusx.run.datasets import own_modality
@@ -101,7 +101,7 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
     assert len(source) == 6
     assert any("skipped dark/holes.tif" in warning for warning in source.warnings)
     wide = BandsModality((8, 8), 5, (0.5,) * 5, (0.25,) * 5, 0, 10_000_000)
-    with pytest.raises(ValueError, match="next to nothing of the range 0 to 1e"):
+    with pytest.raises(ValueError, match="almost nothing of the range 0 to 1e"):
         open_data(root, split="all", modality=wide, on_unreadable="skip")
     three = BandsModality((8, 8), 3, (0.5,) * 3, (1.0,) * 3, 0, 10_000)
     with pytest.raises(ValueError, match="5 channels, 3 are expected"):
@@ -184,7 +184,7 @@ def test_a_folder_of_bands_trains_is_evaluated_and_used(tmp_path: Path) -> None:
     assert len(told["failed"]) == 1
     flat = np.full((5, 8, 8), 0.4, np.float32)  # reflectances of another product
     tifffile.imwrite(tmp_path / "flat.tif", flat, photometric="minisblack")
-    with pytest.warns(UserWarning, match="next to nothing of the range 0 to 10000"):
+    with pytest.warns(UserWarning, match="almost nothing of the range 0 to 10000"):
         predict(run, [tmp_path / "flat.tif"])
 
 
@@ -227,7 +227,7 @@ def test_the_class_of_the_made_bands_lies_in_one_of_them() -> None:
         peak = turn.ravel()[power.reshape(len(source), -1).argmax(1)]
         apart = np.abs((peak[:, None] - angles + np.pi / 2) % np.pi - np.pi / 2)
         right.append(float((apart.argmin(1) == source.labels.numpy()).mean()))
-    assert right.pop(TELLING - 1) > 0.9
+    assert right.pop(CLASS_BAND - 1) > 0.9
     assert max(right) < 0.25  # 600 images of six classes: five deviations above chance
 
 
@@ -261,13 +261,13 @@ def test_s11_a_tagged_value_for_no_data_is_named(tmp_path: Path) -> None:
     tifffile.imwrite(path, image, planarconfig="contig", extratags=tags)
     verdict = KNOWN.examine(path.read_bytes())
     assert verdict.problem is None
-    assert verdict.warning == "0 stands for no data, by its tag, and is used as a value"
+    assert verdict.warning == "its tag declares 0 as missing data, but it is used as a value"
     image[2, 2] = -9999
     tags = [(42113, "s", 0, "-9999", True)]
     tifffile.imwrite(path, image, planarconfig="contig", extratags=tags)
     problem = KNOWN.examine(str(path)).problem
     assert problem is not None
-    assert "run from -9999 to 7000 (-9999 stands for no data), outside 0 to 10000" in problem
+    assert "run from -9999 to 7000 (-9999 marks missing data), outside 0 to 10000" in problem
 
 
 def test_s11_a_band_that_is_tagged_as_transparency_is_named(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_wrong_sentence_is_quoted_and_pointed_at(text: str, message: str) -> N
         ("crop40", True, "40 x 40 out of 32 x 32"),
         ("resize256 flip", False, "different shapes; add crop"),
         ("resize16 crop", False, "32 x 32 out of 16 x 16"),
-        ("resize40 pad4 crop", False, "after the images have one size"),
+        ("resize40 pad4 crop", False, "needs images of one size"),
         ("cutout33", True, "larger than the 32 x 32"),
     ],
 )

@@ -122,7 +122,7 @@ def test_what_cannot_be_ordered_so_is_said():
         check_sampler("pk", labels, 20, 4)
     with pytest.raises(ValueError, match="samples_per_class = 9: from 1 to batch_size"):
         check_sampler("pk", labels, 8, 9)
-    with pytest.raises(ValueError, match="one class a sample"):
+    with pytest.raises(ValueError, match="one class per sample"):
         check_sampler("pk", torch.zeros(4, 2), 4, 2)
     with pytest.raises(ValueError, match="allowed are uniform, balanced, bucketed, pk"):
         check_sampler("fair", labels, 8, 2)

@@ -283,7 +283,7 @@ def test_train_warns_of_images_that_are_in_two_splits(tmp_path: Path) -> None:
     sets = Sets(open_data(path), open_data(path, split="validation"))
     (warning,) = sets.warnings
     assert "validation metrics of" in warning
-    assert "8 of its images train too, as the same file" in warning
+    assert "8 of its images are in the training set too, as the same file" in warning
     assert "train/cat/0.png and val/cat/0.png" in warning
 
 

@@ -187,7 +187,7 @@ def test_sentences_that_are_in_two_splits_or_too_long_are_warned_of(tmp_path: Pa
         [f"data.path={folder}", "data.tokenizer=words", "data.max_length=20", "head.max_length=20"],
     )
     warnings = "\n".join(open_sets(recipe).warnings)
-    assert "1 of its texts trains too, word by word" in warnings
+    assert "1 of its texts is in the training set too, word by word" in warnings
     assert "val.de line 1" in warnings
     assert "1 translation is longer than 19 tokens, the first is train.de line 21" in warnings
     assert "1 of 2 text is longer than max_length = 20 tokens" in warnings

@@ -407,7 +407,7 @@ def test_a_thin_polygon_has_the_pixels_that_it_touches(tmp_path: Path) -> None:
 
 def test_images_without_any_box_are_nothing_to_learn_from(tmp_path: Path) -> None:
     changed(tmp_path, lambda told: [each.pop("segmentation") for each in told["annotations"]])
-    with pytest.raises(ValueError, match=r"none has a box: train\.json, annotation 0: cat has no"):
+    with pytest.raises(ValueError, match=r"no training image has a box: .*0: cat has no mask"):
         open_annotated(tmp_path, "coco", options=MASKED, on_unreadable="skip")
     assert len(open_annotated(tmp_path, "coco", split="val", on_unreadable="skip"))
 
@@ -508,7 +508,7 @@ def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None
     assert (read[mask == 1] == 2).all()
     with pytest.raises(ValueError, match=r"trainannot/a\.png: .* have the value 3") as error:
         open_annotated(tmp_path, "masks", options=LayoutOptions(classes=("x", "y", "z")))
-    assert "known are 0 to 2" in str(error.value)
+    assert "classes are 0 to 2" in str(error.value)
     for wish, said in (
         (LayoutOptions(classes=("x", "y"), values=(0,)), "a different value is needed"),
         (LayoutOptions(classes=("x", "y"), values=(1, 1)), "each of the 2 classes"),

@@ -258,7 +258,9 @@ def test_what_is_no_json_is_named_with_its_line(tmp_path, line):
 
 @pytest.mark.parametrize("vocabulary", [(UNKNOWN, "a"), (PAD, UNKNOWN, "a", "a")])
 def test_a_vocabulary_has_padding_and_no_token_twice(vocabulary):
-    with pytest.raises(plusx.UserError, match="a vocabulary without <pad>, or with a token twice"):
+    with pytest.raises(
+        plusx.UserError, match="a vocabulary without <pad>, or with a repeated token"
+    ):
         TextModality(Tokenizer("words", vocabulary))
 
 
@@ -298,7 +300,9 @@ def test_info_describes_texts(tmp_path):
     assert {row["name"] for row in summary["classes"]} == {"good", "bad"}
     assert summary["command"].startswith("plusx train text data.path=a.csv")
     assert summary["left_out"] == ["skipped row 42: no text"]
-    assert any("repeat" in text or "train too" in text for text in summary["warnings"])
+    assert any(
+        "repeat" in text or "in the training set too" in text for text in summary["warnings"]
+    )
     assert "texts of each class" in (tmp_path / "page.html").read_text().lower()
     assert (tmp_path / "page.html").read_text().count("<strong>good</strong>") >= 5
     text = plusx_command("info", "a.csv", cwd=tmp_path).stdout
@@ -388,7 +392,7 @@ def test_texts_in_both_splits_and_long_texts_are_warned_of(tmp_path):
         "train", "text", "data.path=a.csv", "epochs=1", "batch_size=8", "data.max_length=30",
         "device.threads=1", cwd=tmp_path,
     )  # fmt: skip
-    assert "2 of its texts train too, word by word" in done.stderr
+    assert "2 of its texts are in the training set too, word by word" in done.stderr
     assert "longer than max_length = 30 tokens and cut there" in done.stderr
 
 

@@ -12,7 +12,7 @@ from plusx.data.dataset import images_of
 from plusx.data.readers.open import open_data
 from plusx.data.sets.synthetic import open_bands
 from plusx.data.splits import groups_held_out
-from plusx.data.subset import few_a_class, of_bands, of_classes
+from plusx.data.subset import few_per_class, of_bands, of_classes
 from plusx.grammar.heads import UNet
 from plusx.nn.frozen import depths_of, freeze_below, freeze_norms, head_depth, rates_by_depth
 from plusx.nn.with_head import NetworkWithHead
@@ -212,11 +212,11 @@ def test_classes_and_images_of_each_are_chosen() -> None:
     some = of_classes(digits, ("7", "2"))
     assert some.classes == ("7", "2")
     assert torch.equal(images_of(some)[some.labels == 0], images_of(digits)[digits.labels == 7])
-    few = few_a_class(some, 5, seed=1)
+    few = few_per_class(some, 5, seed=1)
     assert few.labels.bincount().tolist() == [5, 5]
-    assert few.fingerprint() != few_a_class(some, 5, seed=2).fingerprint()
+    assert few.fingerprint() != few_per_class(some, 5, seed=2).fingerprint()
     with pytest.raises(ValueError, match=r"per_class = 1000: digits has \d+ images of '7'"):
-        few_a_class(some, 1000, seed=0)
+        few_per_class(some, 1000, seed=0)
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_groups_stay_on_one_side(several: bool) -> None:
     assert not {groups[i] for i in held} & {groups[i] for i in kept}
     assert 30 <= len(held) <= 50  # the nearest that groups of about five allow
     assert held.tolist() == groups_held_out(labels, groups, 0.2, 7).tolist()
-    with pytest.raises(ValueError, match="none of 1 groups can be spared"):
+    with pytest.raises(ValueError, match="none of 1 groups can be left out"):
         groups_held_out(labels, ["one"] * 200, 0.2, 0)
 
 

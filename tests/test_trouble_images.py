@@ -466,13 +466,11 @@ def test_t13_a_class_of_one_image_trains_and_is_named(tmp_path: Path) -> None:
     photos(tmp_path), photos(tmp_path, ("emu", "yak"), count=1)
     for split in ("train", "validation"):
         source = open_data(tmp_path, split=split)
-        assert "2 classes (emu, yak) have one sample, which trains: it does not validate" in (
-            source.warnings
-        )
+        assert any("2 classes (emu, yak) have one sample" in text for text in source.warnings)
         assert {2, 3} <= set(source.labels.tolist()) or split == "validation"
     assert len(open_data(tmp_path)) == 10
     text = message(open_data, photos(tmp_path / "lone", ("ant", "bee", "cow"), count=1))
-    assert "lone: validation = 0.2: 1 of 3 samples cannot validate" in text
+    assert "lone: validation = 0.2: 1 of 3 samples cannot be held out" in text
     text = message(open_data, photos(tmp_path / "two", count=1), split="validation")
     assert "2 samples are too few to hold out 0.2 of them" in text
     assert len(open_data(tmp_path / "lone", validation=0)) == 3

@@ -161,14 +161,14 @@ def info(
 def _machine(as_json: bool) -> None:
     import torch
 
-    from plusx.data.sets.download import places
+    from plusx.data.sets.download import data_folders
     from plusx.run.environment import environment
     from plusx.shipped import shipped_recipes
     from plusx.tasks.prepare import find_device
 
     values = {
         **environment(find_device("auto")),
-        "data": [{"path": str(folder), "there": folder.is_dir()} for folder in places()],
+        "data": [{"path": str(folder), "there": folder.is_dir()} for folder in data_folders()],
         "recipes": shipped_recipes(),
         "cuda": torch.version.cuda,
     }

@@ -17,11 +17,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from plusx.data.image_file import (
-    ImageFile,
-    UnreadableInput,
-    read_regular,
-)
+from plusx.data.image_file import ImageFile, UnreadableInput, read_regular
 from plusx.data.instance_mask import InstanceMask
 from plusx.data.sample import IGNORE_INDEX, NO_BOXES, Sample
 from plusx.data.tokenizer import END, UNKNOWN, Tokenizer
@@ -100,12 +96,12 @@ class Boxes(Annotations):
         """Return why a detector cannot learn from the boxes, or ""."""
         count = sum(map(len, self.rows))
         if not count:
-            return "of the images that train none has a box"
+            return "no training image has a box"
         if all((rows[:, 5] == 1).all() for rows in self.rows):
             which = "the only box" if count == 1 else f"all {count:,} boxes"
             return (
-                f"{which} of the images that train {'is' if count == 1 else 'are'} marked as "
-                "crowd (iscrowd in COCO) or difficult (in VOC), which a detector ignores"
+                f"{which} of the training images {'is' if count == 1 else 'are'} marked as crowd "
+                "(iscrowd in COCO) or difficult (in VOC), which a detector ignores"
             )
         return ""
 
@@ -185,10 +181,10 @@ class MaskEncoding:
                 continue
             if self.colours:
                 colour = value >> 16, value >> 8 & 255, value & 255
-                return f"the colour {colour} is no class's, and no row of classes.csv has it"
-            ignored = f", and ignored are {_listed(self.ignored)}" if self.ignored else ""
+                return f"the colour {colour} is not in classes.csv"
+            ignored = f", ignored are {_listed(self.ignored)}" if self.ignored else ""
             return (
-                f"{count:,} pixels have the value {value}, which is no class's; known are "
+                f"{count:,} pixels have the value {value}, which is not a class; classes are "
                 f"{_listed(self.values)}{ignored}"
             )
         return ""
@@ -210,7 +206,7 @@ def stored_mask(data: bytes, colours: bool) -> Int64[np.ndarray, "h w"]:
     A palette image gives its indices, or with `colours` the palette's colours. A grey image in
     three equal channels gives the grey value. Raises UnreadableInput.
     """
-    image_file = ImageFile(data)  # its header, size and kind are good
+    image_file = ImageFile(data)  # checks the header, the size and the format
     if image_file.is_jpeg:
         raise UnreadableInput("a JPEG, which changes the values of a mask: save it as PNG")
     image = image_file.raw()
@@ -222,7 +218,7 @@ def stored_mask(data: bytes, colours: bool) -> Int64[np.ndarray, "h w"]:
         return packed
     if (pixels != pixels[:, :, :1]).any():
         raise UnreadableInput(
-            "a colour image where numbers are expected: say which colour is which class in "
+            "a colour image where numbers are expected: list the colours of the classes in "
             "classes.csv (name,red,green,blue)"
         )
     return pixels[:, :, 0]
@@ -256,7 +252,9 @@ class Masks(Annotations):
         """Return the sample with its mask. Raises UnreadableInput if their sizes differ."""
         mask = self.mask(index)
         if mask.shape != sample.size:
-            raise UnreadableInput(f"its mask has another size, {mask.shape[1]} x {mask.shape[0]}")
+            raise UnreadableInput(
+                f"its mask has a different size, {mask.shape[1]} x {mask.shape[0]}"
+            )
         return replace(sample, masks=torch.from_numpy(mask)[None], mask_fill=IGNORE_INDEX)
 
     def subset(self, indices: Sequence[int]) -> "Annotations":

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from plusx.data.dataset import Dataset
 from plusx.data.duplicates import (
-    MOST_IMAGES,
+    MAX_IMAGES,
     copies,
     copies_of_small_images,
     decoded_thumbnails,
@@ -74,7 +74,7 @@ def image_findings(members: Sequence[Member], *, by_class: bool, grey: GreyReade
     findings = _same(members, by_class, grey)
     flat = [[member.name] for member in members if member.verdict.contrast == 0]
     if flat:
-        what = _count(flat, "image has one colour alone", "images have one colour alone")
+        what = _count(flat, "image has a single colour", "images have a single colour")
         findings.append(Finding("one_colour", f"{what}: {_listed(flat)}", flat))
     return findings
 
@@ -83,10 +83,10 @@ def _same(members: Sequence[Member], by_class: bool, grey: GreyReader) -> list[F
     groups = same_files([m.path for m in members], [m.verdict.content for m in members])
     same = {(a, b) for group in groups for at, a in enumerate(group) for b in group[at + 1 :]}
     findings = _pair_findings(members, sorted(same), "same_file", "the same file", by_class)
-    if len(members) > MOST_IMAGES:
+    if len(members) > MAX_IMAGES:
         message = (
-            f"{len(members):,} images are too many to compare each with each: files that are the "
-            "same are found, and copies that were encoded again are not"
+            f"{len(members):,} images are too many to compare all pairs: equal files are found, "
+            "but not copies that were encoded again"
         )
         return [*findings, Finding("not_compared", message)]
     alike = copies(decoded_thumbnails([member.verdict.thumbnail for member in members]))
@@ -127,9 +127,10 @@ def _pair_findings(
 
 
 def leaks(train: Dataset, others: Mapping[str, Dataset]) -> list[str]:
-    """Return warnings about images that are in the training set and in another one.
+    """Return warnings about samples that are in the training set and in another split.
 
-    Files are compared by the digests of earlier decoding; without them there are no warnings.
+    Files are compared by digests that were computed when decoding; without them there are no
+    warnings.
     """
     warnings = []
     for split, dataset in others.items():
@@ -144,22 +145,23 @@ def leaks(train: Dataset, others: Mapping[str, Dataset]) -> list[str]:
         groups = same_files([m[0] for m in members], [m[1] for m in members])
         names = []
         for group in groups:
-            ones = [members[i] for i in group if members[i][2] is train]
+            first = next((members[i] for i in group if members[i][2] is train), None)
             twins = [members[i] for i in group if members[i][2] is dataset]
-            if ones:
-                names += [[ones[0][2].describe(ones[0][3]), t[2].describe(t[3])] for t in twins]
+            if first is not None:
+                names += [[train.describe(first[3]), dataset.describe(t[3])] for t in twins]
         if names:
             inputs = dataset.modality.inputs
-            count = f"{len(names):,} of its {inputs} {'train' if len(names) > 1 else 'trains'} too"
+            are = "are" if len(names) > 1 else "is"
             same = "as the same file" if dataset.paths is not None else "word by word"
             warnings.append(
-                f"{split} metrics of {dataset.name} are too good: {count}, {same}: {_listed(names)}"
+                f"{split} metrics of {dataset.name} are too good: {len(names):,} of its {inputs} "
+                f"{are} in the training set too, {same}: {_listed(names)}"
             )
     return warnings
 
 
 def group_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
-    """Speakers, or other groups of samples, that train and are evaluated."""
+    """Find speakers, or other groups of samples, in the training set and in another split."""
     trained = set(datasets["train"].items.groups()) if "train" in datasets else set()
     findings = []
     for split, dataset in datasets.items():
@@ -173,7 +175,7 @@ def group_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
 
 
 def box_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
-    """Boxes of less than a pixel in width or height. Readers refuse those that are there twice."""
+    """Find boxes of less than a pixel in width or height. Readers refuse repeated boxes."""
     tiny: list[list[str]] = []
     for dataset in datasets.values():
         boxes = None if dataset.annotations is None else dataset.annotations.boxes
@@ -189,7 +191,7 @@ def box_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
 
 
 def class_findings(datasets: Mapping[str, Dataset]) -> list[Finding]:
-    """Classes whose names hardly differ, and classes that a split lacks."""
+    """Find classes with nearly the same name, and classes that are missing in a split."""
     names = list(dict.fromkeys(name for d in datasets.values() for name in d.classes))
     plain: dict[str, list[str]] = {}
     for name in names:

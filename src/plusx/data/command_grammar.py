@@ -207,10 +207,12 @@ def _slots(tables: Mapping[str, Any], name: str) -> dict[str, dict[str, Value]]:
             raise UserError(f"{where}: a list of spoken words, or a table such as {{ on = true }}")
         for spoken, meaning in value.items():
             if not _is_value(meaning):
-                raise UserError(f"{where}: {spoken!r} has a value that is no text or number")
+                raise UserError(
+                    f"{where}: {spoken!r} has a value that is neither text nor a number"
+                )
         slots[slot] = {_words(spoken, where): meaning for spoken, meaning in value.items()}
         if len(slots[slot]) < count:
-            raise UserError(f"{where}: spoken words that are there twice")
+            raise UserError(f"{where}: repeated spoken words")
     for slot, value in _table(tables, "numbers", name).items():
         where = f"{name}, [numbers] {slot}"
         if slot in slots:

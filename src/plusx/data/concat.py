@@ -23,8 +23,8 @@ class ConcatItems(Items):
 
     def __post_init__(self) -> None:
         paths = [part.paths for part in self.parts]
-        whole = None if None in paths else [path for part in paths for path in part or ()]
-        object.__setattr__(self, "paths", whole)
+        joined = None if None in paths else [path for part in paths for path in part or ()]
+        object.__setattr__(self, "paths", joined)
         object.__setattr__(self, "patches", self.parts[0].patches)
         object.__setattr__(self, "of_one_size", all(part.of_one_size for part in self.parts))
 

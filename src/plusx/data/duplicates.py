@@ -5,9 +5,9 @@ compared by their correlation c: for normalised ones, the squared distance is 2 
 lowest frequencies are compared first, which excludes most pairs and no copy. Sorting by the
 direction of these frequencies in which images differ most avoids most comparisons.
 
-A thumbnail of a small image is nearly the image, and small images of one kind, such as the trousers
-of Fashion-MNIST, have nearly the same thumbnail. Small images are therefore compared whole, and
-those with many similar ones have to agree more.
+Small images of one kind, such as the trousers of Fashion-MNIST, have nearly the same thumbnail.
+Small images are therefore compared whole, and those with many similar ones need a higher
+correlation.
 """
 
 import base64
@@ -21,20 +21,20 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from plusx.data.image_file import THUMBNAIL, UnreadableInput, read_regular
 
 
-CORRELATION = 0.985  # of thumbnails from which on one image is taken for a copy of the other
+CORRELATION = 0.985  # of thumbnails from which images count as copies
 _RADIUS = float(np.sqrt(2 - 2 * CORRELATION))  # the distance of two such thumbnails
-_LEAST_DEVIATION = 3.0  # grey levels; flatter thumbnails are all alike
+_MIN_DEVIATION = 3.0  # grey levels; flatter thumbnails are not comparable
 _FREQUENCIES = 8  # of a thumbnail, in each direction, that are compared first
 _BLOCK = 1024  # images that are compared with the others at a time
 _COMPARED = 2**25  # pairs of them at a time, which is 128 MiB
 _VERIFIED = 100_000  # pairs that are compared as a whole at a time
 _ROUNDING = 1e-4  # of squared distances in float32
 _SMALL = 64  # pixels on the longer side of images that are compared whole
-_FEW = 3  # images with more similar ones have to agree as _CLOSE says
-_CLOSE = 0.995  # correlation of small images that have many similar ones
+_FEW = 3  # small images with more similar ones need the correlation _CLOSE
+_CLOSE = 0.995
 _COMPARED_WHOLE = 4096  # pairs of small images at a time
-MOST_PAIRS = 1_000_000
-MOST_IMAGES = 200_000  # that are compared: it takes the square of their number
+MAX_PAIRS = 1_000_000
+MAX_IMAGES = 200_000  # that are compared, in quadratic time
 
 Thumbnails = UInt8[np.ndarray, "n t t"]
 Pairs = Int64[np.ndarray, "m 2"]
@@ -51,7 +51,7 @@ def same_files(paths: Sequence[str], digests: Sequence[str]) -> list[list[int]]:
     """Return the groups of files with the same bytes.
 
     `digests` are those of image_file.content_digest, which omit the middle of large files; files
-    with equal digests are compared byte by byte. Inputs that are no files have the path "", and are
+    with equal digests are compared byte by byte. Inputs that are not files have the path "" and are
     compared by their digests alone.
     """
     groups: dict[str, list[int]] = {}
@@ -77,14 +77,14 @@ def same_files(paths: Sequence[str], digests: Sequence[str]) -> list[list[int]]:
 def copies(thumbnails: Thumbnails) -> tuple[Pairs, Bool[np.ndarray, "m"]] | None:
     """Return the pairs of images that are copies, and whether they are mirrored.
 
-    None if there are more than MOST_PAIRS, so that the images hardly differ.
+    None if there are more than MAX_PAIRS, so that the images hardly differ.
     """
     from scipy.fft import dctn
 
     count = len(thumbnails)
     distinct, numbers = np.unique(thumbnails.reshape(count, -1), axis=0, return_inverse=True)
     numbers = numbers.ravel()
-    usable = np.flatnonzero(distinct.std(1) >= _LEAST_DEVIATION)
+    usable = np.flatnonzero(distinct.std(1) >= _MIN_DEVIATION)
     if not len(usable):
         return np.empty((0, 2), np.int64), np.empty(0, np.bool_)
     whole = _normalised(distinct[usable].reshape(-1, THUMBNAIL, THUMBNAIL))
@@ -111,7 +111,7 @@ def copies(thumbnails: Thumbnails) -> tuple[Pairs, Bool[np.ndarray, "m"]] | None
             for pair in product(members[one], members[other]):
                 if pair[0] != pair[1]:
                     pairs.setdefault((min(pair), max(pair)), is_mirrored)
-                if len(pairs) > MOST_PAIRS:
+                if len(pairs) > MAX_PAIRS:
                     return None
     ordered = sorted(pairs)
     result = np.array(ordered, np.int64).reshape(-1, 2)

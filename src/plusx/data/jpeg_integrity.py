@@ -1,4 +1,4 @@
-"""Whether a PNG or a JPEG has the pixels that its header promises, which no decoder says."""
+"""Whether a PNG or JPEG has all pixels that its header declares, which decoders do not check."""
 
 import io
 import re
@@ -40,7 +40,7 @@ def png_problem(data: bytes) -> str | None:
             checksum = zlib.crc32(memoryview(data)[offset + 4 : end])
             if checksum != int.from_bytes(data[end : end + 4], "big"):
                 shown = name.decode("ascii", "backslashreplace")
-                return f"the checksum of its {shown} chunk does not fit"
+                return f"the checksum of its {shown} chunk does not match"
         if name == b"IDAT":
             chunks.append(memoryview(data)[offset + 8 : end])
         if name == b"IEND":
@@ -65,7 +65,7 @@ def _png_count(data: bytes, chunks: list[memoryview]) -> str | None:
             missing -= len(unpacker.decompress(unpacker.unconsumed_tail, min(missing, _PIECE)))
         if missing <= 0:
             return None
-    return f"its header promises {expected:,} bytes of pixels, {missing:,} are missing"
+    return f"its header declares {expected:,} bytes of pixels, {missing:,} are missing"
 
 
 def jpeg_problem(data: bytes, image: Image.Image) -> str | None:
@@ -91,7 +91,7 @@ def jpeg_problem(data: bytes, image: Image.Image) -> str | None:
             longer += [data[copied:offset], stuffed + _FILLER]
             copied = offset
     filled = Image.open(io.BytesIO(b"".join([*longer, data[copied:]])), formats=("JPEG",))
-    return None if _equal(filled, image) else "its header promises more pixels than there are"
+    return None if _equal(filled, image) else "its header declares more pixels than there are"
 
 
 def _equal(first: Image.Image, second: Image.Image) -> bool:

@@ -157,8 +157,8 @@ class Loader:
         self.rank, self.world = part
         if not 0 <= self.rank < self.world:
             raise UserError(f"part = {part}: a rank from 0, and a larger world size")
-        if not train and dataset.modality.most_at_a_time is not None:
-            batch_size = self.world * dataset.modality.most_at_a_time
+        if not train and dataset.modality.evaluation_batch_size is not None:
+            batch_size = self.world * dataset.modality.evaluation_batch_size
         if batch_size < self.world:
             raise UserError(
                 f"batch_size = {batch_size}: {self.world} processes cannot share so few samples"

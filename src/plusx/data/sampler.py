@@ -29,7 +29,7 @@ VIEWS = 2  # copies of a sample, with the sampler of that name
 
 # purposes of the random numbers here, distinct from those of an order or an augmentation
 _CLASSES, _MEMBERS, _PLACES = 1 << 34, 1 << 35, 1 << 36
-_POOL = 50  # batches that are ordered by length together
+_POOL = 50  # batches that are sorted by length together
 
 
 def check_sampler(
@@ -41,7 +41,7 @@ def check_sampler(
     if sampler != "pk":
         return
     if labels.ndim != 1:
-        raise UserError('sampler = "pk" needs one class a sample')
+        raise UserError('sampler = "pk" needs one class per sample')
     if not 1 <= samples_per_class <= batch_size:
         raise UserError(
             f"samples_per_class = {samples_per_class}: from 1 to batch_size ({batch_size})"
@@ -65,8 +65,8 @@ def epoch_order(
     patches: int = 1,
     lengths: Int64[np.ndarray, "n"] | None = None,
 ) -> Int64[np.ndarray, "..."]:
-    """The sample numbers of one epoch, in order (`patches` * n of them); with "views" (n, 2), a row
-    for the copies of a sample.
+    """Return the `patches` * n sample numbers of one epoch in order; with "views" rows (n, 2) of
+    the copies of a sample.
 
     labels: class numbers (n,), or one number per class (n, k): a sample has the classes above 0.
         With "balanced", samples without any class form one more class

@@ -13,8 +13,8 @@ from plusx.data.rng import permutation
 from plusx.errors import UserError, counted
 
 
-# names that splits have in folders, files and columns, in any case and with _set, _data or
-# _images behind them: see `split_of`
+# names of splits in folders, files and columns, in any case and also with the endings _set, _data
+# or _images (see `split_of`)
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -28,12 +28,12 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 _ENDING = re.compile(r"[ _-]?(set|data|images|imgs|split)$")
-# of the training samples, where the data holds out none itself
+# of the training samples, if the data has no validation split
 VALIDATION_FRACTION = 0.2
 
 
 def split_of(name: str) -> str:
-    """Return the split that a folder, a file or a cell of this name is, or "".
+    """Return the split that the name of a folder or file, or a cell, stands for, or "".
 
     >>> split_of("Training"), split_of("test_set"), split_of("cat")
     ('train', 'test', '')
@@ -52,9 +52,9 @@ class _HasSplit(Protocol):
 E = TypeVar("E", bound=_HasSplit)
 
 
-def evenly(count: int, most: int) -> Int64[np.ndarray, "m"]:
-    """Return at most `most` of `count` indices, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+def evenly(count: int, limit: int) -> Int64[np.ndarray, "m"]:
+    """Return at most `limit` of `count` indices, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(np.int64))
 
 
 def own_splits(entries: Sequence[_HasSplit]) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def entries_of_split(
         chosen = [entry for entry in entries if entry.split == split]
         return chosen, split == "train" and "validation" not in splits
     if split == "test" or (splits and "train" not in splits):
-        has = ", ".join(splits) if splits else "none: it is split by the seed to train and validate"
+        has = ", ".join(splits) if splits else "none: the seed splits it into train and validation"
         raise UserError(f"{shown} has no {split} split (its splits: {has})")
     return [entry for entry in entries if entry.split in ("", "train")], True
 
@@ -103,11 +103,10 @@ def held_out_of(
             f"{counted(len(labels), 'sample')} {are} too few to hold out {amount:g} of them for "
             "validation: add some, or set validation = 1 or more (a number of samples), or 0 (none)"
         )
-    held = (
-        groups_held_out(labels, groups, amount, seed)
-        if any(groups)
-        else held_out(labels, amount, seed)
-    )
+    if any(groups):
+        held = groups_held_out(labels, groups, amount, seed)
+    else:
+        held = held_out(labels, amount, seed)
     return held if split == "validation" else np.delete(np.arange(len(labels)), held)
 
 
@@ -138,13 +137,13 @@ def held_out(labels: Tensor, validation: float | int, seed: int) -> Int64[np.nda
     count = validation_count(len(labels), validation)
     order = stratified_order(labels, seed)
     if labels.ndim == 1:
-        # the last of each class in this order trains
+        # the last sample of each class in this order is for training
         _, last = np.unique(labels.cpu().numpy()[order][::-1], return_index=True)
         order = np.delete(order, len(order) - 1 - last)
     if len(order) < count:
         raise UserError(
-            f"validation = {validation}: {count:,} of {len(labels):,} samples cannot validate, "
-            f"since each of the {len(labels) - len(order):,} classes needs one to train on: add "
+            f"validation = {validation}: {count:,} of {len(labels):,} samples cannot be held out, "
+            f"since each of the {len(labels) - len(order):,} classes needs one for training: add "
             "some, or set validation = 0"
         )
     return np.sort(order[:count])
@@ -162,7 +161,7 @@ def lone_classes(labels: Tensor, classes: Sequence[str]) -> list[str]:
     which = (
         f"the class {shown} has" if len(names) == 1 else f"{len(names):,} classes ({shown}) have"
     )
-    return [f"{which} one sample, which trains: it does not validate"]
+    return [f"{which} one sample, which is used for training and not for validation"]
 
 
 def groups_held_out(
@@ -188,14 +187,14 @@ def groups_held_out(
         group_members = members[number]
         over = len(chosen) + len(group_members) - target
         if over > 0 and over >= target - len(chosen):
-            continue  # without it there are nearer to as many
+            continue  # the number is closer to the target without it
         rest = left - shown[group_members].cpu().numpy().sum(0)
         if bool(((rest <= 0) & (left > 0)).any()):
             continue
         chosen, left = [*chosen, *group_members], rest
     if target and not chosen:
         raise UserError(
-            f"validation = {validation}: none of {len(names):,} groups can be spared from training"
+            f"validation = {validation}: none of {len(names):,} groups can be left out of training"
         )
     return np.sort(np.array(chosen, np.int64))
 
@@ -204,9 +203,11 @@ def validation_count(total: int, validation: float | int) -> int:
     """Return the number of validation samples. Raises UserError if none is left to train."""
     if validation < 0 or (isinstance(validation, float) and not validation < 1):
         raise UserError(
-            f"validation = {validation}: a fraction from 0 to below 1, or a whole number of samples"
+            f"validation = {validation}: a fraction from 0 to below 1, or a number of samples"
         )
     count = round(validation * total) if isinstance(validation, float) else validation
     if count >= total and total:
-        raise UserError(f"validation = {validation}: that leaves none of {total} samples to train")
+        raise UserError(
+            f"validation = {validation}: that leaves none of {total} samples for training"
+        )
     return count

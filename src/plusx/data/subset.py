@@ -46,7 +46,7 @@ def of_bands(source: Dataset, bands: Sequence[int]) -> Dataset:
     Raises UserError if a band is missing or listed twice.
     """
     if not source.in_memory:
-        return source  # files are read so
+        return source  # bands of files are selected when they are read
     _check_bands(bands, source.modality.channels, source.name)
     assert isinstance(source.modality, GridModality)
     channels = [band - 1 for band in bands]
@@ -54,7 +54,7 @@ def of_bands(source: Dataset, bands: Sequence[int]) -> Dataset:
     return replace(source, items=items, modality=select_bands(source.modality, tuple(bands)))
 
 
-def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
+def few_per_class(source: Dataset, count: int, seed: int) -> Dataset:
     """Return `count` samples of each class, chosen by the seed.
 
     Raises UserError if a class has fewer, or samples have several classes.
@@ -75,19 +75,19 @@ def few_a_class(source: Dataset, count: int, seed: int) -> Dataset:
 
 
 def first_images(source: Dataset, amount: int | float, seed: int) -> Dataset:
-    """Return a number or a fraction of the samples, with the fractions of the classes.
+    """Return a number or a fraction of the samples, stratified by class.
 
-    Classes without a sample are named in the warnings. Raises UserError for a number that there is
-    not, or if what is left has one class only or no box to learn.
+    Classes without a sample are named in the warnings. Raises UserError if there are too few
+    samples, or only one class or no box remains.
     """
-    whole = len(source)
-    count = amount if isinstance(amount, int) else round(amount * whole)
+    total = len(source)
+    count = amount if isinstance(amount, int) else round(amount * total)
     where = f"[data] train = {amount}"
-    if not 1 <= count <= whole:
-        raise UserError(f"{where}: {source.name} has {counted(whole, source.noun)} to train on")
+    if not 1 <= count <= total:
+        raise UserError(f"{where}: {source.name} has {counted(total, source.noun)} to train on")
     chosen = source.subset(np.sort(stratified_order(source.labels, seed)[:count]).tolist())
     if chosen.annotations is not None and (reason := chosen.annotations.nothing_to_learn()):
-        raise UserError(f"{where}: there is nothing to learn: {reason}: take more")
+        raise UserError(f"{where}: there is nothing to learn: {reason}: increase it")
     if source.multilabel:
         return chosen
     present, all_classes = set(chosen.labels.tolist()), set(source.labels.tolist())
@@ -96,13 +96,13 @@ def first_images(source: Dataset, amount: int | float, seed: int) -> Dataset:
         return chosen
     if len(present) == 1:
         raise UserError(
-            f"{where} leaves one class only ({source.classes[min(present)]!r}), and at least two "
-            "are needed: take more, or give per_class instead, the number of each class"
+            f"{where} leaves one class only ({source.classes[min(present)]!r}), but at least two "
+            "are needed: increase it, or set per_class, the number of samples of each class"
         )
     names = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
     warning = (
         f"{where} leaves {counted(len(missing), 'class', 'classes')} without a sample to train on "
-        f"({names}): per_class takes as many of each"
+        f"({names}): set per_class for an equal number of each class"
     )
     return replace(chosen, warnings=[*chosen.warnings, warning])
 
@@ -114,4 +114,4 @@ def _check_bands(bands: Sequence[int], count: int, name: str) -> None:
         if list(bands).count(band) > 1:
             raise UserError(f"[data] bands: {band} is listed twice")
     if not bands:
-        raise UserError("[data] bands: none is named")
+        raise UserError("[data] bands: the list is empty")

@@ -76,7 +76,7 @@ class Tokenizer:
             return cls(kind, (*specials, *(f"0x{byte:02x}" for byte in range(256))), lower)
         counts = Counter(piece for text in texts for piece in empty.pieces(text))
         if not counts:
-            raise UserError("the texts are empty, so there is no vocabulary")
+            raise UserError("the texts are empty: there is nothing to build a vocabulary from")
         room = size - len(specials)
         if room < 1:
             raise UserError(f"a vocabulary of {size} tokens: {len(specials)} of them are special")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plusx import run, store
-from plusx.data.sets.download import places
+from plusx.data.sets.download import data_folders
 from plusx.errors import UserError
 from plusx.evidence.claim import PROTOCOLS, Claim, default_seeds
 from plusx.evidence.verdict import Options, Outcome
@@ -103,7 +103,7 @@ def published_metrics(network: str) -> dict[str, Any]:
 def imagenet() -> Path:
     """Return the folder of ImageNet's images. Raises UserError, with the expected folder, if it is
     missing."""
-    roots = [folder / "imagenet" for folder in places()]
+    roots = [folder / "imagenet" for folder in data_folders()]
     for folder in roots:
         if (folder / "val").is_dir():
             return folder

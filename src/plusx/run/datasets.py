@@ -111,7 +111,7 @@ def open_split(recipe: Recipe, split: str) -> Dataset:
     if per_class is not None:
         if train is not None:
             raise UserError("[data] train and per_class: give only one of them")
-        return subset.few_a_class(dataset, per_class, recipe.seed)
+        return subset.few_per_class(dataset, per_class, recipe.seed)
     assert train is not None
     return subset.first_images(dataset, train, recipe.seed)
 

@@ -31,7 +31,7 @@ class Evaluator:
         world: DistributedContext,
         make_loader: Callable[[Dataset], Loader],
     ) -> None:
-        batch_size = dataset.modality.most_at_a_time or batch_size
+        batch_size = dataset.modality.evaluation_batch_size or batch_size
         self.world = world
         self.rounds = -(-len(dataset) // (batch_size * world.size))
         batches = torch.arange(len(dataset)).split(batch_size)[world.rank :: world.size]

@@ -1,8 +1,8 @@
 """Images with any number of channels and any range, as of satellites and microscopes.
 
-TIFF, as bands of one page or as pages, and PNG; all files have the same channels, and values within
-a stated range. The whole image is resized to the network's size; available words of augmentation
-are those that move windows.
+Files are TIFF (bands of one page, or pages) or PNG, with the same channels and values within a
+stated range. The whole image is resized to the network's size. Words of augmentation are those that
+move windows.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from plusx.errors import UserError
 if TYPE_CHECKING:
     from plusx.data.dataset import Dataset
 
-_NARROW = 0.01  # the smallest fraction of the range that the values of all images have to take
+_MIN_RANGE_FRACTION = 0.01  # of the stated range that the values of all images together span
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class BandsModality(GridModality):
         if low < self.low or high > self.high:
             data = source if isinstance(source, bytes) else read_regular(source)
             nodata = declared_nodata(data)
-            hint = f" ({nodata:g} stands for no data)" if nodata in (low, high) else ""
+            hint = f" ({nodata:g} marks missing data)" if nodata in (low, high) else ""
             raise UnreadableInput(
                 f"its values run from {low:g} to {high:g}{hint}, outside {self.low:g} to "
                 f"{self.high:g}"
@@ -100,21 +100,21 @@ class BandsModality(GridModality):
         nodata = declared_nodata(data)
         warning = None
         if nodata is not None and (image == nodata).any():
-            warning = f"{nodata:g} stands for no data, by its tag, and is used as a value"
+            warning = f"its tag declares {nodata:g} as missing data, but it is used as a value"
         return Verdict(None, warning, height, width, *limits, content_digest(data))
 
     def common_problem(self, verdicts: Sequence[Verdict]) -> str | None:
-        """Return a warning if all images use less than a hundredth of the range."""
+        """Return a message if all images use less than a hundredth of the range, or None."""
         if not verdicts:
             return None
         low = min(verdict.low for verdict in verdicts)
         high = max(verdict.high for verdict in verdicts)
-        if high - low >= _NARROW * (self.high - self.low):
+        if high - low >= _MIN_RANGE_FRACTION * (self.high - self.low):
             return None
         return (
-            f"the values of all {len(verdicts):,} images lie from {low:g} to {high:g}, which is "
-            f"next to nothing of the range {self.low:g} to {self.high:g}: give the one that they "
-            "have, [data] range"
+            f"the values of all {len(verdicts):,} images are from {low:g} to {high:g}, almost "
+            f"nothing of the range {self.low:g} to {self.high:g}: set [data] range to that of the "
+            "images"
         )
 
     def data_fields(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ from plusx.errors import UserError
 
 
 MAX_SIDE = 16_384  # pixels of an input
-# pixels that are normalised at a time: 1 MiB of them
+# values that are normalised at a time, 1 MiB in float32
 _PIECE = 2**18
 _ROUNDING = 2e-6  # of pixels from 0 to 1 in float32
 
@@ -81,7 +81,7 @@ class GridModality(Modality):
         return values if eight_bits else values.float()
 
     def like(self, other: Modality) -> Modality:
-        """Return the modality with the mean and deviation of another one of as many channels."""
+        """Return the modality with the mean and deviation of another one, if channels agree."""
         if not isinstance(other, GridModality) or other.channels != self.channels:
             return self
         return replace(self, mean=other.mean, std=other.std)
@@ -110,10 +110,12 @@ class GridModality(Modality):
     def normalise(
         self, values: Num[Tensor, "..."], pool: BufferPool | None = None
     ) -> Float32[Tensor, "..."]:
-        """((value - low) / (high - low) - mean) / std in float32.
+        """Return ((value - low) / (high - low) - mean) / std in float32.
 
-        Of 8 bits that is (image / 255 - mean) / std, bit for bit as torchvision's v2 transforms.
-        pool: where memory for many images comes from; None is the system.
+        For 8-bit images this is (image / 255 - mean) / std, bit for bit as in torchvision's v2
+        transforms.
+
+        pool: memory for large batches; None: it is allocated
         """
         mean = torch.tensor(self.mean, dtype=torch.float32, device=values.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=values.device)
@@ -186,7 +188,7 @@ def _normalise_in_pieces(
     count, channels, height, width = images.shape
     channels_last = channels > 1 and images.is_contiguous(memory_format=torch.channels_last)
     if channels_last:
-        # one long row of channels is quicker than many rows of three
+        # one long row of channels is faster than many rows of three
         output = torch.from_numpy(pool.take((count, height, width, channels)))
         rows, stored = output.view(-1, width * channels), images.permute(0, 2, 3, 1)
         stored = stored.reshape(-1, width * channels)

@@ -19,8 +19,8 @@ from plusx.errors import UserError, printable
 IMAGENET_MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
 IMAGENET_STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
-# what is done to an image of another size: the shorter side to size / crop_fraction and the window
-# in the middle; all of it, whatever its shape; all of it, as large as fits; nothing
+# how an image of another size is resized: the shorter side to size / crop_fraction, then the centre
+# crop; the whole image to the size; the whole image to fit into the size; not at all
 Resize = Literal["center_crop", "stretch", "fit", "none"]
 _OTHER_WORDS = {"dflip", "brightness", "noise", *SOUND, *TEXT}
 
@@ -31,7 +31,7 @@ class ImageModality(GridModality):
 
     resize: how images of another size are resized, unless a word of augmentation does it
     crop_fraction, interpolation: of center_crop: timm's crop_pct, and the filter
-    max_pixels: of a file, by its header; larger ones are refused. None: 200 million
+    max_pixels: of a file, by its header; larger images are refused. None: 200 million
     """
 
     resize: Resize = "center_crop"
@@ -78,8 +78,8 @@ class ImageModality(GridModality):
     def refuse_archive(self, path: str) -> None:
         if self.max_pixels is not None:
             raise UserError(
-                f"{printable(path)}: max_pixels is for images in files of their own; packed and "
-                f"tar files hold images of at most {DEFAULT_LIMIT:,} pixels"
+                f"{printable(path)}: max_pixels is for separate image files; images in packed and "
+                f"tar files have at most {DEFAULT_LIMIT:,} pixels"
             )
 
     @property

@@ -21,15 +21,14 @@ from plusx.errors import UserError
 if TYPE_CHECKING:
     from plusx.data.dataset import Dataset
 
-# raised whenever the rules of decoding change, so that old verdicts count no more
-_RULES = 4
+_CACHE_VERSION = 4  # increased whenever the rules of decoding change
 
 
 class Modality:
     """How a stored input becomes a network's input. A new kind is a frozen dataclass, whose fields
     are saved with the weights.
 
-    size: positions of the network's input along each dimension; of sequences the most
+    size: positions of the network's input along each dimension; of sequences the maximum
     channels: of the network's input; of text the number of tokens
     """
 
@@ -42,9 +41,9 @@ class Modality:
     is_image: ClassVar[bool] = False
     length_unit: ClassVar[str] = ""  # in which lengths are shown
     tokens: ClassVar[bool] = False  # whether inputs are token numbers
-    key: ClassVar[str] = "path"  # what a row of predictions has of its input
-    # samples that are evaluated at a time; None: as many as are asked for
-    most_at_a_time: ClassVar[int | None] = None
+    key: ClassVar[str] = "path"  # the column of predictions that identifies the input
+    # the only batch size of evaluation; None: any
+    evaluation_batch_size: ClassVar[int | None] = None
 
     def read_file(self, path: str, decoder: Decoder = "pillow") -> Input:
         """Read a file. Raises UnreadableInput with the reason; OSError."""
@@ -52,7 +51,7 @@ class Modality:
 
     def decode(self, source: str | bytes) -> Input:
         """Read and fully check a file. Raises UnreadableInput with the reason; OSError."""
-        raise UserError(f"{self.inputs} are read one by one, and not as bytes or arrays")
+        raise UserError(f"{self.inputs} are read from files, not from bytes or arrays")
 
     def from_values(self, values: Image.Image | np.ndarray | Tensor) -> Input:
         """Return the input of values in memory. Raises UserError if they have another shape."""
@@ -67,9 +66,10 @@ class Modality:
         stored: bool = False,
         channels_last: bool = False,
     ) -> Transform:
-        """What is done to samples.
+        """Return the transform of samples.
 
-        annotated: whether boxes or masks go along
+        augment: words of augmentation, applied if `train`
+        annotated: whether samples have boxes or masks
         stored: whether all inputs are stored at the network's size
         Raises UserError for an augmentation that these inputs cannot have.
         """
@@ -82,16 +82,16 @@ class Modality:
     def normalise(
         self, values: Num[Tensor, "..."], pool: BufferPool | None = None
     ) -> Num[Tensor, "..."]:
-        """Return collated inputs as the network takes them.
+        """Return the network's input for collated inputs.
 
-        pool: where memory for many inputs comes from; None is the system.
+        pool: memory for large batches; None: it is allocated
         """
         raise NotImplementedError
 
     def to_pixels(self, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
         """Return the pixels of normalised inputs, from 0 to 1: the inverse of `from_pixels`.
 
-        Raises UserError if inputs are no values on a grid.
+        Raises UserError if inputs are not values on a grid.
         """
         raise UserError(f"the network takes {self.inputs}, which have no pixels from 0 to 1")
 
@@ -104,17 +104,16 @@ class Modality:
         return self
 
     def like(self, other: "Modality") -> "Modality":
-        """Return the modality with what another one of the same kind, of a trained network, has
-        measured."""
+        """Return the modality with the measured values of another one, of a trained network."""
         return self
 
     def warnings(self, dataset: "Dataset") -> list[str]:
-        """Return warnings about inputs of a data set that are changed, such as cut texts."""
+        """Return warnings about inputs that the modality changes, such as truncated texts."""
         return []
 
     def verdict_terms(self) -> list[Any]:
         """Return what the verdict on a file depends on, besides the file."""
-        return [_RULES, DEFAULT_LIMIT, *decoders()]
+        return [_CACHE_VERSION, DEFAULT_LIMIT, *decoders()]
 
     def examine(self, source: str | bytes) -> Verdict:
         """Decode a file fully, and return the verdict."""
@@ -127,7 +126,7 @@ class Modality:
     def refuse_archive(self, path: str) -> None:
         """Raise UserError if packed and tar files cannot contain these inputs."""
         raise UserError(
-            f"{printable(path)} holds images of 8 bits; {self.inputs} are files of their own"
+            f"{printable(path)} contains 8-bit images; {self.inputs} must be separate files"
         )
 
     def common_problem(self, verdicts: Sequence[Verdict]) -> str | None:
@@ -141,14 +140,14 @@ class Modality:
 
     def resized(self, size: int) -> "Modality":
         """Return the modality with inputs of `size` positions along each dimension."""
-        raise UserError(f"size = {size}: {self.inputs} have a size of their own")
+        raise UserError(f"size = {size}: {self.inputs} cannot be resized")
 
     def of_one_size(self) -> "Modality":
         """Return the modality with inputs resized to the network's size."""
         return self
 
     def before_crop(self) -> "Modality":
-        """Return the modality with the inputs from which a crop of the network's size is cut."""
+        """Return the modality with the resized inputs before the crop to the network's size."""
         return self
 
     def uncropped(self) -> "Modality":
@@ -176,7 +175,7 @@ class Modality:
 
     @property
     def per_length_unit(self) -> int:
-        """How many of Items.lengths are one `length_unit`."""
+        """Number of units of Items.lengths in one `length_unit`."""
         return 1
 
     @property
@@ -200,7 +199,7 @@ class Modality:
         return {}
 
     def input_steps(self, dense: bool) -> list[dict[str, Any]]:
-        """The steps from a stored input to that of the network, in order, for other programs.
+        """Return the steps from a stored input to the network's, in order, for exported files.
 
         dense: whether the network predicts positions, so that the whole input is kept
         """

@@ -1,9 +1,9 @@
-"""The grid on which a network sees volumes: axes, spacing in mm, and the way there and back.
+"""The grid of a network's input volumes: axes, spacing in mm, and resampling to and from it.
 
-World coordinates are those of NIfTI: x grows to the patient's right, y to the front (anterior), z
-to the head (superior), in mm. An orientation is three letters, one for each axis of an array, that
-say where it grows to: "SPL" is slices towards the head, rows towards the back and columns towards
-the left, as an axial series is looked at. Axes are reordered by nibabel.
+World coordinates are those of NIfTI in mm: x increases to the patient's right, y to the front
+(anterior), z to the head (superior). An orientation has a letter for each axis of an array, the
+direction in which it increases: "SPL" is slices towards the head, rows towards the back and columns
+towards the left, the usual display of an axial series. Axes are reordered by nibabel.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from plusx.errors import UserError
 
 
 Spacing = tuple[float, float, float]
-_AXES = ("LR", "PA", "IS")  # of x, y and z: where they fall, where they grow
-_SAME = 1e-3  # relative difference of spacings that count as equal
+_AXES = ("LR", "PA", "IS")  # of x, y and z: decreasing, increasing
+_TOLERANCE = 1e-3  # relative difference up to which spacings count as equal
 
 
 @dataclass(frozen=True)
 class Space:
-    """How volumes are brought to one grid and one scale.
+    """The grid and the scale of values.
 
-    patch        voxels per dimension that a network sees at a time
+    patch        voxels per dimension of the network's input
     spacing      mm per voxel, along the axes of `orientation`
     orientation  see above
     range        the values that a volume may have, such as -1024 to 3071 of CT in Hounsfield units
-    percentiles  whether each volume's own percentiles 0.5 and 99.5 become 0 and 1, as suits MR,
-                 whose values have no unit
+    percentiles  whether each volume's own percentiles 0.5 and 99.5 become 0 and 1, which suits MR,
+                 since its values have no unit
     """
 
     patch: tuple[int, int, int]
@@ -67,7 +67,7 @@ def affine_problem(affine: Num[np.ndarray, "4 4"]) -> str | None:
         return "its affine has numbers that are not finite"
     lengths = np.linalg.norm(affine[:3, :3].astype(np.float64), axis=0)
     if not (lengths > 1e-6).all():
-        return "its affine gives voxels no size"
+        return "its affine has voxels of size 0"
     if abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         return "two axes of its affine point the same way"
     return None
@@ -176,7 +176,7 @@ def nearest(
 
 
 def _same(old: float, new: float) -> bool:
-    return abs(new - old) <= _SAME * old
+    return abs(new - old) <= _TOLERANCE * old
 
 
 def _centres(count: int, step: float) -> np.ndarray:

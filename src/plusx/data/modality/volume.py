@@ -27,7 +27,7 @@ class VolumeModality(GridModality):
     words: ClassVar[frozenset[str]] = frozenset(
         {"flip", "vflip", "dflip", "rot90", "brightness", "noise"}
     )
-    most_at_a_time: ClassVar[int | None] = 1  # volumes are of any size
+    evaluation_batch_size: ClassVar[int | None] = 1  # volumes differ in size
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,7 +35,7 @@ MAX_STRING_SECONDS = 60.0
 SILENCE = (0.05, 0.4)  # seconds
 LEVEL = (-12.0, 6.0)  # dB
 NOISE = (-70.0, -50.0)  # dB of full scale
-# by the split: what its random numbers begin with
+# the epoch of the random numbers of each split
 _PURPOSE = {"train": 1, "validation": 2, "test": 3, "all": 4}
 
 
@@ -139,7 +139,7 @@ def open_digit_strings(
     wrong = [name for name in digits.classes if name not in map(str, range(10))]
     if wrong:
         raise UserError(
-            f"{digits.name}: label = {label!r} finds {wrong[0]!r}, which is no digit from 0 to 9"
+            f"{digits.name}: label = {label!r} finds {wrong[0]!r}, which is not a digit from 0 to 9"
         )
     items = digits.items
     assert isinstance(items, RecordingItems)

@@ -14,7 +14,7 @@ class Download:
 
     address: str
     digest: str
-    most_bytes: int
+    max_bytes: int
 
     @property
     def name(self) -> str:
@@ -26,8 +26,8 @@ class Download:
         return hashlib.new(kind, data, usedforsecurity=False).hexdigest() == digest
 
 
-def places() -> list[Path]:
-    """Return the folders in which a published set is searched, in order."""
+def data_folders() -> list[Path]:
+    """Return the folders in which data sets are searched, in order."""
     folder = os.environ.get("PLUSX_DATA")
     return [
         *([Path(folder).expanduser()] if folder else []),
@@ -37,11 +37,11 @@ def places() -> list[Path]:
 
 
 def located(path: str | Path) -> Path:
-    """Return the path of a recipe as it is, or else below one of `places`, if it exists there."""
+    """Return a path as it is, or, if it does not exist, below the first folder that contains it."""
     relative = Path(path).expanduser()
     if relative.is_absolute() or os.path.lexists(relative):
         return relative
-    paths = (folder / relative for folder in places())
+    paths = (folder / relative for folder in data_folders())
     return next((path for path in paths if os.path.lexists(path)), relative)
 
 
@@ -52,7 +52,7 @@ def fetch(item: Download, folder: Path) -> Path:
     fails or is not the published file; nothing is kept then.
     """
     target = folder / item.name
-    data = store.download(item.address, item.digest, item.most_bytes, target)
+    data = store.download(item.address, item.digest, item.max_bytes, target)
     store.make_folder(folder)
     store.write_bytes(target, data)
     return target

@@ -20,7 +20,7 @@ import torch
 from plusx import store
 from plusx.data.dataset import Dataset, MemoryItems, Split
 from plusx.data.modality import ImageModality
-from plusx.data.sets.download import Download, fetch, places
+from plusx.data.sets.download import Download, data_folders, fetch
 from plusx.data.splits import held_out, stratified_order, validation_count
 from plusx.errors import UserError
 
@@ -38,8 +38,8 @@ class Cifar:
     archive: Download
     train: tuple[str, ...]
     test: tuple[str, ...]
-    records: int  # of one training file and of the test file: these two
-    test_records: int
+    records: int  # of each training file
+    test_records: int  # of the test file
     label_bytes: int  # the last of them is the fine label
     classes: tuple[str, ...] | str  # or the name of the file that lists them
     num_classes: int
@@ -52,7 +52,7 @@ class Idx:
     """A set as four gzipped IDX files (LeCun's format)."""
 
     name: str
-    folders: tuple[str, ...]  # under each of the places
+    folders: tuple[str, ...]  # under each of the data folders
     elsewhere: tuple[Path, ...]
     files: tuple[Download, Download, Download, Download]  # train images, labels; test ...
     counts: tuple[int, int]
@@ -68,7 +68,7 @@ class MatFile:
 
     download: Download
     count: int
-    held_out: int = 0  # images of each class that validate by default
+    held_out: int = 0  # images of each class for validation by default
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ CIFAR100 = Cifar(
 )
 
 
-def _fashion(name: str, md5: str, most_bytes: int) -> Download:
+def _fashion(name: str, md5: str, max_bytes: int) -> Download:
     host = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
-    return Download(f"{host}/{name}.gz", f"md5:{md5}", most_bytes)
+    return Download(f"{host}/{name}.gz", f"md5:{md5}", max_bytes)
 
 
 FASHION_MNIST = Idx(
@@ -149,11 +149,11 @@ FASHION_MNIST = Idx(
 )
 
 
-def _svhn(name: str, md5: str, most_bytes: int) -> Download:
-    return Download(f"http://ufldl.stanford.edu/housenumbers/{name}", f"md5:{md5}", most_bytes)
+def _svhn(name: str, md5: str, max_bytes: int) -> Download:
+    return Download(f"http://ufldl.stanford.edu/housenumbers/{name}", f"md5:{md5}", max_bytes)
 
 
-_SVHN_FOLDERS = ("svhn", "SVHN")  # under each of the places
+_SVHN_FOLDERS = ("svhn", "SVHN")  # under each of the data folders
 _SVHN_TRAIN = MatFile(
     _svhn("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", 200_000_000), 73_257, held_out=400
 )
@@ -166,7 +166,7 @@ _SVHN_TEST = MatFile(
     _svhn("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", 70_000_000), 26_032
 )
 SVHN = Svhn("svhn", (_SVHN_TRAIN,), _SVHN_TEST)
-# the extra images are easier, so the last images, which validate, are those of train_32x32.mat
+# the extra images are easier: they come first, so that images held out from the end are harder
 SVHN_EXTRA = Svhn("svhn-extra", (_SVHN_EXTRA, _SVHN_TRAIN), _SVHN_TEST)
 
 
@@ -182,7 +182,7 @@ def published_set(path: str | Path) -> str:
         return SVHN.name
     labels = FASHION_MNIST.files[3]  # MNIST's files have the same names
     file = folder / labels.name
-    is_fashion = file.is_file() and file.stat().st_size <= labels.most_bytes
+    is_fashion = file.is_file() and file.stat().st_size <= labels.max_bytes
     return FASHION_MNIST.name if is_fashion and labels.check(file.read_bytes()) else ""
 
 
@@ -251,12 +251,12 @@ def open_cifar(cifar: Cifar, split: Split, validation: Validation) -> Dataset:
 
 def _cifar_folder(cifar: Cifar) -> Path:
     names = (*cifar.train, *cifar.test)
-    for root in places():
+    for root in data_folders():
         for folder in (root / cifar.folder, root / cifar.name / cifar.folder):
             if all((folder / name).is_file() for name in names):
                 return folder
     target = store.cache_folder() / "data" / cifar.folder
-    archives = [root / cifar.archive.name for root in places()]
+    archives = [root / cifar.archive.name for root in data_folders()]
     archive = next((path for path in archives if path.is_file()), None)
     archive = archive or fetch(cifar.archive, target.parent)
     data = archive.read_bytes()
@@ -302,7 +302,7 @@ def open_idx(idx: Idx, split: Split, validation: Validation) -> Dataset:
 
 
 def _idx_folder(idx: Idx) -> Path:
-    below = [root / name for root in places() for name in idx.folders]
+    below = [root / name for root in data_folders() for name in idx.folders]
     for folder in (*below, *idx.elsewhere):
         if all((folder / item.name).is_file() for item in idx.files):
             return folder
@@ -323,7 +323,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is corrupt: {error}") from error
     if not data.startswith(header) or len(data) != size:
-        raise UserError(f"{path} is corrupt: it is no IDX file of bytes {shape}")
+        raise UserError(f"{path} is corrupt: it is not an IDX file of bytes {shape}")
     return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
 
 
@@ -382,7 +382,7 @@ def _read_svhn(files: tuple[MatFile, ...]) -> Part:
 
 
 def _svhn_file(file: MatFile) -> Path:
-    for root in places():
+    for root in data_folders():
         for folder in _SVHN_FOLDERS:
             path = root / folder / file.download.name
             if path.is_file():
@@ -404,7 +404,7 @@ def _read_mat(path: Path, count: int) -> Part:
                     f"{name} is {_array_text(stored.get(name))}, not {kind} of {shape}"
                 )
         arrays = loadmat(path, variable_names=tuple(expected))
-    except Exception as error:  # damaged files make the reader raise errors of many kinds
+    except Exception as error:  # the reader raises errors of any kind for corrupt files
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UserError(f"{path} is corrupt: {error or type(error).__name__}") from error

@@ -19,8 +19,8 @@ from plusx.data.splits import validation_count
 
 
 BANDS = 13
-TELLING = 8  # the band, counted from 1, that the class lies in
-HIGHEST = 10_000  # of a reflectance, as Sentinel-2's products have it
+CLASS_BAND = 8  # the band, counted from 1, that depends on the class
+HIGHEST = 10_000  # of a reflectance in Sentinel-2's products
 _ANGLES = (0, 30, 60, 90, 120, 150)  # degrees
 _SIDE = 32
 _COUNTS = {"train": 2400, "test": 600}
@@ -92,9 +92,9 @@ def _striped(part: str) -> tuple[Int16[np.ndarray, "n c h w"], np.ndarray]:
     random, count = np.random.Generator(np.random.PCG64(_SEEDS[part])), _COUNTS[part]
     labels = random.permutation(np.arange(count) % len(_ANGLES)).astype(np.int64)
     turns = random.integers(0, len(_ANGLES), (count, BANDS))
-    turns[:, TELLING - 1] = labels
+    turns[:, CLASS_BAND - 1] = labels
     images = np.empty((count, BANDS, _SIDE, _SIDE), np.int16)
-    for start in range(0, count, 200):  # so that the floats of all are never in memory at once
+    for start in range(0, count, 200):  # in parts, to limit the memory for floats
         images[start : start + 200] = _rendered(random, turns[start : start + 200])
     return images, labels
 

@@ -44,7 +44,7 @@ NOISE = (-75.0, -45.0)  # dB of full scale
 MAX_PHRASE_SECONDS = 30.0  # longer recordings are refused
 MANIFEST = "voice-commands.csv"
 _FORMAT = 1  # of the digest: changed with anything that changes the recordings
-_AT_A_TIME = 64  # recordings that are in memory
+_CHUNK = 64  # recordings in memory
 _SECONDS = 60.0  # that the program may take for a phrase
 
 
@@ -194,7 +194,7 @@ def espeak(rate: int) -> Speak:
         options = ["-v", utterance.voice, "-s", str(utterance.words_per_minute)]
         options += ["-p", str(utterance.pitch), "--stdin", "--stdout"]
         data = _run([program, *options], utterance.text.encode())
-        # the header of a stream has no length: it is read up to the samples
+        # the header of a stream has no length, so only the sample rate is read from it
         start = data.index(b"data") + 8
         with wave.open(io.BytesIO(data)) as header:
             stored_rate = header.getframerate()
@@ -222,7 +222,7 @@ def _write(
             store.make_folder(folder / split)
             spoken = utterances(grammar, counts, split, rate, seed)
             numbers = itertools.count()
-            while some := list(itertools.islice(spoken, _AT_A_TIME)):
+            while some := list(itertools.islice(spoken, _CHUNK)):
                 for utterance, waveform in zip(some, pool.map(speak, some)):
                     path = f"{split}/{next(numbers):05}.wav"
                     store.write_bytes(folder / path, _wav(recorded(utterance, waveform), rate))

@@ -38,7 +38,7 @@ def resample(images: Num[Tensor, "*n c h w"], size: tuple[int, int]) -> Num[Tens
     batch = images if images.ndim == 4 else images[None]
     if images.dtype != torch.uint8:
         batch = batch.to(torch.float32)
-    if len(batch) > 1000:  # whole sets in memory, whose intermediate results need not all fit
+    if len(batch) > 1000:  # in parts, so that intermediate results fit into memory
         return torch.cat([resample(part, size) for part in batch.split(1000)])
     resized = F.interpolate(batch, tuple(size), mode="bilinear", antialias=True)
     if resized.dtype != images.dtype:
@@ -52,12 +52,12 @@ def resample(images: Num[Tensor, "*n c h w"], size: tuple[int, int]) -> Num[Tens
 def resample_pixels(
     pixels: UInt8[np.ndarray, "y x c"], size: tuple[int, int], channels_last: bool = False
 ) -> UInt8[Tensor, "c h w"]:
-    """As resample, of decoded pixels, which have to be writable, into the memory layout wanted."""
+    """Like resample, for decoded pixels, which must be writable, into the chosen memory layout."""
     image = torch.from_numpy(pixels)
     if channels_last:
         image = image[None].permute(0, 3, 1, 2)
     else:
-        # of these strides torch makes planes, which is cheaper than to transpose its result
+        # with these strides torch outputs planes, which is faster than transposing the result
         image = image.permute(2, 0, 1)[None]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return resample(image, size).contiguous(memory_format=layout)[0]
@@ -114,8 +114,8 @@ Size = tuple[int, ...]
 # a clipped box is dropped below this fraction of its area, and below this side in pixels
 KEPT_FRACTION = 0.25
 SMALLEST_SIDE = 1.0
-# a longer image is first cut to this many times its shorter side, around the middle
-_LONGEST = 20
+# longer images are first cropped to this ratio of their sides, around the centre
+_MAX_ASPECT_RATIO = 20
 
 
 class Setting(NamedTuple):
@@ -176,8 +176,8 @@ def _scaled(sample: Sample, size: Size, scale_y: float, scale_x: float) -> Sampl
 
 
 def _nearest(masks: UInt8[Tensor, "p h w"], size: Size, keep_all: bool) -> UInt8[Tensor, "p y x"]:
-    """Masks at a size, by the nearest pixel. With `keep_all`, a mask that falls between pixels
-    keeps those that it touches.
+    """Resize masks by nearest neighbour. With `keep_all`, a mask that would vanish keeps the pixels
+    that it touches.
     """
     resized = F.interpolate(masks[None], size, mode="nearest-exact")[0]
     if keep_all:
@@ -201,7 +201,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _drop_cut_boxes(sample: Sample, areas: np.ndarray) -> Sample:
-    """Clip boxes to the image; drop those with too little left. `areas`: before clipping."""
+    """Clip boxes to the image; drop those with too small a rest. `areas`: before clipping."""
     if sample.boxes is None:
         return sample
     boxes, masks = _clip(sample.boxes, sample.size), sample.masks
@@ -282,7 +282,7 @@ def covering(
 
 def _shortened(image: Image.Image) -> Image.Image:
     """Crop a very long image to its middle, so that resizing it cannot exhaust the memory."""
-    longest = _LONGEST * min(image.size)
+    longest = _MAX_ASPECT_RATIO * min(image.size)
     if max(image.size) <= longest:
         return image
     return _central(image, min(image.height, longest), min(image.width, longest))
@@ -325,7 +325,7 @@ def _resizedcrop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -
     top, left, tall, wide = random_window(rng, height, width)
     if isinstance(sample.input, ImageFile) and sample.boxes is None and sample.masks is None:
         box = left, top, left + wide, top + tall
-        if sample.input.is_jpeg:  # decoded at a fraction of its size where the window allows it
+        if sample.input.is_jpeg:  # decoded at a fraction of its size if the window allows it
             pixels = sample.input.window(box, _shrink((tall, wide), size))
         else:
             pixels = image_array(sample.pillow.crop(box))
@@ -335,7 +335,7 @@ def _resizedcrop(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -
 
 
 def _shrink(window: Size, size: Size) -> int:
-    """The largest of 8, 4, 2, 1 by which the window can shrink and still have `size` pixels."""
+    """Return the largest of 8, 4, 2, 1 by which the window divided has at least `size` pixels."""
     ratio = min(window[0] // size[0], window[1] // size[1])
     return next((factor for factor in (8, 4, 2) if ratio >= factor), 1)
 
@@ -356,8 +356,8 @@ def _resize(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sam
 
 
 def _zoom(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sample:
-    """Scale jitter (Ghiasi et al. 2021): the output has the set's size, the image in it is larger
-    or smaller than it would just fit, at a random position.
+    """Scale jitter (Ghiasi et al. 2021): the output has the size of the data set, and the image in
+    it a random scale, around the one that fits, and position.
     """
     assert word.value is not None
     assert setting.size is not None
@@ -366,7 +366,7 @@ def _zoom(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -> Sampl
     ratio = min(size[0] / height, size[1] / width)
     strength = math.log(word.value)
     ratio *= math.exp(rng.uniform(-strength, strength, 2))
-    # only what will be visible is scaled
+    # only the visible part is resized
     visible = min(height, math.ceil(size[0] / ratio)), min(width, math.ceil(size[1] / ratio))
     top, left = rng.below(height - visible[0] + 1, 0), rng.below(width - visible[1] + 1, 1)
     new = (
@@ -560,7 +560,7 @@ def _spectrogram(sample: Sample, word: Word, rng: SampleRNG, setting: Setting) -
 
 
 def _torchvision() -> Any:
-    # imported late: it takes a second, and sets in memory do not need it
+    # imported late: it takes a second, and data in memory does not need it
     from torchvision.transforms.v2 import functional
 
     return functional

@@ -41,7 +41,7 @@ class Transform:
 
     @property
     def keeps_decoded(self) -> bool:
-        """Whether the outputs of `begin` are worth keeping in memory from one epoch to the next."""
+        """Whether the outputs of `begin` should be cached in memory between epochs."""
         return self.patches is None and (self.annotated or self.setting.sound is not None)
 
     def begin(self, sample: Sample) -> Sample:
@@ -95,7 +95,12 @@ def image_transform(
     for word in words:
         number += word.kind not in ("center_crop", "stretch")
         if not exact and word.kind == "pad":
-            raise error_at(text, number, word.text, "comes after the images have one size")
+            raise error_at(
+                text,
+                number,
+                word.text,
+                "needs images of one size, which earlier words must produce",
+            )
         window = size if word.side is None else (word.side, word.side)
         if word.kind in ("center_crop", "stretch", "resizedcrop", "zoom"):
             exact, least = True, size if word.kind == "zoom" else window
@@ -115,9 +120,7 @@ def image_transform(
             reason = f"larger than the {least[0]} x {least[1]} image"
             raise error_at(text, number, word.text, reason)
     if not exact:
-        raise UserError(
-            f"in {text!r}: it leaves images of different shapes; add crop or centercrop"
-        )
+        raise UserError(f"in {text!r}: the outputs have different shapes; add crop or centercrop")
     batched = stored and all(word.kind in BATCHED for word in words)
     return Transform(words, setting, least, batched)
 
@@ -130,11 +133,11 @@ def annotated_transform(words: tuple[Word, ...], text: str, setting: Setting) ->
     size = final = setting.size
     for number, word in enumerate(words, 1):
         if word.kind in PIXELS_ONLY:
-            reason = "moves pixels, and knows of no boxes and masks"
+            reason = "does not transform boxes and masks"
             raise error_at(text, number, word.text, reason)
         sized = word.side is not None and word.kind != "zoom"
         if size is None and (word.kind == "zoom" or (word.kind in CUTTING and not sized)):
-            raise error_at(text, number, word.text, "to which size? [data] size is not set")
+            raise error_at(text, number, word.text, "needs a size: set [data] size")
         if word.kind in CUTTING and word.side is not None:
             final = (word.side, word.side)
     if size is not None and not any(word.kind in SIZING for word in words):

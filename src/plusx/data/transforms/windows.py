@@ -32,8 +32,8 @@ class Windows:
     size: Size
     tops: Integers
     lefts: Integers
-    flipped: Booleans  # upside down
-    mirrored: Booleans  # left to right
+    flipped: Booleans  # vertically
+    mirrored: Booleans  # horizontally
     ends: tuple[Integers, Integers, Integers, Integers]
 
     @classmethod
@@ -113,7 +113,7 @@ def _gather_by_copy(
     allocate = np.empty if filled.all() else np.zeros
     output = allocate((len(indices), images.shape[1], height, width), stored.dtype)
     down, along = top - windows.tops, left - windows.lefts
-    # bounds of what is read and of where it goes, one row a sample
+    # source and target bounds, one column per sample
     bounds = np.stack(
         [indices, top, bottom, left, right, down, down + bottom - top, along, along + right - left]
     )
@@ -138,7 +138,7 @@ def gather_by_index(
     columns = _along(windows.lefts, width, windows.mirrored)
     top, bottom, left, right = (end[:, None] for end in windows.ends)
     visible = [(rows >= top) & (rows < bottom), (columns >= left) & (columns < right)]
-    # one transfer of small numbers, not one for each of them
+    # a single transfer to the device
     coordinates = np.concatenate(
         [indices[:, None], rows.clip(0, images.shape[2] - 1), visible[0], columns, visible[1]], 1
     )

@@ -29,9 +29,8 @@
 | `worddrop.2` | of texts: a token becomes `<unk>` with probability 0.2 (Iyyer et al. 2015) |
 | `erase.25` | with probability 0.25 a random rectangle becomes the mean (Zhong et al. 2017) |
 
-`cutout`, `erase`, `freqmask` and `timemask` act on normalised values and come last. Which words a
-modality has stands in its class (plusx.data.modality). Boxes and masks are transformed together
-with their image.
+`cutout`, `erase`, `freqmask` and `timemask` act on normalised values and come last. Each modality
+lists its words (plusx.data.modality). Boxes and masks are transformed together with their image.
 """
 
 import difflib
@@ -46,7 +45,7 @@ from plusx.errors import UserError
 _SIDE = r"[1-9]\d{0,3}"
 _FRACTION = r"\.\d{1,4}|1|1\.0"
 
-# word: (how its value is written, whether it can be left out, an example)
+# word: (pattern of its value, whether the value is optional, an example)
 VOCABULARY: dict[str, tuple[str, bool, str]] = {
     "pad": (_SIDE, False, "pad4"),
     "crop": (_SIDE, True, "crop, crop28"),
@@ -81,20 +80,20 @@ VOCABULARY: dict[str, tuple[str, bool, str]] = {
 SOUND = frozenset({"gain", "shift", "speed", "tilt", "freqmask", "timemask"})
 # words that only texts have
 TEXT = frozenset({"worddrop"})
-# done on normalised batches
+# words that act on normalised batches
 NORMALISED = frozenset({"cutout", "erase", "freqmask", "timemask"})
-# words that only move windows on stored images, which whole batches do at once
+# words that only move windows on stored images, which is possible for whole batches
 BATCHED = frozenset({"pad", "crop", "flip", "vflip", "altflip", "cutout", "erase"})
-# drawn by torchvision for pixels alone
+# policies of torchvision, which do not transform boxes and masks
 PIXELS_ONLY = frozenset({"randaugment", "trivialaugment", "autoaugment"})
 SIZING = frozenset({"resize", "resizedcrop", "zoom"})
-# words that leave windows of one size, where they name it
+# words whose output has the size that they state
 CUTTING = frozenset({"crop", "centercrop", "resizedcrop"})
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One step of an augmentation; value None where the word carries none."""
+    """One step of an augmentation; `value` is None if the word has none."""
 
     kind: str
     value: float | None = None
@@ -113,10 +112,10 @@ class Word:
 def parse_augment(
     text: str, allowed: Collection[str] | None = None, inputs: str = ""
 ) -> tuple[Word, ...]:
-    """Read an augmentation; an empty one is legal and does nothing.
+    """Parse an augmentation; an empty one is valid and does nothing.
 
-    `allowed` are the words that these inputs have; None is all of them.
-    Raises UserError that quotes the sentence, points at the word and suggests the nearest.
+    allowed: the words that are available for these inputs; None: all
+    Raises UserError with the sentence, the word and the nearest valid word.
     """
     words = tuple(
         _word(token, text, number, allowed, inputs) for number, token in enumerate(text.split(), 1)
@@ -135,7 +134,7 @@ def _listed(names: list[str]) -> str:
 
 
 def error_at(sentence: str, number: int, token: str, reason: str) -> UserError:
-    """What is wrong at a word of a sentence."""
+    """Return the error about a word of a sentence."""
     return UserError(f"in {sentence!r}, at {token!r} (word {number}): {reason}")
 
 

@@ -14,18 +14,13 @@ from torch import Tensor
 
 from plusx.data.batch import Collated, collate, collate_sequences
 from plusx.data.buffer_pool import BufferPool
-from plusx.data.image_file import (
-    Decoder,
-    UnreadableInput,
-    Verdict,
-    content_digest,
-    read_regular,
-)
+from plusx.data.image_file import Decoder, UnreadableInput, Verdict, content_digest, read_regular
 from plusx.data.modality.audio.log_mel import FLOOR, HOP, WINDOW, log_mel, num_frames
 from plusx.data.modality.audio.sound_file import Sound, read_sound
 from plusx.data.modality.modality import Modality
 from plusx.data.rng import SampleRNG
 from plusx.data.sample import Input, Sample
+from plusx.data.splits import evenly
 from plusx.data.transforms.sound import SoundSetting
 from plusx.data.transforms.steps import Setting
 from plusx.data.transforms.transform import Transform
@@ -38,8 +33,8 @@ if TYPE_CHECKING:
 
 MAX_SECONDS = 600.0
 MEASURED = 2_000  # recordings from which mean and deviation are measured
-_RULES = 3  # raised whenever the rules of reading change, so that old verdicts count no more
-# the place of a recording is set before words that act on silence too
+_CACHE_VERSION = 3  # increased whenever the rules of reading change
+# words that act on the padding too
 _AFTER_LENGTH = frozenset({"shift", "noise"})
 
 
@@ -75,8 +70,8 @@ class AudioModality(Modality):
     """Recordings, as log-mel spectrograms (see `log_mel`).
 
     rate: samples per second, to which recordings are resampled
-    seconds: with `fixed` the length of every input: the middle of longer recordings, and shorter
-        ones in the middle of silence; otherwise the longest recording that is used
+    seconds: with `fixed` the length of every input: longer recordings are cropped to their middle,
+        shorter ones padded on both sides; otherwise the maximum length
     layout: "sequence" (n, mels, t) for networks in one dimension, "image" (n, 1, t, mels) for
         networks in two
     mean, std: of each mel band, measured on the training set
@@ -111,7 +106,7 @@ class AudioModality(Modality):
             raise UserError(
                 f"seconds = {self.seconds:g}: from one window ({self.window:g}) to {MAX_SECONDS:g}"
             )
-        # every number of the spectrogram is valid, or an error says which is not
+        # raises an error if a parameter of the spectrogram is invalid
         self.spectrogram(torch.zeros(1, max(1, round(self.window * self.rate))))
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values and len(values) != self.mels:
@@ -201,7 +196,7 @@ class AudioModality(Modality):
 
     def verdict_terms(self) -> list[Any]:
         limits = None if self.fixed else [self.seconds, self.window]
-        return [_RULES, self.rate, limits]
+        return [_CACHE_VERSION, self.rate, limits]
 
     def examine(self, source: str | bytes) -> Verdict:
         """Read a file; the verdict's width is the number of samples at the network's rate."""
@@ -263,12 +258,10 @@ class AudioModality(Modality):
     def fitted(self, dataset: "Dataset") -> "AudioModality":
         """Return the modality with mean and deviation of each mel band, over the frames of at most
         2,000 recordings of the training set, evenly spread."""
-        count = len(dataset)
-        indices = np.unique(np.linspace(0, count - 1, min(count, MEASURED)).astype(np.int64))
         transform = replace(self, mean=(), std=()).transform("", train=False)
         total = torch.zeros(2, self.mels, dtype=torch.float64)
         frames = 0
-        for index in indices.tolist():
+        for index in evenly(len(dataset), MEASURED).tolist():
             values = transform(dataset.read(index), SampleRNG.of(0, 0, 0)).tensor.double()
             bands = values if self.layout == "sequence" else values[0].T
             total += torch.stack([bands.sum(1), bands.square().sum(1)])

@@ -37,12 +37,11 @@ ENDINGS = tuple(sorted({ending for _, endings in FORMATS.values() for ending in 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # samples per second of a file
 # values of all channels of a file; 2 hours of mono at 16 kHz are 115 million
 MAX_VALUES = 2**28
-# a sample counts as clipped in a run of so many at the largest value of the file
-_CLIPPED_RUN = 3
+_CLIPPED_RUN = 3  # samples in a row at the extreme value that count as clipped
 _HIGHEST = 2.0**31  # of integers that were stored as floats
 _FULL_SCALE = 0.98
-_CLIPPED_FRACTION = 1e-3  # of the samples, from which on there is a warning
-_MOST_ENTRIES, _MOST_FOLDERS = 500, 4
+_CLIPPED_FRACTION = 1e-3  # of clipped samples, from which there is a warning
+_MAX_ENTRIES, _MAX_FOLDERS = 500, 4
 _UNKNOWN_SIZE = (0, 0xFFFFFFFF)  # in the header of a WAV that was written to a pipe
 
 
@@ -76,7 +75,7 @@ def read_sound(source: str | bytes, rate: int, allow_silence: bool = False) -> S
     if not data:
         raise UnreadableInput("it is empty")
     try:
-        # libsndfile reads a file five times as fast as it reads bytes by calls into Python
+        # libsndfile reads files five times as fast as Python's file objects
         stored = io.BytesIO(data) if isinstance(source, bytes) else os.fsencode(source)
         with soundfile.SoundFile(stored) as file:
             form = _checked_format(file, None if isinstance(source, bytes) else source)
@@ -124,7 +123,7 @@ def read_sound(source: str | bytes, rate: int, allow_silence: bool = False) -> S
 
 
 def sound_files(root: str) -> list[str]:
-    """Return all files below a folder whose names end as those of sound, ordered by name."""
+    """Return all files below a folder with the extension of a sound file, ordered by name."""
     files = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -137,15 +136,15 @@ def sound_files(root: str) -> list[str]:
 
 
 def has_sound(folder: str, beside: str = "", depth: int = 4) -> bool:
-    """Whether there are sound files in a folder, or in the first of its folders.
+    """Whether there are sound files in a folder, or in the first of its subfolders.
 
-    beside: how the name of another file has to end that is in the same folder as they are
-    Only the first entries of a few folders are looked at, so that it is quick in large folders.
+    beside: ending of the name of another file that must be in the same folder
+    Only the first entries of a few folders are checked, so that large folders take little time.
     """
     names, folders, others = [], [], not beside
     try:
         with os.scandir(folder) as entries:
-            for entry in islice(entries, _MOST_ENTRIES):
+            for entry in islice(entries, _MAX_ENTRIES):
                 names.append(entry.name.lower())
                 if entry.is_dir() and not entry.name.startswith("."):
                     folders.append(entry.path)
@@ -154,7 +153,7 @@ def has_sound(folder: str, beside: str = "", depth: int = 4) -> bool:
     others = others or any(name.endswith(beside) for name in names)
     if others and any(name.endswith(ENDINGS) for name in names):
         return True
-    inside = sorted(folders)[:_MOST_FOLDERS] if depth else []
+    inside = sorted(folders)[:_MAX_FOLDERS] if depth else []
     return any(has_sound(path, beside, depth - 1) for path in inside)
 
 
@@ -197,7 +196,7 @@ def _decoding_problem(data: bytes, error: Exception) -> str:
 
 
 def _truncated(data: bytes, form: str, frames: int, declared: int) -> str | None:
-    """Return why a file ends before its header says, or None."""
+    """Return a message if a file is shorter than its header declares, else None."""
     if frames < declared:
         return f"it is truncated: {frames:,} of {declared:,} samples can be decoded"
     if form in ("WAV", "WAVEX"):

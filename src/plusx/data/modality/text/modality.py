@@ -1,4 +1,4 @@
-"""Text, brought to a sequence of token numbers by a tokenizer that is saved with the weights."""
+"""Text as token numbers, by a tokenizer that is saved with the weights."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,9 +33,9 @@ class TextModality(Modality):
     """Text as token numbers.
 
     tokenizer: its vocabulary is empty until it is trained
-    vocabulary_size: tokens at most
-    max_length: tokens of an input; longer texts are cut at the end
-    min_length: shorter texts are padded to it, since networks with strides need some positions
+    vocabulary_size: maximum number of tokens in the vocabulary
+    max_length: tokens of an input; longer texts are truncated
+    min_length: tokens to which shorter texts are padded, since networks with strides need some
     """
 
     tokenizer: Tokenizer
@@ -58,10 +58,9 @@ class TextModality(Modality):
                 f"min_length = {self.min_length}, max_length = {self.max_length}: from 1 to "
                 f"{_MAX_LENGTH:,} tokens, the first at most the second"
             )
-
         vocabulary = self.tokenizer.vocabulary
         if vocabulary and (PAD not in vocabulary or len(set(vocabulary)) < len(vocabulary)):
-            raise UserError(f"a vocabulary without {PAD}, or with a token twice")
+            raise UserError(f"a vocabulary without {PAD}, or with a repeated token")
 
     @property
     def size(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -115,9 +114,9 @@ class TextModality(Modality):
         """Return the token numbers of a text, or of its bytes in UTF-8."""
         try:
             text = source.decode("utf-8-sig") if isinstance(source, bytes) else source
-            text.encode()  # an argument of the command line can have bytes that are no text
+            text.encode()  # command-line arguments can contain bytes that are not UTF-8
         except UnicodeError as error:
-            raise UnreadableInput(f"no UTF-8: {error}") from None
+            raise UnreadableInput(f"not UTF-8: {error}") from None
         if not text.strip():
             raise UnreadableInput("an empty text")
         return self.encode(text)
