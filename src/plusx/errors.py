@@ -16,6 +16,16 @@ class UserError(ValueError):
     """
 
 
+class MissingLibrary(RuntimeError):
+    """A library of one of the extras of plusx is not installed.
+
+    needed: what needs which library, for example "BLEU needs sacrebleu"
+    """
+
+    def __init__(self, needed: str, extra: str) -> None:
+        super().__init__(f"{needed}: pip install 'plusx[{extra}]'")
+
+
 def did_you_mean(word: str, options: Iterable[str], count: int = 1, cutoff: float = 0.6) -> str:
     """Return "; did you mean a or b?" with the options closest to the word, or an empty string."""
     near = get_close_matches(word, list(options), n=count, cutoff=cutoff)

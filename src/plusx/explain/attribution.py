@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from plusx.errors import UserError
+from plusx.errors import MissingLibrary
 from plusx.explain.grad_cam import Classes
 from plusx.train.loop import evaluating
 
@@ -22,12 +22,9 @@ MAX_BATCH = 128  # images per forward pass
 
 
 def require_captum() -> None:
-    """Raise UserError, with the extra to install, if captum is not installed."""
+    """Raise MissingLibrary if captum is not installed."""
     if find_spec("captum") is None:
-        raise UserError(
-            "integrated gradients and occlusion are computed by captum, which is not installed: "
-            "pip install 'plusx[explain]' (grad-cam does not need it)"
-        )
+        raise MissingLibrary("integrated-gradients and occlusion need captum", "explain")
 
 
 def integrated_gradients(

@@ -4,7 +4,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from plusx.errors import UserError
+from plusx.errors import MissingLibrary, UserError
 
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -12,13 +12,10 @@ _ERRORS_ONLY = 3  # ONNX Runtime's log level
 
 
 def require_onnx() -> None:
-    """Raise RuntimeError with the install command if a package of the extra `onnx` is missing."""
+    """Raise MissingLibrary if a package of the extra `onnx` is not installed."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise RuntimeError(
-            f"ONNX files need {' and '.join(missing)}, which is not installed: "
-            "pip install 'plusx[onnx]'"
-        )
+        raise MissingLibrary(f"ONNX files need {' and '.join(missing)}", "onnx")
     # read at the first import of onnxruntime, which otherwise reports its use
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 

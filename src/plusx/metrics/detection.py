@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plusx.data.batch import Batch
 from plusx.data.prediction import Detections, Prediction, pasted_mask, stored_boxes
-from plusx.errors import UserError
+from plusx.errors import MissingLibrary, UserError
 from plusx.metrics.meter import Meter
 
 
@@ -166,9 +166,9 @@ class DetectionMeter(Meter):
 
 
 def require_coco_eval() -> None:
-    """Raise RuntimeError, with the extra to install, if faster_coco_eval is not installed."""
+    """Raise MissingLibrary if faster_coco_eval is not installed."""
     if find_spec("faster_coco_eval") is None:
-        raise RuntimeError("average precision needs the extra: pip install 'plusx[detect]'")
+        raise MissingLibrary("average precision needs faster-coco-eval", "detect")
 
 
 def _annotations(boxes: Tensor, labels: Tensor) -> list[Annotation]:

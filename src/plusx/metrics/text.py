@@ -8,7 +8,7 @@ import torch
 
 from plusx.data.batch import Batch
 from plusx.data.prediction import Prediction, TokenSequences
-from plusx.errors import UserError
+from plusx.errors import MissingLibrary, UserError
 from plusx.metrics.meter import Meter
 
 
@@ -84,6 +84,6 @@ class TextMeter(Meter):
 
 
 def require_sacrebleu() -> None:
-    """Raise RuntimeError if the extra `text` is not installed."""
+    """Raise MissingLibrary if sacrebleu is not installed."""
     if find_spec("sacrebleu") is None:
-        raise RuntimeError('BLEU and chrF need the extra `text`: pip install "plusx[text]"')
+        raise MissingLibrary("BLEU and chrF need sacrebleu", "text")

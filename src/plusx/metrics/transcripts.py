@@ -8,7 +8,7 @@ from torch import Tensor
 
 from plusx.data.batch import Batch
 from plusx.data.prediction import Prediction, TokenSequences
-from plusx.errors import UserError
+from plusx.errors import MissingLibrary, UserError
 from plusx.metrics.meter import Meter
 
 
@@ -23,7 +23,7 @@ class TranscriptMeter(Meter):
     exact_match: the fraction of texts that equal their target;
     words, characters: in the targets; substitutions, deletions, insertions: of words.
 
-    Raises UserError if jiwer is missing.
+    Raises MissingLibrary if jiwer is not installed.
     """
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
@@ -77,11 +77,9 @@ def error_rates(targets: Sequence[str], predicted: Sequence[str]) -> dict[str, A
 
 
 def require_jiwer() -> Any:
-    """Return the module jiwer. Raises UserError if it is not installed."""
+    """Return the module jiwer. Raises MissingLibrary if it is not installed."""
     try:
         import jiwer
     except ImportError:
-        raise UserError(
-            "word and character error rates need jiwer: pip install 'plusx[audio]'"
-        ) from None
+        raise MissingLibrary("word and character error rates need jiwer", "audio") from None
     return jiwer

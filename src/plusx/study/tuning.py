@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from plusx import store
-from plusx.errors import UserError, counted, printable
+from plusx.errors import MissingLibrary, UserError, counted, printable
 from plusx.recipe import Recipe, differences, parse_recipe, to_toml
 from plusx.recipe.tuning import Tune
 from plusx.report.metrics import METRICS, PERCENT, better
@@ -63,9 +63,9 @@ _RATE_FILES = ("rate.json", "rate.html")
 
 
 def require_optuna() -> None:
-    """Raise RuntimeError with the install command if optuna is missing."""
+    """Raise MissingLibrary if optuna is not installed."""
     if find_spec("optuna") is None:
-        raise RuntimeError("plusx tune needs optuna, an extra: pip install 'plusx[tune]'")
+        raise MissingLibrary("plusx tune needs optuna", "tune")
 
 
 def tune(
