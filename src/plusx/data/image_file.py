@@ -33,7 +33,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError, features
 
 from plusx.data.jpeg_integrity import jpeg_problem, png_problem
-from plusx.errors import UserError
+from plusx.errors import MissingLibrary, UserError
 from plusx.errors import printable as printable
 
 
@@ -306,11 +306,11 @@ def decoders() -> list[str | bool]:
 
 
 def check_decoder(decoder: str) -> None:
-    """Raise UserError for an unknown decoder, RuntimeError if it is not installed."""
+    """Raise UserError for an unknown decoder, MissingLibrary if it is not installed."""
     if decoder not in get_args(Decoder):
         raise UserError(f"decoder = {decoder!r}: allowed are {', '.join(get_args(Decoder))}")
     if decoder == "simplejpeg" and find_spec("simplejpeg") is None:
-        raise RuntimeError("decoder = \"simplejpeg\" needs an extra: pip install 'plusx[fast]'")
+        raise MissingLibrary('decoder = "simplejpeg" needs simplejpeg', "fast")
 
 
 def _by_simplejpeg(

@@ -20,7 +20,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal, get_args
 
-from plusx.errors import UserError, shortened
+from plusx.errors import MissingLibrary, UserError, shortened
 
 
 TokenizerKind = Literal["bytes", "characters", "words", "bpe"]
@@ -68,8 +68,8 @@ class Tokenizer:
 
         size: tokens of the vocabulary at most, the most frequent ones; of bytes always all 256
         specials: the first tokens. Without "<unk>", text outside the vocabulary is an error
-        Raises UserError if the texts are empty, or the size is too small; RuntimeError if "bpe"
-        needs the extra `text`.
+        Raises UserError if the texts are empty, or the size is too small; MissingLibrary
+        if "bpe" needs a library that is not installed.
         """
         empty = cls(kind, tuple(specials), lower)
         if kind == "bytes":
@@ -186,9 +186,7 @@ def _merged(counts: Counter[str], size: int, specials: Sequence[str]) -> tuple[s
         from tokenizers import Tokenizer as Library
         from tokenizers import models, pre_tokenizers, trainers
     except ImportError:
-        raise RuntimeError(
-            'tokenizer "bpe" needs the extra `text`: pip install "plusx[text]"'
-        ) from None
+        raise MissingLibrary('tokenizer "bpe" needs tokenizers', "text") from None
     library = Library(models.BPE())
     library.pre_tokenizer = pre_tokenizers.Split("\n", "removed")
     trainer = trainers.BpeTrainer(

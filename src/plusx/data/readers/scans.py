@@ -22,6 +22,7 @@ from jaxtyping import Float32, Num, UInt8
 
 from plusx.data.image_file import UnreadableInput
 from plusx.data.modality.space import affine_problem
+from plusx.errors import MissingLibrary
 
 
 MAX_VOXELS = 2**30  # of one volume
@@ -130,7 +131,7 @@ def _read_nifti(name: str) -> Scan:
     try:
         import nibabel
     except ImportError:
-        raise RuntimeError("NIfTI files need the extra: pip install 'plusx[medical]'") from None
+        raise MissingLibrary("NIfTI files need nibabel", "medical") from None
     if not os.path.isfile(name):
         os.stat(name)  # raises FileNotFoundError
         raise UnreadableInput("not a regular file")
@@ -216,7 +217,7 @@ def _read_series(folder: str) -> Scan:
     try:
         import pydicom
     except ImportError:
-        raise RuntimeError("DICOM files need the extra: pip install 'plusx[medical]'") from None
+        raise MissingLibrary("DICOM files need pydicom", "medical") from None
     slices: list[tuple[str, Any]] = []
     for entry in _files(folder):
         if not _is_dicom(entry.path):

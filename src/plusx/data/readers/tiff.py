@@ -11,9 +11,8 @@ from jaxtyping import Float32, Num
 from PIL import Image
 
 from plusx.data.image_file import DEFAULT_LIMIT, UnreadableInput, quiet, read_regular
+from plusx.errors import MissingLibrary
 
-
-EXTRA = "TIFFs of bands need an extra: pip install 'plusx[satellite]'"
 
 _SILENT = logging.NullHandler()
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -73,7 +72,7 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
     try:
         import tifffile
     except ImportError:
-        raise RuntimeError(EXTRA) from None
+        raise MissingLibrary("TIFFs of bands need tifffile", "satellite") from None
     # without a handler, tifffile's warnings would be printed on standard error
     logging.getLogger("tifffile").addHandler(_SILENT)
     try:
@@ -86,7 +85,7 @@ def _from_tiff(data: bytes, limit: int) -> Num[np.ndarray, "c h w"]:
         raise
     except Exception as error:
         if "imagecodecs" in str(error):  # which decodes this compression
-            raise RuntimeError(EXTRA) from None
+            raise MissingLibrary("this TIFF needs imagecodecs", "satellite") from None
         # decoders raise errors of any kind for corrupt files, such as struct.error and KeyError
         raise UnreadableInput(f"cannot be decoded: {error or type(error).__name__}") from error
     if stored.dtype.kind not in "uif" or stored.shape != shape:

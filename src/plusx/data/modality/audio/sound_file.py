@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from plusx.data.image_file import UnreadableInput, read_regular
-from plusx.errors import UserError, counted
+from plusx.errors import MissingLibrary, counted
 
 
 # by libsndfile's name of the format: its name in messages and its endings
@@ -158,14 +158,12 @@ def has_sound(folder: str, beside: str = "", depth: int = 4) -> bool:
 
 
 def require_audio() -> tuple[Any, Any]:
-    """Return the modules soundfile and soxr. Raises UserError if they are not installed."""
+    """Return the modules soundfile and soxr. Raises MissingLibrary if they are not installed."""
     try:
         import soundfile
         import soxr
     except (ImportError, OSError) as error:  # soundfile without libsndfile is an OSError
-        raise UserError(
-            f"reading sound needs soundfile and soxr ({error}): pip install 'plusx[audio]'"
-        ) from None
+        raise MissingLibrary(f"sound needs soundfile and soxr ({error})", "audio") from None
     return soundfile, soxr
 
 
