@@ -52,6 +52,8 @@ MEASURES = {
 }
 
 Predict = Callable[[Tensor], Tensor]
+# maps (n, *s) of a network, inputs and classes
+Maps = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Side = Literal["better", "worse", "undecided"]
 
 
@@ -216,9 +218,7 @@ class FaithfulnessTest:
     """Measure maps batch by batch. `predict` returns probabilities (n, k) of inputs, `explain` the
     maps of a network for inputs and classes; `seed` is for random maps and shuffled weights."""
 
-    def __init__(
-        self, predict: Predict, explain: Callable[[nn.Module, Tensor, Tensor], Tensor], seed: int
-    ) -> None:
+    def __init__(self, predict: Predict, explain: Maps, seed: int) -> None:
         self.predict, self.explain, self.seed = predict, explain, seed
         self.count = 0
         self._curves: dict[str, list[Curves]] = {name: [] for name in MAPS}

@@ -1,6 +1,6 @@
 """Attribution of predictions for recordings to moments in time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from plusx.data.image_file import printable
 from plusx.data.modality import AudioModality
 from plusx.data.rng import permutation
 from plusx.errors import UserError
-from plusx.explain.faithfulness import removal_finding
+from plusx.explain.faithfulness import Maps, removal_finding
 from plusx.report.recordings import recordings_page
 from plusx.run import drawing
 from plusx.run.environment import environment
@@ -28,9 +28,6 @@ from plusx.train.loop import evaluating
 
 _REMOVED = 0.2  # fraction of the frames that the test of faithfulness removes
 _GAP = 6  # pixels between a spectrogram and the one with the map
-
-# maps (n, *s) of a network, inputs and classes
-Maps = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def explain_recordings(
