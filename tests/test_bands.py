@@ -104,7 +104,7 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="almost nothing of the range 0 to 1e"):
         open_data(root, split="all", modality=wide, on_unreadable="skip")
     three = BandsModality((8, 8), 3, (0.5,) * 3, (1.0,) * 3, 0, 10_000)
-    with pytest.raises(ValueError, match="5 channels, 3 are expected"):
+    with pytest.raises(ValueError, match="5 channels, not 3"):
         open_data(root, split="all", modality=three)
 
 
