@@ -30,7 +30,15 @@ def summary() -> str:
     ]
     words = Counter(row["erratum_verdict"] for row in _errata())
     counts = ", ".join(f"{words[word]} {word}" for word in WORDS if words[word])
-    return "\n".join([*lines, "", f"Errata of the texts: {counts}.", "", *_where()])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Without the errata of the texts and their parts, which are: {counts}.",
+            "",
+            *_where(),
+        ]
+    )
 
 
 def arithmetic() -> str:

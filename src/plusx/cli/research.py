@@ -86,6 +86,8 @@ def claims(
     from plusx.evidence.ledger import ledger, ledger_table
 
     rows = ledger(pattern, kind, results)
+    if not results.exists():
+        print_line(f"there is no folder {results}: nothing was tested (--results names another)")
     if as_json:
         print_json({"claims": rows})
     else:

@@ -145,6 +145,7 @@ def metrics_text(metrics: dict[str, Any], keys: Sequence[str] = (), noun: str = 
     keys: the metrics of the task, first the main one; noun: what a sample is called
     """
     from plusx.report.metrics import METRICS, metrics_line, with_measures
+    from plusx.statistics import wilson
 
     if "averaging" not in metrics:
         line = metrics_line(metrics, with_measures(metrics, keys), intervals=True)
@@ -156,9 +157,10 @@ def metrics_text(metrics: dict[str, Any], keys: Sequence[str] = (), noun: str = 
         for key in ("robust_accuracy", "fgsm_accuracy")
         if key in metrics
     )
+    low, high = wilson(metrics["accuracy"], metrics["count"])
     return (
-        f"{auroc}accuracy {METRICS['accuracy'].text(metrics['accuracy'], decimals=2)}, "
-        f"{under_attack}"
+        f"{auroc}accuracy {METRICS['accuracy'].text(metrics['accuracy'], decimals=2)} "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %), {under_attack}"
         f"precision {metrics['precision']:.3f}, "
         f"recall {metrics['recall']:.3f}, F1 {metrics['f1']:.3f} ({metrics['averaging']}), "
         f"loss {metrics['loss']:.4f}, {counted(metrics['count'], noun)}"

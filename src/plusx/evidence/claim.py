@@ -25,7 +25,8 @@ from plusx.zoo import ZOO
 Kind = Literal["arithmetic", "property", "training"]
 Unit = Literal["count", "share", "number"]
 Side = Literal["equal", "most", "least"]
-Word = Literal["WRONG", "UNSUPPORTED", "SLIP"]
+Verdict = Literal["PASS", "MISS", "IN PART", "INCONCLUSIVE"]
+Word = Literal["WRONG", "UNSUPPORTED", "SLIP"]  # of a MISS of an erratum
 
 FILES = (
     "counts",

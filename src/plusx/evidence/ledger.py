@@ -6,8 +6,10 @@ whole. A result of --quick never replaces a full one.
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import le
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +19,10 @@ from plusx.evidence.claim import (
     CLAIMS,
     PROTOCOLS,
     RATE,
+    TEXTS,
     Claim,
     Kind,
+    Verdict,
     claim_names,
     cost_of,
     default_seeds,
@@ -82,11 +86,18 @@ def ledger_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) ->
         lines = [line if len(line) <= width else f"{line[: width - 3]}..." for line in lines]
     footnotes = [f"* {row['id']}: {'; '.join(row['marks'])}" for row in rows if row["marks"]]
     rate = rows[0]["cost"]["assumed"] if rows else ""
-    states = Counter(row["state"] for row in rows)
+    states = Counter(row["erratum_verdict"] or row["state"] for row in rows)
     noun = "claim" if len(rows) == 1 else "claims"
     state_counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    summary = [f"{len(rows)} {noun}: {state_counts}", f"hours at {rate}"]
-    return "\n".join([*lines, *footnotes, "", *summary])
+    texts = [
+        f"{name}: {description}"
+        for name, description in TEXTS.items()
+        if any(re.search(rf"\btexts? [\d, ]*{name[-1]}\b", row["source"]) for row in rows)
+    ]
+    summary = [f"{len(rows)} {noun}: {state_counts}"]
+    if any(row["cost"]["multiply_adds"] for row in rows):
+        summary.append(f"hours at {rate}")
+    return "\n".join([*lines, *footnotes, "", *texts, *summary])
 
 
 def _check_kind(kind: str) -> None:
@@ -98,24 +109,61 @@ def _check_kind(kind: str) -> None:
 
 def read_results(results: Path) -> dict[str, dict[str, Any]]:
     """Return the results of claims by id; empty without a file. Raises UserError if it is
-    unreadable."""
+    unreadable, or a field of a result has a value that `plusx reproduce` does not write."""
     path = results / FILE
     if results.exists() and not results.is_dir():
         raise UserError(f"{results} is a file; results need a folder")
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: move it away, or name another folder")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         environments = content["environments"]
+        for name, record in content["claims"].items():
+            _check_record(name, record)
         return {
             name: {**record, **environments[record["environment"]]}
             for name, record in content["claims"].items()
         }
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} was not written by `plusx reproduce` ({type(error).__name__}: {error}); "
             "move it away, or name another folder"
         ) from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _check_record(name: str, record: Mapping[str, Any]) -> None:
+    """Raise ValueError, with the claim and the field, if a field has a value of the wrong type."""
+    allowed: dict[str, Callable[[Any], bool]] = {
+        "verdict": lambda value: value in get_args(Verdict),
+        "statement": lambda value: isinstance(value, str),
+        "date": lambda value: isinstance(value, str),
+        "claimed": _is_number,
+        **dict.fromkeys(
+            ("value", "spread", "distance", "power"),
+            lambda value: value is None or _is_number(value),
+        ),
+        "values": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+        "interval": lambda value: (
+            value is None or (len(value) == 2 and all(map(_is_number, value)) and le(*value))
+        ),
+        "seeds": lambda value: isinstance(value, list) and all(type(seed) is int for seed in value),
+        "environment": lambda value: type(value) is int and value >= 0,
+    }
+    for key, is_allowed in allowed.items():
+        if key in record and not is_allowed(record[key]):
+            raise ValueError(f"{name}: {key} = {record[key]!r}")
+    if record.get("seeds") and len(record["seeds"]) != len(record["values"]):
+        raise ValueError(f"{name}: {len(record['seeds'])} seeds, {len(record['values'])} values")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def cost(claim: Claim) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from plusx import store
-from plusx.errors import UserError
+from plusx.errors import UserError, counted
 from plusx.evidence import (
     arithmetic,
     bookkeeping,
@@ -211,7 +211,7 @@ def reproduce_all(
             progress(f"{number} of {len(names)}: {name}: {error}")
             continue
         results["claims"].append(record)
-        progress(f"{number} of {len(names)}: {name}: {record['verdict']}")
+        progress(f"{number} of {len(names)}: {name}: {_word(record)}")
     return results
 
 
@@ -305,7 +305,7 @@ def _prospect(
     if one_seed:
         total = seeds * one_seed
         cost = f" (about {_hours(one_seed)} hours a seed on the CPU here, {_hours(total)} for all)"
-    plan = f"up to {seeds} seeds" if options.decide else f"{seeds} seeds"
+    plan = f"{'up to ' if options.decide else ''}{counted(seeds, 'seed')}"
     if expected is None:
         reason = "a limit is claimed, or no spread is known"
         return f"{plan}{cost}; the chance that it passes is not known: {reason}"
@@ -348,7 +348,7 @@ def _decided(claim: Claim, options: Options) -> tuple[Outcome, Decision]:
         if decision.verdict != "INCONCLUSIVE":
             break
         if ended - started + longest > 3600 * options.budget:
-            options.progress(f"{claim.id}: the budget ends after {seeds} seeds")
+            options.progress(f"{claim.id}: the budget ends after {counted(seeds, 'seed')}")
             break
     return outcome, decision
 
@@ -455,12 +455,17 @@ def _members(claim: Claim, options: Options) -> Outcome:
 def _member_lines(record: Mapping[str, Any]) -> list[str]:
     """Return a member of a claim as lines of evidence."""
     claim = find_claim(record["id"])
-    word = record["erratum_verdict"] or record["verdict"]
     value = _number(record["value"], record["unit"])
-    lines = [f"{word}: {claim.statement} ({claim.id})"]
+    lines = [f"{_word(record)}: {claim.statement} ({claim.id})"]
     if claim.check != "members":
         lines.append(f"  {claim.metric}: {value}, claimed {_allowed(record)}")
     return [*lines, *(f"  {line}" for line in record["shown"])]
+
+
+def _word(record: Mapping[str, Any]) -> str:
+    """Return the verdict of a record, of an erratum that on the statement of the text."""
+    word: str = record["erratum_verdict"] or record["verdict"]
+    return word
 
 
 def record_text(record: Mapping[str, Any]) -> str:
@@ -477,11 +482,7 @@ def record_text(record: Mapping[str, Any]) -> str:
         ("found", value),
         (
             "distance",
-            "no spread is known"
-            if distance is None
-            else f"{distance:+.2f} spreads"
-            if distance
-            else "none",
+            None if distance is None else f"{distance:+.2f} spreads" if distance else "none",
         ),
         ("seeds", _seeds_text(record)),
         (
@@ -499,10 +500,9 @@ def record_text(record: Mapping[str, Any]) -> str:
         ("smaller", record["smaller"]),
         ("open", record["unsettled"]),
         ("true", record["truth"]),
-        ("verdict", record["erratum_verdict"]),
     ]
     lines = [f"  {name:10} {text}" for name, text in facts if text]
-    return "\n".join([f"{record['verdict']}  {record['id']}", *lines])
+    return "\n".join([f"{_word(record)}  {record['id']}", *lines])
 
 
 def _allowed(record: Mapping[str, Any]) -> str:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import Any
 
 from plusx.errors import UserError
-from plusx.evidence.claim import Claim, Side
+from plusx.evidence.claim import Claim, Side, Verdict
 from plusx.statistics import Interval, confidence_sequence, mean_interval, sequence_factor
 
 
-Verdict = Literal["PASS", "MISS", "IN PART", "INCONCLUSIVE"]
 Number = int | float
 
 # tolerance for sums such as 0.0875 + 0.003, which are not exact in binary

@@ -14,6 +14,7 @@ CHOICES = {
     "act": get_args(Activation),
     "drop_mode": ("batch", "row"),
 }
+MAX_DEPTH = 10_000  # blocks of a stage; arithmetic and build visit every block
 
 
 def validate(net: Net) -> None:
@@ -75,6 +76,8 @@ def _check_stage(stage: Stage, net: Net) -> None:
         raise UserError(
             f"a stage of depth {stage.depth} and width {stage.width}: both must be at least 1"
         )
+    if stage.depth > MAX_DEPTH:
+        raise UserError(f"a stage of depth {stage.depth:,}: at most {MAX_DEPTH:,}")
     stride = each_dimension(stage.stride, net.ndim)
     if min(stride) < 1:
         raise UserError(f"a stage has stride {stage.stride}; it must be at least 1")

@@ -59,8 +59,8 @@ def parse_eps(value: object) -> float:
 
 
 # Strict: text is not accepted as a number, nor a number as a bool
-Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
-Count: TypeAlias = Annotated[int, Strict(), Field(ge=0)]
+Positive: TypeAlias = Annotated[int, Strict(), Field(ge=1, lt=2**63)]
+Count: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
 Seed: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
 Fraction: TypeAlias = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Eps: TypeAlias = Annotated[float, BeforeValidator(parse_eps)]

@@ -19,11 +19,11 @@ The relations, with precision P, recall R and F1 of each class, and means over c
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from plusx.errors import UserError
+from plusx.errors import UserError, did_you_mean
 from plusx.grammar.arithmetic import measure
 from plusx.grammar.spec import Net
 from plusx.grammar.twins import with_merge
@@ -129,8 +129,7 @@ def check(tables: Tables) -> list[Complaint]:
     cells = _cells(tables)
     rows = list(dict.fromkeys(row for table in tables.tables for row in table.rows))
     complaints: list[Complaint] = []
-    for row in rows:
-        row_cells = [cell for cell in cells if cell.row == row]
+    for row_cells in _by_row(cells).values():
         complaints += _check_repeated(row_cells)
         complaints += [
             cell.complaint(f"{cell.printed}{relation.against}", relation.allowed)
@@ -149,10 +148,11 @@ def confirm(tables: Tables) -> list[Confirmation]:
     """Return the numbers that agree with others or with arithmetic, in the order of the tables.
     Raises UserError as `check` does."""
     cells = _cells(tables)
+    by_row = _by_row(cells)
     confirmations = [
         Confirmation(cell.table, cell.row, cell.column, f"{cell.printed} {relation.agrees}")
         for cell in cells
-        for relation in _relations(cell, [c for c in cells if c.row == cell.row], tables)
+        for relation in _relations(cell, by_row[cell.row], tables)
         if relation.agrees and cell.interval.meets(relation.allowed)
     ]
     confirmations += [
@@ -186,6 +186,13 @@ def _cells(tables: Tables) -> list[_Cell]:
                     raise UserError(f"{where}, {row}, {column}: {error}") from error
                 cells.append(_Cell(where, row, column, text, unit, values))
     return cells
+
+
+def _by_row(cells: Iterable[_Cell]) -> dict[str, list[_Cell]]:
+    by_row: dict[str, list[_Cell]] = {}
+    for cell in cells:
+        by_row.setdefault(cell.row, []).append(cell)
+    return by_row
 
 
 def _cell_of(cells: Sequence[_Cell], column: str, table: str = "") -> _Cell | None:
@@ -343,12 +350,12 @@ def _matching_network(cell: _Cell, network: str, tables: Tables) -> str:
 def _times(cells: Sequence[_Cell]) -> list[tuple[_Cell, _Cell, _Cell]]:
     """Return the epochs, the time of an epoch and the total time of every row that has them."""
     trios = []
-    for total in cells:
-        row_cells = [cell for cell in cells if cell.row == total.row]
+    by_row = _by_row(cells)
+    for total in (cell for cell in cells if cell.column == "total_time"):
         epochs, epoch = (
-            _cell_of(row_cells, column, total.table) for column in ("epochs", "epoch_time")
+            _cell_of(by_row[total.row], column, total.table) for column in ("epochs", "epoch_time")
         )
-        if total.column == "total_time" and epochs and epoch:
+        if epochs and epoch:
             trios.append((epochs, epoch, total))
     return trios
 
@@ -431,18 +438,18 @@ def _check_maxima(tables: Tables, cells: Sequence[_Cell]) -> Iterator[Complaint]
     for quantity, row in (tables.most or {}).items():
         refuse_unknown({quantity: row}, set(QUANTITIES), "most: ")
         by_name: dict[str, Interval] = {}
-        for name in dict.fromkeys((*tables.networks, *(cell.row for cell in cells))):
-            cell = _cell_of([other for other in cells if other.row == name], quantity)
+        by_row = _by_row(cells)
+        for name in dict.fromkeys((*tables.networks, *by_row)):
+            cell = _cell_of(by_row.get(name, ()), quantity)
             if QUANTITIES[quantity] is COUNTS and name in tables.networks:
                 count = Fraction(_count(tables.networks[name], quantity, tables))
                 by_name[name] = Interval(count, count)
             elif cell is not None:
                 by_name[name] = cell.interval
-        larger = [
-            name
-            for name, interval in by_name.items()
-            if row in by_name and interval.low > by_name[row].high
-        ]
+        if row not in by_name:
+            hint = did_you_mean(row, by_name)
+            raise UserError(f"most: no table has a number of {quantity} for {row!r}{hint}")
+        larger = [name for name, interval in by_name.items() if interval.low > by_name[row].high]
         if larger:
             smallest = "; it has the least" if len(larger) == len(by_name) - 1 else ""
             description = (

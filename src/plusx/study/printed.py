@@ -4,6 +4,7 @@ import json
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,7 +25,8 @@ QUANTITIES: dict[str, Mapping[str, Fraction]] = {
     **dict.fromkeys(("epoch_time", "total_time"), TIMES),
 }
 AVERAGES = ("macro", "weighted", "micro", "")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.(\d+))?")
+# commas separate thousands; at most so many digits as any number in a table has
+_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,30})(?:\.([0-9]{1,30}))?")
 
 Average = Literal["macro", "weighted", "micro", ""]
 
@@ -89,11 +91,11 @@ def read_tables(path: str | Path) -> Tables:
     the location, if the file is not valid."""
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not TOML, see docs/studies.md: {error}") from error
     try:
         return _tables(content)
     except ValueError as error:
@@ -105,10 +107,12 @@ def interval(text: str, unit: Fraction = Fraction(1), *, is_count: bool = False)
 
     `is_count`: a number without decimals is exact. Raises UserError if the text is not a number.
     """
-    number = text.partition("±")[0].strip()
+    number, _, spread = (part.strip() for part in text.partition("±"))
+    if spread and _NUMBER.fullmatch(spread) is None:
+        raise UserError(f"{text!r}: the spread is not a number")
     match = _NUMBER.fullmatch(number)
     if match is None:
-        raise UserError(f"{text!r} is not a number such as 71.3 or 269,434")
+        raise UserError(f"{text!r} is not a number such as 71.3 or 269,434 (thousands)")
     value = Fraction(number.replace(",", ""))
     decimals = len(match[1] or "")
     half = Fraction(0) if is_count and not decimals else Fraction(1, 2 * 10**decimals)
@@ -136,8 +140,15 @@ def _tables(content: Mapping[str, Any]) -> Tables:
         raise UserError(f"averaging: one of {', '.join(AVERAGES[:-1])}, not {averaging!r}")
     if not content.get("tables"):
         raise UserError("there are no [[tables]]")
+    for name in content.get("named", ()):
+        if not isinstance(name, str):
+            raise UserError(f"named: {name!r} is not the name of a row")
+    tables = tuple(_table(table, number) for number, table in enumerate(content["tables"], 1))
+    for name, count in Counter(table.name for table in tables).items():
+        if count > 1:
+            raise UserError(f"{count} tables have the name {name!r}")
     return Tables(
-        tables=tuple(_table(table, number) for number, table in enumerate(content["tables"], 1)),
+        tables=tables,
         networks={str(key): str(value) for key, value in content.get("networks", {}).items()},
         named=tuple(map(str, content.get("named", ()))),
         most={str(key): str(value) for key, value in content.get("most", {}).items()},
