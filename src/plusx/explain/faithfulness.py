@@ -488,8 +488,16 @@ def removal_finding(rows: Sequence[Mapping[str, Any]], parts: str, instead: str,
     attributed, at_random = (
         100 * mean(row["drop"][name] for row in rows) for name in ("attributed", "random")
     )
+    gaps = [row["drop"]["attributed"] - row["drop"]["random"] for row in rows]
+    interval = mean_interval(gaps, bounds=(-2.0, 2.0))
+    compared = ""
+    if interval is not None:
+        low, high = 100 * interval.low, 100 * interval.high
+        compared = f"; the difference has a 95 % interval of {low:+.1f} to {high:+.1f} points"
+        if low <= 0 <= high:
+            compared += ", so the maps are not shown to be better than chance"
     return (
         f"Without the fifth of the {parts} with the highest attributions the probability falls by "
         f"{attributed:.1f} points, and without {instead} by {at_random:.1f} (means over "
-        f"{counted(len(rows), noun)})."
+        f"{counted(len(rows), noun)}){compared}."
     )

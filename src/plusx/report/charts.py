@@ -225,6 +225,8 @@ def _lines(
         if figure["level"] is not None:
             axes.axhline(figure["level"], color=MUTED, linewidth=0.9, dashes=(1.5, 2.5))
         every = [v for line in shown for part in ("mean", "low", "high") for v in line[part]]
+        if figure["level"] is not None:
+            every.append(figure["level"])
         _scale(axes, "x", x, [position for line in shown for position in line["x"]])
         _scale(axes, "y", y, every)
         axes.grid(True, axis="y", color=RULE, linewidth=0.8)

@@ -95,7 +95,15 @@ class _Finding:
         if self._worse(plain, residual):
             return f"{low} {self.title} where {high}", True
         both = f"{self._with_percent(plain)} and {self._with_percent(residual)}"
-        return f"{both} do not differ in {self.title} by more than chance allows", False
+        gap = self._gap(residual, plain)
+        return f"{both} do not differ in {self.title} by more than chance allows{gap}", False
+
+    def _gap(self, row: Row, other: Row) -> str:
+        """Return how much larger a metric in per cent is, with Welch's interval, in brackets."""
+        gap = statistics.difference(row[self.key]["seeds"], other[self.key]["seeds"])
+        if gap is None or METRICS[self.key].unit != PERCENT:
+            return ""
+        return f" ({row['name']} minus {other['name']}: {gap})"
 
     def _worse_in_training(self, deep: Row, shallow: Row) -> bool:
         """Whether the deeper network has the higher training error too, so that it does not

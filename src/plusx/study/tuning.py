@@ -448,9 +448,11 @@ def finding(result: Mapping[str, Any]) -> str:
     unit = "points" if metric.unit == PERCENT else metric.unit
     texts = [metric.shown(end, sign="+", decimals=2) for end in gap.values() if end is not None]
     interval = f"{texts[1]} to {texts[2]}" if texts[1:] else "the same with every seed"
+    unclear = gap["low"] is not None and gap["low"] <= 0 <= gap["high"]
     return (
         f"{first}. With {seeds} on the same validation {result['noun']}s the best recipe reaches "
-        f"{means[0]} and the default {means[1]} ({texts[0]} {unit}, {interval})."
+        f"{means[0]} and the default {means[1]} ({texts[0]} {unit}, {interval})"
+        f"{': it is not shown to be better' if unclear else ''}."
     )
 
 
