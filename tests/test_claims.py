@@ -369,6 +369,31 @@ def test_a_damaged_file_is_refused_by_name(text: str, tmp_path: Path) -> None:
         read_results(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"verdict": "GREAT"},
+        {"verdict": None},
+        {"value": "x"},
+        {"value": float("nan")},
+        {"claimed": "x"},
+        {"interval": [1, -1]},
+        {"seeds": [0, 1], "values": [0.5]},
+    ],
+)
+def test_a_field_that_no_command_writes_is_refused(
+    changed: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"claims\.json was not written"):
+        state(kept(tmp_path, **changed))
+
+
+def test_a_folder_in_place_of_the_results_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "claims.json").mkdir()
+    with pytest.raises(ValueError, match=r"claims\.json is not a file"):
+        read_results(tmp_path)
+
+
 def test_results_in_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("")
     with pytest.raises(ValueError, match="is a file"):

@@ -397,6 +397,25 @@ def test_no_value_of_a_text_stands_in_the_code() -> None:
             ),
             "x, epoch_time: the unit is one of 's', 'min', 'h', not 'days'",
         ),
+        (
+            '[[tables]]\ncolumns = {accuracy = "%"}\nrows = {a = {accuracy = "71,3"}}',
+            "table 1, a, accuracy: '71,3' is not a number",
+        ),
+        (
+            '[[tables]]\ncolumns = {accuracy = "%"}\nrows = {a = {accuracy = "71.3 ± nan"}}',
+            "the spread is not a number",
+        ),
+        (
+            'most.epochs = "B"\ntables = [{columns.epochs = "", rows.a = {epochs = "1"}}]',
+            "most: no table has a number of epochs for 'B'",
+        ),
+        (
+            "tables = ["
+            + ", ".join(2 * ['{name = "x", columns.epochs = "", rows.a = {epochs = "1"}}'])
+            + "]",
+            "2 tables have the name 'x'",
+        ),
+        ("x = " + "[" * 100_000, "not TOML"),
         ("teraflops = true", "teraflops: True is not a number"),
         ("images = 0", "images: 0 is not a number above 0"),
     ],

@@ -133,6 +133,7 @@ ILLEGAL = {
     "pad to fewer": (lambda: net(shortcut="pad", width=8, stride=2), "pad"),
     "an empty branch": (lambda: net("norm | +"), "before its mark"),
     "no depth": (lambda: net(depth=0), "depth 0"),
+    "too deep": (lambda: net(depth=10**9), "at most 10,000"),
     "no width": (lambda: net(width=0), "width 0"),
     "three strides in two dimensions": (lambda: net(stride=(1, 2, 2)), "3 numbers"),
     "three kernels in two dimensions": (lambda: net("conv(1,3,3) +"), "3 numbers"),

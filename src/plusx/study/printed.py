@@ -95,7 +95,7 @@ def read_tables(path: str | Path) -> Tables:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not TOML, see docs/studies.md: {error}") from error
+        raise UserError(f"{path}: not TOML, see docs/studies.md: {error}") from error
     try:
         return _tables(content)
     except ValueError as error:
