@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from plusx.data.dataset import Dataset, Split, as_split
 from plusx.data.modality import Modality
 from plusx.data.readers.layouts import LAYOUTS, Annotation, choose_kind, kind_of
 from plusx.data.readers.open import is_undivided, open_data, splits_of
+from plusx.data.readers.packed import recognise_packed
+from plusx.data.readers.packed_file import open_packed_file
 from plusx.data.sets import NAMED_SETS
 from plusx.data.sets.download import located
 from plusx.errors import UserError
@@ -214,9 +217,16 @@ def evaluated_dataset(
 
 
 def _is_of_training_folder(recipe: Recipe | None, dataset: Dataset) -> bool:
-    """Whether data in another format, such as a packed file, is from the run's training folder."""
+    """Whether data in another format is from the run's training folder: a packed file of it, or the
+    folder of a packed file."""
     path = None if recipe is None else getattr(recipe.data, "path", None)
-    return path is not None and dataset.root == os.path.realpath(Path(path).expanduser())
+    if path is None:
+        return False
+    root = os.path.realpath(Path(path).expanduser())
+    if recognise_packed(root):
+        with suppress(UserError):  # the file is damaged
+            root = open_packed_file(root).root
+    return dataset.root == os.path.realpath(root)
 
 
 def _unknown_training(run: Run, data: str | Path | None, dataset: Dataset) -> str:
