@@ -128,7 +128,7 @@ def run(recipe: Recipe, sets: build.Sets, label: str) -> dict[str, Any]:
     assert recipe.steps is not None
     assert sets.validation is not None
     net, _ = build.make_net(recipe)
-    build.begin_from(recipe, net, sets.train)
+    build.freeze_and_whiten(recipe, net, sets.train)
     device = recipe.device
     task = prepare(
         task_factory.make_training_task(recipe, net, sets.train),

@@ -137,7 +137,7 @@ def test_a_folder_that_is_named_like_a_set_is_mentioned(
 ) -> None:
     folder_of(tmp_path / "digits")
     monkeypatch.chdir(tmp_path)
-    assert "the folder is ./digits" in open_data("digits").warnings[0]
+    assert "not as the folder ./digits" in open_data("digits").warnings[0]
     assert open_data("./digits").classes == ("cat", "dog")
 
 

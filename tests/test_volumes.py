@@ -182,7 +182,7 @@ def test_scans_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     flat = np.eye(4)
     flat[0, 0] = 0
     cases = {
-        "finite numbers": write_nifti(tmp_path / "nan.nii.gz", broken),
+        "voxels are not finite": write_nifti(tmp_path / "nan.nii.gz", broken),
         "no affine": write_nifti(tmp_path / "lost.nii.gz", good, codes=(0, 0)),
         "three dimensions": write_nifti(tmp_path / "flat.nii.gz", good[0]),
         "cut short|corrupt|cannot be read": tmp_path / "short.nii.gz",
@@ -213,7 +213,7 @@ def test_series_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     twice = write_series(tmp_path / "twice", slices)
     first = next(iter(sorted(twice.iterdir())))
     (twice / "abrightness.dcm").write_bytes(first.read_bytes())
-    for folder, said in ((missing, "missing"), (two, "2 series"), (twice, "one place")):
+    for folder, said in ((missing, "missing"), (two, "2 series"), (twice, "same position")):
         with pytest.raises(UnreadableInput, match=said):
             read_scan(folder)
 
