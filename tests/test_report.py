@@ -200,7 +200,7 @@ def test_figures_stand_with_their_intervals_and_units() -> None:
     said = Page(page).said
     assert "AUROC 90.0 % (95 % interval 81.0 to 96.0 %), F1 90.0 %, HD95 3.46 mm on the" in said
     assert "80.0 70.0 to 85.0" in said
-    assert "The 95 % interval follows each metric." in said
+    assert "The 95 % interval follows each metric that has one." in said
     assert "HD95 per class" in said
     assert "345.6" not in said
 
