@@ -459,6 +459,8 @@ def _scale(axes: Axes, which: str, axis: Spec, shown: Sequence[Number | None]) -
             decades = math.log10(max(positive) / lowest)
             subs = (1, 2, 3, 5) if decades < 1.2 else (1, 3) if decades < 2.5 else (1,)
             locator = LogLocator(subs=subs, numticks=7)
+            if decades < 0.5:  # too few multiples of a power of ten are in the range
+                locator = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
         line.set_major_locator(locator)
         line.set_minor_locator(NullLocator())
     elif axis["scale"] == "share" and finite and min(finite) >= 0 and max(finite) <= 1:
