@@ -4,16 +4,13 @@ DIR/claims.json has the newest result of every tested claim by id, and is always
 whole. A result of --quick never replaces a full one.
 """
 
-import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from operator import le
 from pathlib import Path
 from typing import Any, get_args
 
-from plusx import __version__
+from plusx import __version__, store
 from plusx.errors import UserError, did_you_mean
 from plusx.evidence.claim import (
     CLAIMS,
@@ -89,15 +86,12 @@ def ledger_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) ->
     states = Counter(row["erratum_verdict"] or row["state"] for row in rows)
     noun = "claim" if len(rows) == 1 else "claims"
     state_counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    texts = [
-        f"{name}: {description}"
-        for name, description in TEXTS.items()
-        if any(re.search(rf"\btexts? [\d, ]*{name[-1]}\b", row["source"]) for row in rows)
-    ]
     summary = [f"{len(rows)} {noun}: {state_counts}"]
+    if any(row["source"].startswith("text") for row in rows):
+        summary = [*(f"{name}: {description}" for name, description in TEXTS.items()), *summary]
     if any(row["cost"]["multiply_adds"] for row in rows):
         summary.append(f"hours at {rate}")
-    return "\n".join([*lines, *footnotes, "", *texts, *summary])
+    return "\n".join([*lines, *footnotes, "", *summary])
 
 
 def _check_kind(kind: str) -> None:
@@ -118,7 +112,7 @@ def read_results(results: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path} is not a file: move it away, or name another folder")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = store.read_json(path)
         environments = content["environments"]
         for name, record in content["claims"].items():
             _check_record(name, record)
@@ -126,15 +120,13 @@ def read_results(results: Path) -> dict[str, dict[str, Any]]:
             name: {**record, **environments[record["environment"]]}
             for name, record in content["claims"].items()
         }
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        is_named = isinstance(error, ValueError)
+        reason = error if is_named else "an entry is missing, or of another type"
         raise UserError(
-            f"{path} was not written by `plusx reproduce` ({type(error).__name__}: {error}); "
-            "move it away, or name another folder"
+            f"{path} was not written by `plusx reproduce`: {reason}; move it away, or name another "
+            "folder"
         ) from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
 
 
 def _check_record(name: str, record: Mapping[str, Any]) -> None:
@@ -150,7 +142,8 @@ def _check_record(name: str, record: Mapping[str, Any]) -> None:
         ),
         "values": lambda value: isinstance(value, list) and all(map(_is_number, value)),
         "interval": lambda value: (
-            value is None or (len(value) == 2 and all(map(_is_number, value)) and le(*value))
+            value is None
+            or (len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1])
         ),
         "seeds": lambda value: isinstance(value, list) and all(type(seed) is int for seed in value),
         "environment": lambda value: type(value) is int and value >= 0,
