@@ -1,6 +1,5 @@
 """Printed tables, read from TOML: numbers as intervals, with their units."""
 
-import json
 import math
 import re
 import tomllib
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plusx.errors import UserError, did_you_mean
+from plusx.grammar.toml import toml_value
 
 
 SHARES = {"": Fraction(1), "%": Fraction(1, 100)}
@@ -25,7 +25,7 @@ QUANTITIES: dict[str, Mapping[str, Fraction]] = {
     **dict.fromkeys(("epoch_time", "total_time"), TIMES),
 }
 AVERAGES = ("macro", "weighted", "micro", "")
-# commas separate thousands; at most so many digits as any number in a table has
+# groups of three digits with commas, or up to 30 digits without
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,30})(?:\.([0-9]{1,30}))?")
 
 Average = Literal["macro", "weighted", "micro", ""]
@@ -220,27 +220,22 @@ def refuse_unknown(content: Mapping[str, Any], allowed: set[str], where: str) ->
 
 def to_toml(tables: Tables, *, title: str = "") -> str:
     """Return the tables as TOML that `read_tables` reads."""
-
-    def as_toml(value: Any) -> str:
-        if isinstance(value, Mapping):
-            inside = ", ".join(f"{as_toml(str(k))} = {as_toml(v)}" for k, v in value.items())
-            return f"{{ {inside} }}" if inside else "{}"
-        if isinstance(value, tuple):
-            return f"[{', '.join(map(as_toml, value))}]"
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
     keys = ("named", "balanced", "averaging", "classes", "channels", "size", "images", "teraflops",
             "machine")  # fmt: skip
-    lines = [f"title = {as_toml(title)}"] if title else []
+    lines = [f"title = {toml_value(title)}"] if title else []
     for key in keys:
         value = getattr(tables, key)
         if value not in (None, "", ()):
-            lines.append(f"{key} = {as_toml(value)}")
+            lines.append(f"{key} = {toml_value(value)}")
     for name, pairs in (("networks", tables.networks), ("most", tables.most or {})):
         if pairs:
-            lines += ["", f"[{name}]", *(f"{as_toml(k)} = {as_toml(v)}" for k, v in pairs.items())]
+            lines += [
+                "",
+                f"[{name}]",
+                *(f"{toml_value(k)} = {toml_value(v)}" for k, v in pairs.items()),
+            ]
     for table in tables.tables:
-        lines += ["", "[[tables]]", f"name = {as_toml(table.name)}"]
-        lines += [f"columns = {as_toml(table.columns)}", "", "[tables.rows]"]
-        lines += [f"{as_toml(row)} = {as_toml(texts)}" for row, texts in table.rows.items()]
+        lines += ["", "[[tables]]", f"name = {toml_value(table.name)}"]
+        lines += [f"columns = {toml_value(table.columns)}", "", "[tables.rows]"]
+        lines += [f"{toml_value(row)} = {toml_value(texts)}" for row, texts in table.rows.items()]
     return "\n".join(lines) + "\n"
