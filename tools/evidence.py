@@ -30,15 +30,8 @@ def summary() -> str:
     ]
     words = Counter(row["erratum_verdict"] for row in _errata())
     counts = ", ".join(f"{words[word]} {word}" for word in WORDS if words[word])
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Without the errata of the texts and their parts, which are: {counts}.",
-            "",
-            *_where(),
-        ]
-    )
+    errata = f"Errata of the texts, which are not in this table: {counts}."
+    return "\n".join([*lines, "", errata, "", *_where()])
 
 
 def arithmetic() -> str:
