@@ -1,6 +1,5 @@
 """Epochs, and seconds of training, until an accuracy is reached."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +8,7 @@ from plusx.data.dataset import Dataset
 from plusx.recipe import Recipe
 from plusx.recipe.studies import Convergence
 from plusx.report.figures import lines_figure
-from plusx.statistics import differences, spread
+from plusx.statistics import spread
 from plusx.study.experiment import (
     ERROR,
     MULTIPLY_ADDS,
@@ -19,6 +18,7 @@ from plusx.study.experiment import (
     Row,
     column,
     listed,
+    lowest,
     network_trials,
 )
 from plusx.study.figures import validation_lines
@@ -61,15 +61,8 @@ def _finding(rows: Sequence[Row]) -> str:
 
 
 def _fastest(rows: Sequence[Row], key: str) -> str:
-    best = min(rows, key=lambda row: row[key]["mean"])
-    others = [row for row in rows if row is not best]
-    pairs = [(row[key]["seeds"], best[key]["seeds"]) for row in others]
-    gaps = differences(pairs, bounds=(-math.inf, math.inf))
-    similar = [
-        row["name"] for row, gap in zip(others, gaps, strict=True) if gap is None or gap.low <= 0
-    ]
-    first = f"{best['name']} needs the fewest {key} on average ({best[key]['mean']:.1f})"
-    return f"{first}, not known to differ from {listed(similar)}" if similar else first
+    best, similar = lowest(rows, key)
+    return f"{best['name']} needs the fewest {key} on average ({best[key]['mean']:.1f}){similar}"
 
 
 def _figures(groups: Sequence[Group], rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -312,6 +312,19 @@ def compared(row: Row, other: Row, key: str, gap: Difference | None) -> str:
     return f"{row['name']} {relation} {other['name']} ({detail})"
 
 
+def lowest(rows: Sequence[Row], key: str) -> tuple[Row, str]:
+    """Return the row with the lowest mean of a key, and the rows that are not known to differ from
+    it (Holm) as text, to follow its name; "" if there are none."""
+    best = min(rows, key=lambda row: row[key]["mean"])
+    others = [row for row in rows if row is not best]
+    pairs = [(row[key]["seeds"], best[key]["seeds"]) for row in others]
+    gaps = differences(pairs, bounds=(-math.inf, math.inf))
+    similar = [
+        row["name"] for row, gap in zip(others, gaps, strict=True) if gap is None or gap.low <= 0
+    ]
+    return best, f", not known to differ from {listed(similar)}" if similar else ""
+
+
 def against_base(
     rows: Sequence[Row], base: str, key: str
 ) -> tuple[Row, list[tuple[Row, Difference | None]]] | None:

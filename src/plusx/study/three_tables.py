@@ -30,6 +30,7 @@ from plusx.study.experiment import (
     Row,
     column,
     listed,
+    lowest,
     percent,
     with_net,
 )
@@ -85,22 +86,20 @@ def _row(group: Group) -> dict[str, Any]:
 
 
 def finding(rows: Sequence[Row]) -> str:
-    lowest, fewest = (
-        min(measured(row) for row in rows)
-        for measured in (lambda row: row["error"]["mean"], lambda row: row["parameters"])
-    )
-    best = [row["name"] for row in rows if row["error"]["mean"] == lowest]
-    smallest = [row for row in rows if row["parameters"] == fewest]
-    have = "has" if len(best) == 1 else "have"
-    clauses = [f"{listed(best)} {have} the lowest error, {percent({'mean': lowest})}"]
+    """Name the networks of the lowest error, the shortest time to the threshold and the fewest
+    parameters, with those that are not known to differ."""
+    best, similar = lowest(rows, "error")
+    clauses = [f"{best['name']} has the lowest error, {percent(best['error'])}{similar}"]
     reached = [
         row for row in rows if row["epochs"] and row["epochs"]["reached"] == len(row["seeds"])
     ]
     if reached:
-        fastest = min(reached, key=lambda row: row["total_time"]["mean"])
-        clauses.append(f"{fastest['name']} is the first to reach the threshold")
+        fastest, similar = lowest(reached, "total_time")
+        clauses.append(f"{fastest['name']} is the first to reach the threshold{similar}")
     elif not any(row["epochs"] for row in rows):
         clauses.append("none reaches the threshold")
+    fewest = min(row["parameters"] for row in rows)
+    smallest = [row for row in rows if row["parameters"] == fewest]
     errors = [f"{row['name']} ({percent(row['error'])})" for row in smallest]
     are = "is the smallest" if len(smallest) == 1 else "are the smallest"
     clauses.append(f"{listed(errors)} {are}, with {fewest:,} parameters")
