@@ -132,6 +132,16 @@ def test_patience_stops_and_keeps_the_best(finished: Path, tmp_path: Path) -> No
     assert (last["weights"], last["best_epoch"]) == ("last", None)
 
 
+def test_an_epoch_chosen_by_its_metrics_is_optimistic(finished: Path, tmp_path: Path) -> None:
+    train(tiny("epochs=2", "evaluate.keep=best"), tmp_path / "run", progress=False)
+    warning = "optimistic: the epoch was chosen on the same images"
+    assert warning in evaluate(load_run(tmp_path / "run"))["warnings"]
+    of_training = evaluate(load_run(tmp_path / "run"), split="train")
+    of_last = evaluate(load_run(finished))
+    for others in (of_training, of_last):
+        assert warning not in others.get("warnings", [])
+
+
 @pytest.mark.slow
 def test_averaged_weights_are_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     result = train(tiny("optim.ema=0.9"), tmp_path / "run", progress=False)

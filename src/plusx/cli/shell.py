@@ -139,13 +139,16 @@ def open_trained(trained: str, weights: str | None) -> Any:
     return load_weights_as(trained, weights)
 
 
-def metrics_text(metrics: dict[str, Any], keys: Sequence[str] = (), noun: str = "image") -> str:
+def metrics_text(
+    metrics: dict[str, Any], keys: Sequence[str] = (), noun: str = "image", *, chosen: bool = False
+) -> str:
     """Return metrics as one line.
 
     keys: the metrics of the task, first the main one; noun: what a sample is called
+    chosen: whether the epoch was chosen by these metrics, which are then optimistic
     """
     from plusx.report.metrics import METRICS, metrics_line, with_measures
-    from plusx.statistics import wilson
+    from plusx.report.run import certainty
 
     if "averaging" not in metrics:
         line = metrics_line(metrics, with_measures(metrics, keys), intervals=True)
@@ -157,10 +160,10 @@ def metrics_text(metrics: dict[str, Any], keys: Sequence[str] = (), noun: str = 
         for key in ("robust_accuracy", "fgsm_accuracy")
         if key in metrics
     )
-    low, high = wilson(metrics["accuracy"], metrics["count"])
+    remark = certainty(metrics["accuracy"], metrics["count"], noun, chosen=chosen)
     return (
-        f"{auroc}accuracy {METRICS['accuracy'].text(metrics['accuracy'], decimals=2)} "
-        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %), {under_attack}"
+        f"{auroc}accuracy {METRICS['accuracy'].text(metrics['accuracy'], decimals=2)} ({remark}), "
+        f"{under_attack}"
         f"precision {metrics['precision']:.3f}, "
         f"recall {metrics['recall']:.3f}, F1 {metrics['f1']:.3f} ({metrics['averaging']}), "
         f"loss {metrics['loss']:.4f}, {counted(metrics['count'], noun)}"

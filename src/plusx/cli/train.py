@@ -113,7 +113,10 @@ def _train(
     print(f"  {title:14} {trained}{counted(result['steps'], 'step')}")
     if result["validation"] is not None:
         line = metrics_text(
-            result["validation"], result.get("metrics", ()), result.get("noun", "image")
+            result["validation"],
+            result.get("metrics", ()),
+            result.get("noun", "image"),
+            chosen=bool(result.get("best_epoch")),
         )
         print(f"  validation     {line}")
     print(f"  report         {report}")

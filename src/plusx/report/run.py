@@ -91,13 +91,18 @@ def finding(result: Mapping[str, Any]) -> str:
     accuracy, count = float(metrics["accuracy"]), int(metrics["count"])
     right = "with every label right" if _is_multilabel(metrics) else "correctly"
     share = f"{100 * accuracy:.1f} %"
-    if result.get("best_epoch"):
-        remark = f"optimistic: the epoch was chosen on the same {noun}s"
-    else:
-        low, high = statistics.wilson(accuracy, count)
-        remark = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    remark = certainty(accuracy, count, noun, chosen=bool(result.get("best_epoch")))
     samples = counted(count, f"validation {noun}")
     return f"{name} predicts {share} of the {samples} {right} ({remark})."
+
+
+def certainty(accuracy: float, count: int, noun: str, *, chosen: bool) -> str:
+    """Return Wilson's 95 % interval of an accuracy on `count` samples as text, or, if the epoch was
+    chosen by it, that it is optimistic."""
+    if chosen:
+        return f"optimistic: the epoch was chosen on the same {noun}s"
+    low, high = statistics.wilson(accuracy, count)
+    return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
 
 
 def _few_people(metrics: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ from plusx.run.folder import (
     Run,
     read_data,
     read_recipe,
+    read_result,
     record_test_use,
 )
 from plusx.tasks.classify import Classify
@@ -89,18 +90,26 @@ def evaluate(
     warnings = list(dataset.warnings)
     if run.recipe is not None and run.recipe.device.precision in HALVES:
         warnings.append(
-            "computed in float32; result.json of the run was computed in "
-            f"{run.recipe.device.precision}, so its metrics can differ slightly"
+            "computed in float32; the metrics during training were computed in "
+            f"{run.recipe.device.precision}, so they can differ slightly"
         )
+    home = home_of(run)
+    if data is None and dataset.split == "validation" and _has_best_epoch(run):
+        warnings.append(f"optimistic: the epoch was chosen on the same {dataset.inputs}")
     if warnings:
         result["warnings"] = warnings
-    home = home_of(run)
     if home is not None and (dataset.split == "test" or _has_test(run, data, dataset)):
         split_used = {} if dataset.split == "test" else {"split": dataset.split}
         main = task.metrics[0]
         use = {"count": metrics["count"], main: metrics[main]}
         result["test_uses"] = record_test_use(home, {"data": dataset.name, **split_used, **use})
     return result
+
+
+def _has_best_epoch(run: Run) -> bool:
+    """Return whether the epoch of a finished run was chosen by its validation metrics."""
+    home = home_of(run)
+    return home is not None and run.finished and bool(read_result(home).get("best_epoch"))
 
 
 def _own_training_set(run: Run, data: str | Path | None) -> Dataset | None:
