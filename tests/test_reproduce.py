@@ -27,7 +27,7 @@ from plusx.evidence.reproduce import (
     write_record,
 )
 from plusx.evidence.verdict import Options, Outcome, allowed, decide, verdict_of_members
-from plusx.statistics import mean_interval
+from plusx.statistics import difference, mean_interval
 from plusx.study.results import MACHINE, VERSIONS
 
 
@@ -461,6 +461,25 @@ def test_a_recorded_claim_is_decided_by_its_seeds(
     known = read_results(tmp_path)["twin-keywords"]
     assert known["recipe"] == "digits-spot"
     assert set(known["machine"].values()) == {"one"}
+
+
+def test_the_interval_of_a_recorded_difference_is_that_of_the_tables(tmp_path: Path) -> None:
+    # decided by Welch's interval, 0.003 to 0.044, but not seed by seed: -0.005 to 0.052
+    residual, plain = [0.92, 0.91, 0.93], [0.89, 0.9, 0.9]
+    write_result(tmp_path, tc_resnet8=list(residual), tc_plain8=list(plain))
+    record = reproduce("twin-keywords", out=tmp_path)
+    gap = difference(residual, plain)
+    assert gap is not None
+    assert record["interval"] == pytest.approx([gap.low, gap.high])
+    assert record["verdict"] == "PASS"
+    repository = Path(__file__).parents[1]
+    shown = (repository / "README.md").read_text(encoding="utf-8")
+    for name, record in read_results(repository / "results").items():
+        of_shares = name.startswith("twin-") and find_claim(name).unit == "share"
+        # the tables do not cut intervals at 100 %, which an error rate can exceed
+        if of_shares and record["interval"] and record["interval"][0] > -1:
+            low, high = (f"{100 * end:+.1f}" for end in record["interval"])
+            assert f"({low} to {high})" in shown, name
 
 
 def test_a_budget_that_cannot_decide_decides_nothing(tmp_path: Path) -> None:

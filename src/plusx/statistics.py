@@ -21,7 +21,7 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 LEVEL = 0.95
 Number = int | float
-_UNBOUNDED = (-math.inf, math.inf)
+UNBOUNDED = (-math.inf, math.inf)
 _UNIT_INTERVAL = (0.0, 1.0)
 # Variance of the Gaussian mixture of confidence sequences, in variances of one value. 4 makes them
 # narrow after 4 to 10 values, for limits about 2 standard deviations from the mean.
@@ -72,7 +72,7 @@ def spread(values: Sequence[Number]) -> dict[str, Any]:
 def mean_interval(
     values: Sequence[Number],
     *,
-    bounds: tuple[float, float] = _UNBOUNDED,
+    bounds: tuple[float, float] = UNBOUNDED,
     comparisons: int = 1,
 ) -> Interval | None:
     """Return Student's t interval of a mean. None also if a value is not finite."""
@@ -88,7 +88,7 @@ def student_factor(count: int) -> float:
 
 
 def confidence_sequence(
-    values: Sequence[Number], *, bounds: tuple[float, float] = _UNBOUNDED
+    values: Sequence[Number], *, bounds: tuple[float, float] = UNBOUNDED
 ) -> Interval | None:
     """Return the interval of a mean after these values, from a sequence of intervals, one for each
     number of values, that all contain the mean of Gaussian values with a probability of 95 %.

@@ -130,8 +130,7 @@ def reproduce(
 ) -> None:
     """Test a claim: PASS, MISS, IN PART or INCONCLUSIVE, and the distance from the paper.
 
-    Before training, the chance that an exact reproduction passes with this number of seeds is
-    printed, and with --decide the expected cost.
+    It prints the chance that an exact reproduction passes before it trains.
     """
     from plusx.evidence.ledger import select_claims
 

@@ -52,8 +52,8 @@ def tune(
 ) -> None:
     """Search better values for keys of a recipe, on the validation split: table [tune].
 
-    Trial 0 is the recipe as it is. OUT/best.toml is the best recipe, OUT/tune.html the report. An
-    interrupted search resumes with the same command.
+    Trial 0 is the recipe as it is. An interrupted search resumes with the same command.
+    OUT/best.toml is the best recipe, OUT/tune.html the report.
     """
     from plusx.recipe import load_recipe
 

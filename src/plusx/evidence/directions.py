@@ -60,7 +60,7 @@ def without_labels(claim: Claim, options: Options) -> Outcome:
 
 
 def tuned(claim: Claim, options: Options) -> Outcome:
-    """The accuracy of the best recipe of a search minus that of its default, seed by seed."""
+    """The accuracy of the best recipe of a search minus that of its default."""
     trials = ["tune.trials=3", *_shorter(options)] if options.quick else []
     recipe = load_recipe("digits-tune", trials)
     work = _work(options, "digits-tune")
@@ -70,11 +70,13 @@ def tuned(claim: Claim, options: Options) -> Outcome:
         raise RuntimeError(f"{claim.id}: no trial was better than the default")
     if confirmed["failed"]:
         raise RuntimeError(f"{claim.id}: {'; '.join(confirmed['failed'])}")
-    pairs = list(zip(confirmed["best"]["seeds"], confirmed["default"]["seeds"], strict=True))
+    compared = confirmed["best"]["seeds"], confirmed["default"]["seeds"]
+    pairs = list(zip(*compared, strict=True))
     return Outcome(
         values=tuple(best - default for best, default in pairs),
         exact=False,
         seeds=tuple(confirmed["seeds"]),
+        compared=compared,
         shown=tuple(f"best {best:.4f}, default {default:.4f}" for best, default in pairs),
         recipe=to_toml(recipe),
         smaller="3 trials of one epoch" if options.quick else "",

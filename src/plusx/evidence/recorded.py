@@ -1,21 +1,21 @@
 """Claims that results of earlier runs decide: NAME.json, as `plusx compare`, `plusx study` and
 tools/measure.py of the repository write them.
 
-The value is that of a row, or the difference between two rows, seed by seed. The verdict follows
-from the interval over the seeds; one seed decides nothing. Such results are not in the wheel:
-without the file the claim names the command that writes it.
+The value is that of a row, or the difference between two rows. The verdict follows from the
+interval over the seeds, that of a difference is Welch's, as in studies; one seed decides nothing.
+Such results are not in the wheel: without the file the claim names the command that writes it.
 """
 
 from collections.abc import Mapping, Sequence
+from operator import sub
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from plusx import store
 from plusx.errors import UserError
 from plusx.evidence.claim import Claim, Recorded
 from plusx.evidence.verdict import Options, Outcome
-from plusx.statistics import mean_interval
+from plusx.statistics import UNBOUNDED, Difference, Interval, difference, mean_interval
 from plusx.study.results import recorded_environment
 
 
@@ -34,7 +34,9 @@ def recorded(claim: Claim, options: Options) -> Outcome:
     seeds = sorted(set.intersection(*(set(values) for values in by_seed)))
     if not seeds:
         raise UserError(f"{path}: no seed has {source.key} of {' and '.join(_names(source))}")
-    values = [_difference([values[seed] for values in by_seed]) for seed in seeds]
+    columns = [[values[seed] for seed in seeds] for values in by_seed]
+    values = columns[0] if len(columns) == 1 else list(map(sub, *columns))
+    compared = (columns[0], columns[1]) if len(columns) == 2 else None
     shown = [
         f"{name}: {source.key} {', '.join(f'{row[seed]:.4g}' for seed in seeds)}"
         for name, row in zip(_names(source), by_seed, strict=True)
@@ -45,11 +47,12 @@ def recorded(claim: Claim, options: Options) -> Outcome:
         f"recorded by `{result['command']}` on {result['date'][:10]}: {result.get('data', '')}, "
         f"{result.get('length', '')}{evaluated}"
     )
-    shown += _power(values, source.comparisons)
+    shown += _power(values, compared, source.comparisons)
     return Outcome(
         values=tuple(values),
         exact=False,
         seeds=tuple(seeds),
+        compared=compared,
         shown=tuple(shown),
         recipe=source.result,
         unsettled=_unsettled(source, values),
@@ -90,16 +93,20 @@ def _names(source: Recorded) -> list[str]:
     return [name for name in (source.row, source.minus) if name]
 
 
-def _difference(values: Sequence[float]) -> float:
-    return values[0] - values[1] if len(values) == 2 else values[0]
-
-
-def _power(values: Sequence[float], comparisons: int) -> list[str]:
+def _power(
+    values: Sequence[float],
+    compared: tuple[Sequence[float], Sequence[float]] | None,
+    comparisons: int,
+) -> list[str]:
     """Return the smallest difference that this number of seeds could have shown, as text."""
-    interval = mean_interval(values, comparisons=comparisons)
+    interval: Interval | Difference | None
+    if compared is None:
+        interval = mean_interval(values, comparisons=comparisons)
+    else:
+        interval = difference(*compared, bounds=UNBOUNDED, comparisons=comparisons)
     if interval is None:
         return ["one seed: how far seeds differ is not known"] if len(values) == 1 else []
-    half = mean(interval) - interval.low
+    half = (interval.high - interval.low) / 2
     seeds = f"{len(values)} seeds"
     if comparisons > 1:
         seeds += f", {comparisons} comparisons together"

@@ -42,6 +42,7 @@ from plusx.evidence.power import MOST_SEEDS, Chances, chances, study_of
 from plusx.evidence.verdict import Check, Decision, Options, Outcome, decide, verdict_of_members
 from plusx.run.environment import environment
 from plusx.run.folder import now
+from plusx.statistics import UNBOUNDED
 from plusx.study.experiment import finite
 from plusx.study.results import recorded_environment
 
@@ -366,8 +367,9 @@ def decide_outcome(
         sequential=sequential,
         spread=claim.spread,
         # of fractions, and of differences between them
-        bounds=(-1.0, 1.0) if claim.unit == "share" else (-math.inf, math.inf),
+        bounds=(-1.0, 1.0) if claim.unit == "share" else UNBOUNDED,
         comparisons=1 if claim.recorded is None else claim.recorded.comparisons,
+        compared=outcome.compared,
     )
     if outcome.unsettled or (quick and claim.kind == "training"):
         return replace(decision, verdict="INCONCLUSIVE")

@@ -1,11 +1,11 @@
 """The outcome of a check, and the decision on its claim.
 
 An exact value is allowed by the claim or not. Several seeds have a 95 % interval of their mean
-(Student's t over the seeds): entirely inside the allowed range is PASS, entirely outside MISS, and
-across a limit INCONCLUSIVE. A single seed is always INCONCLUSIVE; seeds with equal values are
-decided by the value. If seeds are added until a decision, the interval is that of a confidence
-sequence, which contains the mean with 95 % however often it is looked at. A claim of several
-members is IN PART if some of them hold and some do not.
+(Student's t over the seeds, Welch's for the difference between two groups): entirely inside the
+allowed range is PASS, entirely outside MISS, and across a limit INCONCLUSIVE. A single seed is
+always INCONCLUSIVE; seeds with equal values are decided by the value. If seeds are added until a
+decision, the interval is that of a confidence sequence, which contains the mean with 95 % however
+often it is looked at. A claim of several members is IN PART if some of them hold and some do not.
 """
 
 import math
@@ -17,7 +17,14 @@ from typing import Any
 
 from plusx.errors import UserError
 from plusx.evidence.claim import Claim, Side, Verdict
-from plusx.statistics import Interval, confidence_sequence, mean_interval, sequence_factor
+from plusx.statistics import (
+    UNBOUNDED,
+    Interval,
+    confidence_sequence,
+    difference,
+    mean_interval,
+    sequence_factor,
+)
 
 
 Number = int | float
@@ -43,6 +50,8 @@ class Options:
 class Outcome:
     """The outcome of a check: one value per seed, or one exact value.
 
+    `compared`: two groups of values whose differences are `values`. Networks of one seed have only
+    the order of images in common, so the interval does not pair them.
     `shown` are lines of evidence. `smaller` describes what --quick reduced. `unsettled` is a reason
     why the values cannot decide the claim. `verdict`: that of the members, if they decide it;
     `members` are their records.
@@ -51,6 +60,7 @@ class Outcome:
     values: tuple[float, ...]
     exact: bool = True
     seeds: tuple[int, ...] = ()
+    compared: tuple[Sequence[float], Sequence[float]] | None = None
     shown: tuple[str, ...] = ()
     recipe: str | None = None
     smaller: str = ""
@@ -105,8 +115,9 @@ def decide(
     exact: bool,
     sequential: bool = False,
     spread: float | None = None,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
+    bounds: tuple[float, float] = UNBOUNDED,
     comparisons: int = 1,
+    compared: tuple[Sequence[Number], Sequence[Number]] | None = None,
 ) -> Decision:
     """Decide on one value per seed, or an exact value.
 
@@ -115,6 +126,8 @@ def decide(
     bounds: the range of possible values, which the interval does not leave
     comparisons: the number of intervals that contain their means together with 95 %; those of
         seeds that are added are for one
+    compared: the values of two groups, if `values` are their differences; the interval is then
+        Welch's
     NaN is a MISS. Raises UserError if there are no values.
     """
     if not values:
@@ -126,6 +139,9 @@ def decide(
         interval = None
     elif sequential:
         interval = confidence_sequence(values, bounds=bounds)
+    elif compared is not None:
+        gap = difference(*compared, bounds=bounds, comparisons=comparisons)
+        interval = gap and Interval(gap.low, gap.high)
     else:
         interval = mean_interval(values, bounds=bounds, comparisons=comparisons)
     enough = len(values) > 1 and not (sequential and sequence_factor(len(values)) == math.inf)

@@ -21,7 +21,7 @@ from plusx.grammar.spec import Net
 from plusx.grammar.words import Merge, parse
 from plusx.recipe import NetByName, Recipe
 from plusx.run import build, load_run
-from plusx.statistics import LEVEL, Difference, chance_of_order, differences, spread
+from plusx.statistics import LEVEL, UNBOUNDED, Difference, chance_of_order, differences, spread
 from plusx.study.results import FinishedRun
 from plusx.study.trial import Factor, Measurement, Trial
 from plusx.zoo import External, find
@@ -318,7 +318,7 @@ def lowest(rows: Sequence[Row], key: str) -> tuple[Row, str]:
     best = min(rows, key=lambda row: row[key]["mean"])
     others = [row for row in rows if row is not best]
     pairs = [(row[key]["seeds"], best[key]["seeds"]) for row in others]
-    gaps = differences(pairs, bounds=(-math.inf, math.inf))
+    gaps = differences(pairs, bounds=UNBOUNDED)
     similar = [
         row["name"] for row, gap in zip(others, gaps, strict=True) if gap is None or gap.low <= 0
     ]
