@@ -63,7 +63,9 @@ def test_digits_have_the_stated_split_whatever_the_seed() -> None:
 
 def test_no_validation_lets_every_training_sample_train() -> None:
     assert len(open_data("digits", validation=0)) == 1500
-    with pytest.raises(ValueError, match="no validation split"):
+    with pytest.raises(
+        ValueError, match=r"no validation split with .* \(its splits: train, test\)"
+    ):
         open_data("digits", split="validation", validation=0)
     assert len(open_data("digits", split="validation", validation=0.1)) == 150
 

@@ -62,6 +62,16 @@ def own_splits(entries: Sequence[_HasSplit]) -> tuple[str, ...]:
     return tuple(sorted({entry.split for entry in entries} - {""}))
 
 
+def empty_split(
+    shown: str, split: str, validation: float | int | None, splits: Sequence[str]
+) -> UserError:
+    """Return the error that the seed puts no sample into a split; `splits`: what the data has."""
+    others = ", ".join(name for name in splits if name != split) or "train"
+    return UserError(
+        f"{shown} has no {split} split with validation = {validation} (its splits: {others})"
+    )
+
+
 def entries_of_split(
     entries: Sequence[E], split: str, validation: float | int | None, shown: str
 ) -> tuple[list[E], bool]:

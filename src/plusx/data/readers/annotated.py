@@ -32,7 +32,7 @@ from plusx.data.readers.listing import file_items, file_problem, refuse_similar_
 from plusx.data.readers.masks import read_masks
 from plusx.data.readers.verdicts import Entry, OnUnreadable, examined, usable_entries
 from plusx.data.sets.download import located
-from plusx.data.splits import entries_of_split, held_out_of
+from plusx.data.splits import empty_split, entries_of_split, held_out_of, own_splits
 from plusx.errors import UserError
 
 
@@ -121,7 +121,7 @@ def open_annotated(
         return dataset
     indices = held_out_of(usable.labels, split, validation, seed).tolist()
     if not indices:
-        raise UserError(f"{shown} has no {split} split with validation = {validation}")
+        raise empty_split(shown, split, validation, own_splits(index.images))
     if split == "train" and (reason := usable.annotations.subset(indices).nothing_to_learn()):
         raise UserError(
             f"{shown}: there is nothing to learn: {reason}; all others are for validation: "

@@ -13,7 +13,7 @@ from plusx.data.readers.listing import Listing
 from plusx.data.readers.verdicts import LeftOut, OnUnreadable
 from plusx.data.sets import NAMED_SETS
 from plusx.data.sets.download import located
-from plusx.data.splits import entries_of_split, held_out_of, lone_classes
+from plusx.data.splits import empty_split, entries_of_split, held_out_of, lone_classes
 from plusx.errors import UserError
 
 
@@ -89,7 +89,7 @@ def open_data(
             listing, path, split, seed, validation, modality, on_unreadable, classes, decoder
         )
     if not len(dataset):
-        raise UserError(f"{printable(name)} has no {split} split with validation = {validation}")
+        raise empty_split(printable(name), split, validation, splits_of(data))
     return dataset
 
 
