@@ -16,6 +16,7 @@ from plusx.grammar.heads import COCO_ANCHORS, Fcos
 from plusx.metrics.detection import DetectionMeter
 from plusx.tasks import fcos, yolo
 from plusx.tasks.detect import Detect
+from plusx.tasks.suppression import Suppression
 
 
 STRIDES = ((8, 8), (16, 16), (32, 32))
@@ -264,8 +265,8 @@ def test_of_overlapping_boxes_of_a_class_the_surest_is_told(seed: int, count: in
 def suppressed(
     boxes: Tensor, scores: Tensor, most: int, threshold: float = 0.3, iou: float = 0.4
 ) -> Tensor:
-    task = Detect(Telling(), score_threshold=threshold, nms_iou=iou, max_detections=most)
-    image = task._suppressed(boxes, scores)
+    suppression = Suppression(threshold, iou, most)
+    (image,) = suppression.detections(boxes[None], scores[None], (80, 80))
     return torch.cat([image["boxes"], image["scores"][:, None], image["labels"][:, None]], 1)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from plusx.data.batch import Batch
 from plusx.data.prediction import MASK_SIDE, Detections
@@ -13,11 +12,12 @@ from plusx.errors import UserError
 from plusx.metrics.detection import DetectionMeter
 from plusx.metrics.meter import Meter
 from plusx.tasks import fcos, two_stage, yolo
+from plusx.tasks.suppression import Suppression
 from plusx.tasks.task import Task
 
 
-CANDIDATES = 1000  # boxes per image, those of the highest scores, before non-maximum suppression
-DETECTORS = ("fcos", "yolo", "faster-rcnn", "mask-rcnn")
+# head -> loss and detections of a network with it
+DETECTORS = {"fcos": fcos, "yolo": yolo, "faster-rcnn": two_stage, "mask-rcnn": two_stage}
 
 
 class Detect(Task):
@@ -27,8 +27,8 @@ class Detect(Task):
     Mask R-CNN with instance masks (`extras["masks"]`). `predict` returns `Detections` in pixels of
     the input, by decreasing score.
 
-    score_threshold: boxes of a lower score are dropped; nms_iou: IoU threshold of the per-class
-    non-maximum suppression; max_detections: boxes per image. class_names: for the tables.
+    score_threshold, nms_iou, max_detections: of the `Suppression` of overlapping boxes
+    class_names: for the tables
 
     After each forward `scalars` has the terms of the loss.
     """
@@ -53,11 +53,8 @@ class Detect(Task):
             )
         self.net = net
         self.kind = kind
-        self.score_threshold, self.nms_iou = score_threshold, nms_iou
-        self.max_detections = max_detections
+        self.suppression = Suppression(score_threshold, nms_iou, max_detections)
         self.class_names = None if class_names is None else tuple(class_names)
-        if kind in two_stage.KINDS:
-            two_stage.configure(net, score_threshold, nms_iou, max_detections)
 
     @property
     def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -71,60 +68,17 @@ class Detect(Task):
                 f"targets are of shape {tuple(boxes.shape)}; a detector needs boxes, (n, m, 6)"
             )
         self._refuse_classes(boxes)
-        if self.kind in two_stage.KINDS:
-            loss, terms = two_stage.loss(self.net, batch)
-        elif self.kind == "fcos":
-            loss, terms = fcos.loss(self.net(batch.inputs), self._strides, boxes)
-        else:
-            height, width = batch.inputs.shape[-2:]
-            size, maps = (int(height), int(width)), self.net(batch.inputs)
-            loss, terms = yolo.loss(maps, self._strides, self._anchors, boxes, size)
+        loss, terms = DETECTORS[self.kind].loss_of_batch(self.net, batch)
         self.scalars = {name: term.detach() for name, term in terms.items()}
         return loss
 
     def predict(self, batch: Batch) -> Detections:
-        inputs = batch.inputs
-        if self.kind in two_stage.KINDS:
-            return padded(two_stage.detections(self.net, inputs), inputs.device)
-        outputs = self.net(inputs)
-        if self.kind == "fcos":
-            boxes, scores = fcos.candidates(outputs, self._strides)
-        else:
-            boxes, scores = yolo.candidates(outputs, self._strides, self._anchors)
-        height, width = inputs.shape[-2:]
-        limits = torch.tensor([width, height, width, height], device=boxes.device)
-        boxes = torch.minimum(boxes.clamp(min=0), limits)
-        images = [self._suppressed(*candidates) for candidates in zip(boxes, scores)]
-        return padded(images, inputs.device)
-
-    def _suppressed(
-        self, boxes: Float[Tensor, "p 4"], scores: Float[Tensor, "p k"]
-    ) -> dict[str, Tensor]:
-        """Per-class non-maximum suppression (Felzenszwalb et al. 2010, section 5)."""
-        index, label = (scores > self.score_threshold).nonzero(as_tuple=True)
-        best, order = scores[index, label].sort(descending=True, stable=True)
-        order, best = order[:CANDIDATES], best[:CANDIDATES]
-        index, label = index[order], label[order]
-        selected = batched_nms(boxes[index], best, label, self.nms_iou)[: self.max_detections]
-        return {
-            "boxes": boxes[index[selected]],
-            "scores": best[selected],
-            "labels": label[selected],
-        }
+        images = DETECTORS[self.kind].detections(self.net, batch.inputs, self.suppression)
+        return padded(images, batch.inputs.device)
 
     def meters(self) -> list[Meter]:
         names = self.class_names or tuple(map(str, range(self._num_classes)))
         return [DetectionMeter(names)]
-
-    @property
-    def _strides(self) -> tuple[tuple[int, int], ...]:
-        strides: tuple[tuple[int, int], ...] = self.net.level_strides  # type: ignore[assignment]
-        return strides
-
-    @property
-    def _anchors(self) -> tuple[tuple[int, int], ...]:
-        anchors: tuple[tuple[int, int], ...] = self.net.head_spec.anchors  # type: ignore[union-attr, assignment]
-        return anchors
 
     @property
     def _num_classes(self) -> int:

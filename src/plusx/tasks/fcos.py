@@ -2,6 +2,7 @@
 boxes to positions of levels, the loss, and boxes from the outputs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,12 +10,27 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from plusx.data.batch import Batch
+from plusx.tasks.suppression import Suppression
+
 
 RADIUS = 1.5  # strides around the centre of a box within which positions predict it
 REACH = 8  # largest distance, in strides, to the farthest side of a box that a level predicts
 
 Level = Float[Tensor, "n _ _ _"]  # (n, channels, height, width)
 Strides = Sequence[tuple[int, int]]  # of the levels: input positions per step, down and right
+
+
+def loss_of_batch(net: Any, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Return the loss of a network with an FCOS head, and its terms by name."""
+    return loss(net(batch.inputs), net.level_strides, batch.known_targets)
+
+
+def detections(net: Any, inputs: Tensor, suppression: Suppression) -> list[dict[str, Tensor]]:
+    """Return the detections of each image by a network with an FCOS head."""
+    height, width = inputs.shape[-2:]
+    boxes, scores = candidates(net(inputs), net.level_strides)
+    return suppression.detections(boxes, scores, (height, width))
 
 
 def positions(

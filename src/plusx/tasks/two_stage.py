@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from plusx.data.batch import Batch
+from plusx.tasks.suppression import Suppression
 
 
-KINDS = ("faster-rcnn", "mask-rcnn")
 TERM_NAMES = {
     "loss_objectness": "objects",
     "loss_rpn_box_reg": "proposals",
@@ -21,18 +21,21 @@ TERM_NAMES = {
 }
 
 
-def loss(net: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+def loss_of_batch(net: Any, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return the sum of torchvision's losses, as in its reference training, and the terms."""
-    losses: Mapping[str, Tensor] = net.losses(  # type: ignore[operator]
+    losses: Mapping[str, Tensor] = net.losses(
         batch.inputs, batch.known_targets, batch.extras.get("masks")
     )
     terms = {TERM_NAMES[name]: term for name, term in losses.items()}
     return torch.stack(list(terms.values())).sum(), terms
 
 
-def detections(net: nn.Module, inputs: Tensor) -> list[dict[str, Tensor]]:
+def detections(net: Any, inputs: Tensor, suppression: Suppression) -> list[dict[str, Tensor]]:
     """Return boxes, scores and labels of each image, and for Mask R-CNN grids of mask
-    probabilities."""
+    probabilities. The suppression is torchvision's."""
+    heads = net.detector.roi_heads
+    heads.score_thresh, heads.nms_thresh = suppression.score_threshold, suppression.nms_iou
+    heads.detections_per_img = suppression.max_detections
     images = []
     for output in net(inputs):
         image = {
@@ -44,10 +47,3 @@ def detections(net: nn.Module, inputs: Tensor) -> list[dict[str, Tensor]]:
             image["grids"] = output["masks"][:, 0].float()
         images.append(image)
     return images
-
-
-def configure(net: nn.Module, score_threshold: float, nms_iou: float, max_detections: int) -> None:
-    """Set the thresholds of torchvision's suppression."""
-    heads: Any = net.detector.roi_heads  # type: ignore[union-attr]
-    heads.score_thresh, heads.nms_thresh = score_threshold, nms_iou
-    heads.detections_per_img = max_detections

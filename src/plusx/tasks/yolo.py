@@ -1,12 +1,16 @@
 """YOLOv3 (Redmon and Farhadi 2018): the anchors, the loss, and boxes from the outputs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
+
+from plusx.data.batch import Batch
+from plusx.tasks.suppression import Suppression
 
 
 PER_LEVEL = 3  # anchors per level
@@ -16,6 +20,20 @@ MAX_EXPONENT = 6.0  # largest exponent of a side, which prevents overflow
 Level = Float[Tensor, "n _ _ _"]  # (n, channels, height, width)
 Anchors = Sequence[tuple[int, int]]  # width and height of nine anchors, the finest level first
 Strides = Sequence[tuple[int, int]]  # of the levels: input positions per step, down and right
+
+
+def loss_of_batch(net: Any, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Return the loss of a network with a YOLO head, and its terms by name."""
+    height, width = batch.inputs.shape[-2:]
+    maps, boxes = net(batch.inputs), batch.known_targets
+    return loss(maps, net.level_strides, net.head_spec.anchors, boxes, (height, width))
+
+
+def detections(net: Any, inputs: Tensor, suppression: Suppression) -> list[dict[str, Tensor]]:
+    """Return the detections of each image by a network with a YOLO head."""
+    height, width = inputs.shape[-2:]
+    boxes, scores = candidates(net(inputs), net.level_strides, net.head_spec.anchors)
+    return suppression.detections(boxes, scores, (height, width))
 
 
 def flat(maps: Sequence[Level]) -> Float[Tensor, "n _ _"]:
