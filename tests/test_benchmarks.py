@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from plusx import store
 
@@ -224,6 +225,45 @@ def test_memory_is_measured_and_recorded(
     assert rows["resnet50", "ours recompute"]["saved_share"] < 0.6
     assert rows["densenet121", "torchvision memory_efficient"]["live_share"] < 0.9
     assert found["recipe"]["gradients_apart"]["resnet50"]["ours segments"] < 1e-7
+
+
+class Multiples(torch.nn.Conv2d):
+    """A network that takes images whose sides are multiples of 32 only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not any(side % 32 for side in x.shape[-2:])
+        return super().forward(x)
+
+
+def test_segmentation_is_compared_in_equal_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segmentation = importlib.import_module("segmentation")
+    net = segmentation.Padded(Multiples(3, 11, 1))
+    assert net(torch.zeros(2, 3, 40, 33)).shape == (2, 11, 40, 33)
+    monkeypatch.setattr(segmentation, "peer", lambda recipe, num_classes: net)
+    monkeypatch.setattr(segmentation, "version", lambda name: "0")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for folder, shape in ((split, (40, 48, 3)), (f"{split}annot", (40, 48))):
+            (tmp_path / "camvid" / folder).mkdir(parents=True)
+            for number in range(count):
+                image = Image.fromarray(draw.integers(11, size=shape, dtype=np.uint8))
+                image.save(tmp_path / "camvid" / folder / f"{split}{number}.png")
+    out = tmp_path / "result.json"
+    arguments = [f"data.path={tmp_path / 'camvid'}", "data.size=[40, 48]", "epochs=1",
+                 "batch_size=4", "device.precision=float32", "--seeds", "0", "1", "--threads", "1",
+                 "--cells", str(tmp_path / "cells"), "--out", str(out)]  # fmt: skip
+    assert segmentation.main(arguments) == 0
+    ours, theirs = store.read_json(out)["rows"]
+    assert (ours["seeds"], ours["epochs"], ours["count"]) == ([0, 1], 1, 2)
+    # the peer is a single layer: it has time for more epochs
+    assert theirs["epochs"] > 1
+    assert "camvid-segment minus the peer" in capsys.readouterr().out
+    modified = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/*")}
+    assert len(modified) == 5
+    assert segmentation.main(arguments) == 0
+    assert modified == {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/*")}
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
