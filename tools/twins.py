@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from plusx.report.metrics import METRICS, PERCENT, Metric
-from plusx.statistics import UNBOUNDED, difference
+from plusx.statistics import difference
 
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -102,7 +102,7 @@ def _difference(metric: Metric, first: Sequence[float], second: Sequence[float])
     """How much larger the first mean is than the second, and its interval."""
     unit = "points" if metric.unit == PERCENT else metric.unit
     middle = metric.shown(mean(first) - mean(second), sign="+", decimals=1) + f" {unit}".rstrip()
-    gap = difference(first, second, bounds=UNBOUNDED)
+    gap = difference(first, second, bounds=(-metric.maximum, metric.maximum))
     if gap is None:
         return f"{middle}, {'one seed' if len(first) < 2 else 'no seed differs'}"
     low, high = (metric.shown(end, sign="+", decimals=1) for end in (gap.low, gap.high))

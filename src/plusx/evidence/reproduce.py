@@ -40,9 +40,9 @@ from plusx.evidence.claim import (
 from plusx.evidence.ledger import FILE, RESULTS, read_results
 from plusx.evidence.power import MOST_SEEDS, Chances, chances, study_of
 from plusx.evidence.verdict import Check, Decision, Options, Outcome, decide, verdict_of_members
+from plusx.report.metrics import METRICS
 from plusx.run.environment import environment
 from plusx.run.folder import now
-from plusx.statistics import UNBOUNDED
 from plusx.study.experiment import finite
 from plusx.study.results import recorded_environment
 
@@ -358,6 +358,10 @@ def decide_outcome(
     claim: Claim, outcome: Outcome, quick: bool, sequential: bool = False
 ) -> Decision:
     """Return the decision on an outcome; a smaller training run decides no claim."""
+    # of a value, and of a difference between two; an error rate can exceed 1
+    metric = None if claim.recorded is None else METRICS.get(claim.recorded.key)
+    largest = 1.0 if claim.unit == "share" else math.inf
+    largest = largest if metric is None else metric.maximum
     decision = decide(
         outcome.values,
         claim.value,
@@ -366,8 +370,7 @@ def decide_outcome(
         exact=outcome.exact,
         sequential=sequential,
         spread=claim.spread,
-        # of fractions, and of differences between them
-        bounds=(-1.0, 1.0) if claim.unit == "share" else UNBOUNDED,
+        bounds=(-largest, largest),
         comparisons=1 if claim.recorded is None else claim.recorded.comparisons,
         compared=outcome.compared,
     )

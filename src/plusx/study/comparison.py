@@ -100,7 +100,9 @@ class _Finding:
 
     def _gap(self, row: Row, other: Row) -> str:
         """Return how much larger a metric in per cent is, with Welch's interval, in brackets."""
-        gap = statistics.difference(row[self.key]["seeds"], other[self.key]["seeds"])
+        largest = METRICS[self.key].maximum
+        pair = row[self.key]["seeds"], other[self.key]["seeds"]
+        gap = statistics.difference(*pair, bounds=(-largest, largest))
         if gap is None or METRICS[self.key].unit != PERCENT:
             return ""
         return f" ({row['name']} minus {other['name']}: {gap})"
