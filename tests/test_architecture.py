@@ -364,7 +364,7 @@ def tree() -> list[Module]:
 
 
 @pytest.mark.parametrize("rule", BREAKS, ids=lambda rule: rule.__name__)
-def test_the_package_keeps_the_rule(tree, rule):
+def test_imports_of_the_package_follow_the_table(tree, rule):
     assert rule(tree) == []
 
 
@@ -373,7 +373,7 @@ def test_the_package_keeps_the_rule(tree, rule):
     [(rule, each) for rule, cases in BREAKS.items() for each in cases],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_a_module_that_breaks_the_rule_is_found(rule, broken):
+def test_a_forbidden_import_is_found(rule, broken):
     assert rule([broken]) != []
 
 
@@ -390,7 +390,7 @@ def test_the_page_draws_the_same_arrows():
     assert drawn == {room: ways for room, ways in DOORS.items() if not room.startswith("__")}
 
 
-def test_the_arrows_have_no_circle():
+def test_imports_between_rooms_have_no_cycle():
     done: set[str] = set()
     left = {room: {way.partition(".")[0] for way in ways} for room, ways in DOORS.items()}
     while left:

@@ -155,7 +155,7 @@ def test_texts_have_no_pixels():
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_the_network_is_left_as_it_was(victim, name):
+def test_the_network_does_not_change(victim, name):
     victim.net.zero_grad()
     before = {key: value.clone() for key, value in victim.net.state_dict().items()}
     attack(name, eps=EPS)(victim, victim.pixels, victim.labels, rng())

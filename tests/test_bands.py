@@ -52,7 +52,7 @@ def _recipe(folder: Path, *said: str) -> Any:
     )  # fmt: skip
 
 
-def test_bands_are_the_same_however_they_lie_in_the_file(tmp_path: Path) -> None:
+def test_the_storage_order_of_bands_does_not_matter(tmp_path: Path) -> None:
     image = np.arange(5 * 4 * 6, dtype=np.uint16).reshape(5, 4, 6) * 500
     contig, pages = tmp_path / "contig.tif", tmp_path / "pages.tif"
     tifffile.imwrite(contig, np.moveaxis(image, 0, 2), planarconfig="contig")
@@ -65,7 +65,7 @@ def test_bands_are_the_same_however_they_lie_in_the_file(tmp_path: Path) -> None
     assert np.array_equal(read_bands(str(grey), 1), image[:1])
 
 
-def test_what_is_no_image_of_those_bands_is_refused_with_the_reason(
+def test_files_without_those_bands_are_refused_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "image.tif"
@@ -108,7 +108,7 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
         open_data(root, split="all", modality=three)
 
 
-def test_a_picture_is_expected_of_a_tiff_of_bands_unless_they_are_said(tmp_path: Path) -> None:
+def test_a_tiff_of_bands_needs_data_channels(tmp_path: Path) -> None:
     pixels = np.zeros((8, 9, 5), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
     with pytest.raises(UnreadableInput, match=r"set \[data\] channels"):
@@ -116,7 +116,7 @@ def test_a_picture_is_expected_of_a_tiff_of_bands_unless_they_are_said(tmp_path:
 
 
 @pytest.mark.slow
-def test_what_a_reader_finds_odd_is_in_the_reason_alone(tmp_path: Path) -> None:
+def test_warnings_of_a_reader_are_in_the_reason_only(tmp_path: Path) -> None:
     path = tmp_path / "cut.tif"
     tifffile.imwrite(path, np.ones((3, 32, 32), np.uint16), photometric="minisblack")
     path.write_bytes(path.read_bytes()[:1000])
@@ -136,7 +136,7 @@ except UnreadableInput as error:
     assert not told.stderr
 
 
-def test_words_for_pictures_are_refused() -> None:
+def test_augmentations_for_8_bit_images_are_refused() -> None:
     assert KNOWN.transform("pad1 crop flip cutout4", train=True, stored=True).batched
     with pytest.raises(
         ValueError, match=r"'flip jitter\.4'.* multi-band images; their words are pad"
@@ -144,7 +144,7 @@ def test_words_for_pictures_are_refused() -> None:
         KNOWN.transform("flip jitter.4", train=True)
 
 
-def test_a_recipe_says_range_and_bands() -> None:
+def test_a_recipe_has_range_and_bands() -> None:
     own = OwnData(kind="folder", path="x", size=8, channels=13, range=(0.0, 1e4), bands=(4, 3, 2))
     known = own_modality(own)
     assert known is not None
@@ -161,7 +161,7 @@ def test_a_recipe_says_range_and_bands() -> None:
         own_modality(OwnData(kind="csv", path="x", range=(1.0, 1.0)))
 
 
-def test_values_come_on_the_scale_of_their_range() -> None:
+def test_values_are_scaled_by_their_range() -> None:
     """((v - low) / (high - low) - mean) / std, in whatever type the values are stored."""
     known = BandsModality((1, 2), 1, (0.5,), (0.25,), -100, 300)
     for kind in (torch.int16, torch.int32, torch.float32):
@@ -170,7 +170,7 @@ def test_values_come_on_the_scale_of_their_range() -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_of_bands_trains_is_evaluated_and_used(tmp_path: Path) -> None:
+def test_a_folder_of_bands_is_trained_on_evaluated_and_predicted(tmp_path: Path) -> None:
     root = _folder(tmp_path / "data", 10)
     result = train(_recipe(root), tmp_path / "run", progress=False)
     assert result["validation"]["accuracy"] >= 0.75  # four images of two plain classes
@@ -189,7 +189,7 @@ def test_a_folder_of_bands_trains_is_evaluated_and_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pixels_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
+def test_pixels_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     source = open_data(_folder(tmp_path / "data", 3), split="all", modality=KNOWN)
     source = source.fitted()
     made = []
@@ -212,7 +212,7 @@ def test_measured_bands_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_class_of_the_made_bands_lies_in_one_of_them() -> None:
+def test_the_class_of_synthetic_bands_depends_on_one_of_them() -> None:
     """The direction of the strongest wave tells the class from band 8 and from no other."""
     source = open_bands("test", None, 0)
     assert torch.equal(images_of(source), images_of(open_bands("test", None, 5)))

@@ -43,7 +43,7 @@ def clockless(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=60))
-def test_a_median_lies_in_its_interval_and_both_are_of_the_values(values: list[float]) -> None:
+def test_median_and_interval_ends_are_measured_values(values: list[float]) -> None:
     found = median_interval(values)
     assert min(values) <= found.low <= found.median <= found.high <= max(values)
     assert found.low in values
@@ -57,7 +57,7 @@ def test_the_ranks_of_an_interval_are_those_of_the_binomial_distribution() -> No
     assert median_interval([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0, False)
 
 
-def test_what_the_backward_pass_needs_is_counted_to_the_byte() -> None:
+def test_memory_of_the_backward_pass_is_counted_to_the_byte() -> None:
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 5), torch.nn.Tanh())
     task, batch = Classify(net), Batch(torch.randn(4, 6), torch.zeros(4, dtype=torch.int64))
     # the linear layer keeps its input, tanh its output; the loss its logarithms, classes and weight
@@ -68,7 +68,7 @@ def test_what_the_backward_pass_needs_is_counted_to_the_byte() -> None:
     assert all(parameter.grad is None for parameter in task.parameters())
 
 
-def test_known_accuracies_say_whose_they_are(tmp_path: Path) -> None:
+def test_known_accuracies_have_their_source(tmp_path: Path) -> None:
     told = known_accuracies("resnet20", tmp_path / "none")
     assert told["published"] == {
         "accuracy": 0.9125, "data": "cifar10 test", "source": "He 2015, table 6",
@@ -84,7 +84,7 @@ def test_known_accuracies_say_whose_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_round_has_every_network_and_who_begins_rotates(clockless: list[str]) -> None:
+def test_every_round_has_every_network_in_rotating_order(clockless: list[str]) -> None:
     result = bench(["resnet20", "resnet32"], size=8, batch=2, seconds=1e-9, progress=quiet)
     assert result["rounds"] == module.MIN_ROUNDS
     # the first round warms up and is not counted
@@ -97,7 +97,7 @@ def test_every_round_has_every_network_and_who_begins_rotates(clockless: list[st
 
 
 @pytest.mark.slow
-def test_a_signal_leaves_whole_rounds(
+def test_a_signal_keeps_complete_rounds(
     tmp_path: Path, clockless: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken, count = module._round_seconds, 0
@@ -117,7 +117,7 @@ def test_a_signal_leaves_whole_rounds(
 
 
 @pytest.mark.slow
-def test_a_signal_before_the_first_round_leaves_nothing(
+def test_a_signal_before_the_first_round_writes_nothing(
     tmp_path: Path, clockless: list[str]
 ) -> None:
     def tell(line: str) -> None:
@@ -139,14 +139,14 @@ def test_a_signal_before_the_first_round_leaves_nothing(
         (["vgg11"], {"size": 8}, "size = 8: vgg11"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_begins(
+def test_invalid_arguments_are_refused_before_the_measurement(
     names: list[str], options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
         bench(names, progress=quiet, **options)
 
 
-def test_a_batch_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Network, x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 

@@ -42,7 +42,7 @@ def startup() -> ModuleType:
     return importlib.import_module("startup")
 
 
-def test_everyone_runs_once_a_round_and_begins_in_turn(timing: ModuleType) -> None:
+def test_every_contender_runs_once_a_round_in_rotating_order(timing: ModuleType) -> None:
     said: list[str] = []
     times = timing.in_turns({name: lambda name=name: said.append(name) for name in "abc"}, 3)
     assert "".join(said) == "abcbcacab"
@@ -61,7 +61,9 @@ def test_an_interval_keeps_the_pairs_of_a_round(timing: ModuleType) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet18", "resnet20_b"])
-def test_both_sides_of_a_training_step_learn_alike(training_step: ModuleType, model: str) -> None:
+def test_both_training_steps_compute_the_same_weights(
+    training_step: ModuleType, model: str
+) -> None:
     (case,) = (each for each in training_step.CASES if each.model == model)
     for peer in case.peers:
         pytest.importorskip(peer)
@@ -75,7 +77,7 @@ def test_both_sides_of_a_training_step_learn_alike(training_step: ModuleType, mo
     assert set(seconds) == set(steps)
 
 
-def test_sides_that_learn_otherwise_are_not_timed(training_step: ModuleType) -> None:
+def test_training_steps_with_other_results_are_not_timed(training_step: ModuleType) -> None:
     case = replace(training_step.CASES[0], size=32, batch_size=4, classes=10)
     batches = training_step.training_data(case, torch.float32)
     batches = [replace(each, inputs=each.inputs.flatten(1)[:, :12]) for each in batches]
@@ -106,15 +108,13 @@ def test_a_training_step_is_measured_and_recorded(
 
 
 @pytest.mark.parametrize("command", [["--help"], ["models"], ["describe", "resnet50"]])
-def test_commands_that_answer_at_once_load_nothing_heavy(
-    startup: ModuleType, command: list[str]
-) -> None:
+def test_quick_commands_import_no_slow_library(startup: ModuleType, command: list[str]) -> None:
     names = startup.loaded(command)
     assert {"plusx", "cyclopts"} <= set(names)
     assert not startup.HEAVY & set(names)
 
 
-def test_a_missed_limit_is_said(startup: ModuleType) -> None:
+def test_a_missed_limit_is_reported(startup: ModuleType) -> None:
     row = {"name": "plusx models", "limit": 0.3, "seconds": {"value": 0.2}, "loaded": ["rich"]}
     assert startup.missed(row) == ""
     assert "limit is 0.3" in startup.missed(row | {"seconds": {"value": 0.31}})
@@ -122,7 +122,7 @@ def test_a_missed_limit_is_said(startup: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_waiting_is_measured_and_recorded(startup: ModuleType, tmp_path: Path) -> None:
+def test_startup_times_are_measured_and_recorded(startup: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     assert startup.main(["--rounds", "1", "--out", str(out)]) in (
         0,
@@ -137,7 +137,7 @@ def test_waiting_is_measured_and_recorded(startup: ModuleType, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_both_loaders_give_the_same_pixels() -> None:
+def test_both_loaders_yield_the_same_pixels() -> None:
     loader = importlib.import_module("loader")
     source, _ = loader.images()
     source = source.subset(range(2048))
@@ -148,7 +148,7 @@ def test_both_loaders_give_the_same_pixels() -> None:
 
 
 @pytest.mark.slow
-def test_pixels_of_another_kind_are_not_timed() -> None:
+def test_loaders_with_other_pixels_are_not_timed() -> None:
     loader = importlib.import_module("loader")
     source, _ = loader.images()
     source = source.subset(range(512))
@@ -159,7 +159,7 @@ def test_pixels_of_another_kind_are_not_timed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["loader", "folders"])
-def test_loading_is_measured_and_recorded(name: str, tmp_path: Path) -> None:
+def test_loading_times_are_measured_and_recorded(name: str, tmp_path: Path) -> None:
     benchmark, out = importlib.import_module(name), tmp_path / "result.json"
     if name == "folders":
         pytest.importorskip("simplejpeg")
@@ -184,7 +184,7 @@ def test_a_folder_of_other_pixels_is_not_timed(
 
 
 @pytest.mark.slow
-def test_one_image_is_timed_and_recorded(tmp_path: Path) -> None:
+def test_latency_is_measured_and_recorded(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     inference = importlib.import_module("inference")
     out = tmp_path / "result.json"
@@ -197,7 +197,7 @@ def test_one_image_is_timed_and_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eight_bits_are_timed_and_recorded(tmp_path: Path) -> None:
+def test_int8_latency_is_measured_and_recorded(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     int8 = importlib.import_module("int8")
     out = tmp_path / "result.json"
@@ -267,7 +267,7 @@ def test_segmentation_is_compared_in_equal_time(
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
-def test_a_recorded_result_says_how_it_came_about(path: Path) -> None:
+def test_a_recorded_result_has_command_versions_and_machine(path: Path) -> None:
     found = store.read_json(path)
     assert set(found) - {"figures"} == {
         *("value", "spread", "seeds", "command", "recipe", "versions", "machine", "date", "rows")

@@ -66,7 +66,7 @@ def state(folder: Path) -> dict[str, object]:
     return ledger("parameters-resnet110", results=folder)[0]
 
 
-def test_every_claim_has_a_name_of_its_own_a_kind_a_source_and_words() -> None:
+def test_every_claim_has_a_unique_name_a_kind_a_source_and_a_statement() -> None:
     assert len(CLAIMS) > 250
     for name, claim in CLAIMS.items():
         assert re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)+", name), name
@@ -77,7 +77,7 @@ def test_every_claim_has_a_name_of_its_own_a_kind_a_source_and_words() -> None:
         assert claim.tolerance >= 0, name
 
 
-def test_every_network_protocol_and_pattern_that_is_named_is_there() -> None:
+def test_every_named_network_protocol_and_pattern_exists() -> None:
     for claim in CLAIMS.values():
         for name in filter(None, (claim.network, claim.against, *claim.beside)):
             assert name in ZOO, claim.id
@@ -117,11 +117,11 @@ def wrong_counts(metric: str, part: str) -> list[str]:
         pytest.param("parameters", "dense", marks=pytest.mark.slow),
     ],
 )
-def test_every_count_is_the_one_of_the_definition(metric: str, part: str) -> None:
+def test_every_count_is_that_of_the_definition(metric: str, part: str) -> None:
     assert wrong_counts(metric, part) == []
 
 
-def test_a_count_that_is_claimed_is_one_that_is_printed() -> None:
+def test_claimed_counts_are_printed_counts() -> None:
     """To the unit where a text prints it so, else within half a unit of the last digit."""
     for name in claim_names("parameters-*"):
         claim = CLAIMS[name]
@@ -173,7 +173,7 @@ def test_networks_of_imagenet_and_others_have_their_counts_to_the_unit() -> None
         assert network_count(name, "multiply_adds") == count, name
 
 
-def test_every_erratum_of_the_texts_is_there_once_with_what_is_true() -> None:
+def test_every_erratum_is_listed_once_with_its_correction() -> None:
     errata = {claim.erratum: claim for claim in CLAIMS.values() if claim.erratum is not None}
     assert sorted(errata) == list(range(1, 30))
     assert sum(claim.erratum is not None for claim in CLAIMS.values()) == 29
@@ -215,7 +215,7 @@ HAS = {
 }
 
 
-def test_what_a_claim_misses_is_nothing_that_plusx_has() -> None:
+def test_plusx_has_nothing_that_a_claim_lists_as_missing() -> None:
     missing = {claim.id: claim.missing for claim in CLAIMS.values() if claim.missing}
     assert len(missing) <= 8
     for name, needs in missing.items():
@@ -242,7 +242,7 @@ def test_a_recorded_claim_names_a_row_of_its_result_and_the_command() -> None:
             assert len(rows[row][claim.recorded.key]["seeds"]) == len(rows[row]["seeds"]), claim.id
 
 
-def test_every_row_of_the_texts_is_there() -> None:
+def test_every_row_of_the_texts_has_a_claim() -> None:
     rows = [name.removeprefix("scope-") for name in claim_names("scope-*")]
     counts = {"a": 11, "b": 7, "c": 8, "d": 4, "e": 6, "f": 5}
     wanted = [f"{part}{i}" for part, count in counts.items() for i in range(1, count + 1)]
@@ -253,7 +253,7 @@ def test_every_row_of_the_texts_is_there() -> None:
         assert claim.check == "members", name
 
 
-def test_sources_are_papers_that_plusx_names_or_say_who() -> None:
+def test_sources_are_cited_papers_or_have_an_author() -> None:
     known = (
         *PAPERS,
         *TEXTS,
@@ -336,7 +336,7 @@ def test_a_state_is_what_the_file_says(tmp_path: Path) -> None:
     assert ledger("scope-f1", results=tmp_path)[0]["state"] == NOT_YET
 
 
-def test_a_result_for_another_statement_is_none_for_this_one(tmp_path: Path) -> None:
+def test_a_result_for_another_statement_is_ignored(tmp_path: Path) -> None:
     other = state(kept(tmp_path, statement="resnet110 has 1.8 million parameters"))
     assert (other["state"], other["value"], other["marks"]) == (NOT_RUN, None, [])
     same = state(kept(tmp_path, statement=CLAIMS["parameters-resnet110"].statement))
@@ -411,7 +411,7 @@ def test_an_unknown_claim_has_nearest_ones(name: str, near: str) -> None:
             ask(name)
 
 
-def test_a_pattern_and_a_kind_choose() -> None:
+def test_claims_are_selected_by_pattern_and_kind() -> None:
     assert select_claims("erratum-1") == (["erratum-1"], False)
     names, several = select_claims("erratum-*", "property")
     assert several
@@ -437,7 +437,7 @@ def test_the_command_lists_and_loads_neither_torch_nor_pydantic(tmp_path: Path) 
     assert {"id", "kind", "source", "cost", "erratum", "state"} <= set(rows[0])
 
 
-def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept(tmp_path, version="0.0.9")
     assert cli.run(["claims", "parameters-resnet11*", "--results", str(tmp_path)]) == 0
     said = capsys.readouterr().out
@@ -448,7 +448,7 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
     assert cli.run(["claims", "--kind", "nonsense"]) == 2
 
 
-def test_a_folder_of_results_that_is_not_there_is_named(
+def test_a_missing_folder_of_results_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = tmp_path / "missing"

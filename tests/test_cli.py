@@ -159,7 +159,7 @@ def test_help_has_examples_for_every_command(plusx: Callable[..., Said]) -> None
         assert f"plusx {name}" in plusx(name, "--help").out
 
 
-def test_train_says_json_and_nothing_else(plusx: Callable[..., Said], tmp_path: Path) -> None:
+def test_train_prints_only_json(plusx: Callable[..., Said], tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["train", "digits-resnet20", "steps=2", "device.threads=1", "--out", out, "--json"]
     said = plusx(*command)
@@ -233,7 +233,7 @@ def test_report_and_info(plusx: Callable[..., Said], trained: Path) -> None:
     assert "recipes" in plusx("info").out
 
 
-def test_debug_shows_where(plusx: Callable[..., Said]) -> None:
+def test_debug_prints_a_traceback(plusx: Callable[..., Said]) -> None:
     said = plusx("evaluate", "nowhere", "--debug")
     assert said.code == 2
     assert "Traceback" in said.err
@@ -263,7 +263,7 @@ def test_exit_codes(
     assert said.err.count("\n") == 1
 
 
-def test_output_that_nobody_reads(tmp_path: Path) -> None:
+def test_a_closed_output_pipe_is_no_error(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -286,7 +286,7 @@ def test_help_models_and_describe_load_neither_torch_nor_pydantic() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["models"], ["describe", "resnet50"]])
-def test_they_answer_at_once(arguments: list[str]) -> None:
+def test_quick_commands_start_within_the_limit(arguments: list[str]) -> None:
     """Seconds of the processor, which is all they wait for: other tests may run beside this one."""
     seconds = []
     for _ in range(10):
@@ -299,7 +299,7 @@ def test_they_answer_at_once(arguments: list[str]) -> None:
     assert min(seconds) < 0.3, seconds
 
 
-def test_the_folder_of_a_run_is_named_by_what_is_trained_not_by_where_data_is() -> None:
+def test_the_default_folder_of_a_run_does_not_contain_the_data_path() -> None:
     from plusx.cli.shell import run_name
 
     assert run_name("text", ("data.path=reviews.csv", "epochs=3")) == "text,epochs=3"

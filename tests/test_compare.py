@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         return out, compare(load_recipe("digits", QUICK), out, jobs=1, progress=stream)
 
 
-def test_a_comparison_says_all_that_was_asked(made: tuple[Path, dict[str, Any]]) -> None:
+def test_a_comparison_has_all_metrics_and_seeds(made: tuple[Path, dict[str, Any]]) -> None:
     out, result = made
     assert result["split"] == "validation"
     assert [row["name"] for row in result["rows"]] == ["plain20", "resnet20"]
@@ -59,7 +59,7 @@ def test_every_run_is_an_ordinary_one(made: tuple[Path, dict[str, Any]]) -> None
     assert result["rows"][0]["accuracy"]["seeds"] == [scores["accuracy"]]
 
 
-def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -> None:
+def test_finished_runs_are_not_repeated(made: tuple[Path, dict[str, Any]]) -> None:
     out, result = made
     logs = sorted((out / "runs").glob("*/*"))
     before = [path.stat().st_mtime_ns for path in logs]
@@ -70,7 +70,7 @@ def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -
     assert (out.parent / "said").read_text() == ""
 
 
-def test_what_is_long_in_epochs_is_weighed_against_what_is_long_in_steps() -> None:
+def test_remaining_time_weighs_epochs_and_steps() -> None:
     few = load_recipe("transfer-small", ["steps=300", "batch_size=50"])
     many = replace(few, epochs=4, steps=None)
     ratio = cost(many, 25_000) / cost(few, 250)
@@ -107,7 +107,7 @@ def test_a_run_is_also_evaluated_with_the_threads_of_its_recipe(tmp_path: Path) 
         ((), 0, "jobs = 0"),
     ],
 )
-def test_a_comparison_that_cannot_be_made_is_refused_before_it_begins(
+def test_an_invalid_comparison_is_refused_before_training(
     tmp_path: Path, overrides: tuple[str, ...], jobs: int | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -223,7 +223,7 @@ def _figures(out: Path) -> list[bytes]:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )
-def test_an_interrupted_comparison_stops_whole_and_goes_on_as_if_it_had_not(
+def test_an_interrupted_comparison_resumes_to_the_same_result(
     uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "out"
@@ -246,7 +246,7 @@ def test_an_interrupted_comparison_stops_whole_and_goes_on_as_if_it_had_not(
 
 @pytest.mark.slow
 @on_linux
-def test_a_process_that_dies_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_named_and_the_others_continue(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with _going(out, *LONGER) as process:
         os.kill(_workers(process.pid)[0], signal.SIGKILL)
@@ -287,7 +287,7 @@ def test_a_run_that_fails_is_named_with_its_seed_and_the_others_are_kept(tmp_pat
 
 
 @pytest.mark.slow
-def test_what_only_the_runs_can_see_is_wrong_is_the_users_fault(tmp_path: Path) -> None:
+def test_user_errors_within_runs_exit_with_2(tmp_path: Path) -> None:
     missing = tmp_path / "nothing"
     overrides = ("data.kind=folder", f"data.path={missing}", *QUICK)
     code, said, errors = _finish(tmp_path / "out", *overrides)

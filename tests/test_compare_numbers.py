@@ -27,21 +27,21 @@ SHARES = st.lists(st.integers(0, 300).map(lambda right: right / 300), min_size=2
 
 @given(SHARES)
 @settings(max_examples=60)
-def test_spread_is_that_of_the_sample(values: list[float]) -> None:
+def test_spread_is_the_sample_standard_deviation(values: list[float]) -> None:
     said = spread(values)
     assert said["mean"] == pytest.approx(np.mean(values))
     assert said["std"] == pytest.approx(np.std(values, ddof=1))
     assert said["seeds"] == values
 
 
-def test_the_spread_of_one_seed_is_not_known() -> None:
+def test_one_seed_has_no_spread() -> None:
     assert spread([0.5]) == {"mean": 0.5, "std": None, "seeds": [0.5]}
     assert share_interval([0.5], 300) is None
 
 
 @given(SHARES)
 @settings(max_examples=60)
-def test_an_interval_holds_both_doubts(values: list[float]) -> None:
+def test_an_interval_includes_uncertainty_of_seeds_and_samples(values: list[float]) -> None:
     said = share_interval(values, 300)
     assert said is not None
     assert 0 <= said.low <= np.mean(values) + 1e-12
@@ -54,13 +54,13 @@ def test_an_interval_holds_both_doubts(values: list[float]) -> None:
     assert said.high == pytest.approx(min(1, np.mean(values) + half), abs=1e-3)
 
 
-def test_seeds_that_agree_to_the_last_image_are_not_without_doubt() -> None:
+def test_equal_seeds_still_have_an_interval() -> None:
     said = share_interval([0.98, 0.98, 0.98], 300)
     assert said is not None
     assert said.high - said.low > 0.02
 
 
-def test_the_degradation_is_found() -> None:
+def test_degradation_is_detected() -> None:
     assert comparison(DEGRADED)["finding"] == (
         "plain56 reaches 32 % validation accuracy where resnet56 reaches 98.0 %: depth hurts "
         "without skips."
@@ -119,7 +119,7 @@ def test_the_degradation_is_found() -> None:
         ),
     ],
 )  # fmt: skip
-def test_nothing_is_claimed_that_the_intervals_do_not_carry(
+def test_overlapping_intervals_show_no_difference(
     accuracies: dict[str, tuple[float, ...]], said: str
 ) -> None:
     assert comparison(accuracies)["finding"] == said
@@ -174,7 +174,7 @@ def test_curves_end_where_the_shortest_run_does() -> None:
     assert over_epochs(group, lambda point: point.score)["x"] == [1, 2, 3, 4]
 
 
-def test_the_table_says_what_its_figures_are() -> None:
+def test_the_table_names_its_metrics() -> None:
     said = study_tables(comparison(DEGRADED))
     head, units, *_ = said.splitlines()
     columns = ("Parameters", "MACs", "Accuracy", "Precision", "Recall", "F1",
@@ -193,7 +193,7 @@ def test_the_table_fits_a_terminal() -> None:
     assert lines[0].split() == ["name", "plain20", "resnet20", "plain56", "resnet56"]
 
 
-def test_a_log_is_read_as_it_grows_and_anew_after_it_was_cut(tmp_path: Path) -> None:
+def test_a_log_is_read_incrementally_and_again_after_truncation(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     tail = LogTail(log)
     assert tail.lines() == []
@@ -207,7 +207,7 @@ def test_a_log_is_read_as_it_grows_and_anew_after_it_was_cut(tmp_path: Path) -> 
     assert [line["step"] for line in tail.lines()] == [1]
 
 
-def test_progress_in_plain_lines_says_which_how_far_how_well_and_how_long(
+def test_plain_progress_lines_have_run_epoch_metric_and_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "log.jsonl"

@@ -127,7 +127,9 @@ def changed(tables: Tables, table: int, row: str, column: str, new: str | None) 
 
 
 @given(st.fractions(0, 10**6), st.integers(0, 6))
-def test_a_printed_figure_stands_for_what_is_rounded_to_it(value: Fraction, decimals: int) -> None:
+def test_a_printed_number_stands_for_all_values_that_round_to_it(
+    value: Fraction, decimals: int
+) -> None:
     found = interval(f"{float(value):,.{decimals}f}")
     assert found.low <= Fraction(float(value)) <= found.high
     assert found.high - found.low <= Fraction(1, 10**decimals)
@@ -136,7 +138,7 @@ def test_a_printed_figure_stands_for_what_is_rounded_to_it(value: Fraction, deci
 @pytest.mark.parametrize("averaging", ["macro", "weighted", "micro"])
 @given(confusion=confusions(balanced=False))
 @settings(max_examples=10)
-def test_scores_here_are_those_of_scikit_learn(
+def test_metrics_equal_those_of_scikit_learn(
     averaging: str, confusion: np.ndarray[Any, Any]
 ) -> None:
     """The laws below are tested on these scores: they have to be the usual ones."""
@@ -172,7 +174,7 @@ def test_f1_is_not_the_harmonic_mean_of_the_averages_and_its_bounds_are_sharp() 
 
 @given(true_plans())
 @settings(max_examples=25)
-def test_tables_of_true_figures_pass(plan: dict[str, Any]) -> None:
+def test_correct_tables_pass(plan: dict[str, Any]) -> None:
     assert check(tables_of(plan)) == []
 
 
@@ -247,7 +249,7 @@ def test_another_unit_is_tried_where_a_total_does_not_fit() -> None:
     assert complaints(("40", "180.0", "2.0")) == []
 
 
-def test_a_count_is_that_of_the_named_network_and_whose_it_would_be_is_said() -> None:
+def test_a_wrong_count_names_the_network_that_it_fits() -> None:
     def complaints(rows: dict[str, str], **known: Any) -> list[Complaint]:
         table = Table("t", {"parameters": "M"}, {row: {"parameters": t} for row, t in rows.items()})
         return check(Tables((table,), {row: row for row in rows}, **known))
@@ -261,7 +263,7 @@ def test_a_count_is_that_of_the_named_network_and_whose_it_would_be_is_said() ->
     assert found.allowed == pytest.approx((0.269434, 0.269434), rel=0.05)
 
 
-def test_a_network_has_one_figure_and_a_row_in_every_table() -> None:
+def test_a_network_has_one_value_and_a_row_in_every_table() -> None:
     one = Table("one", {"error": "%"}, {"a": {"error": "5.2"}, "b": {}})
     two = Table("two", {"error": "%"}, {"a": {"error": "5.4"}})
     found = check(Tables((one, two), {}, named=("c",)))
@@ -279,7 +281,7 @@ def test_the_most_of_something_is_checked() -> None:
     assert "b have more; it has the least" in found.what
 
 
-def test_what_is_wrong_in_the_first_text_is_found() -> None:
+def test_contradictions_of_text_1_are_found() -> None:
     """Every contradiction between its own cells, and every implausible time."""
     found = {(each.table, each.row, each.column): each.what for each in check(read_tables(TEXT1))}
     recalls = {("Table 1", f"ResNet-{depth}", "recall") for depth in (18, 34, 50, 110)}
@@ -308,7 +310,7 @@ def test_what_is_wrong_in_the_first_text_is_found() -> None:
     assert "it has the least" in found["", "ResNet-110", "parameters"]
 
 
-def test_what_is_consistent_in_the_first_text_is_confirmed() -> None:
+def test_consistent_numbers_of_text_1_are_confirmed() -> None:
     found = {(each.table, each.row, each.column) for each in confirm(read_tables(TEXT1))}
     assert found == {
         *(("Table 1", f"ResNet-{depth}", "f1") for depth in (18, 34, 50, 110)),
@@ -317,7 +319,7 @@ def test_what_is_consistent_in_the_first_text_is_confirmed() -> None:
     }
 
 
-def test_the_tables_of_the_first_text_are_whole() -> None:
+def test_the_tables_of_text_1_are_complete() -> None:
     sizes = [(len(table.columns), len(table.rows)) for table in read_tables(TEXT1).tables]
     assert sizes == [(4, 4), (3, 3), (2, 3)]
     for table in read_tables(TEXT1).tables:
@@ -342,7 +344,7 @@ def test_a_time_is_plausible_from_the_time_of_its_work_on(images: int, teraflops
     assert found.allowed[0] == pytest.approx(least)
 
 
-def test_no_value_of_a_text_stands_in_the_code() -> None:
+def test_the_code_contains_no_number_of_the_texts() -> None:
     code = "".join(
         Path(each.__file__).read_text(encoding="utf-8") for each in (consistency, printed)
     )
@@ -420,7 +422,7 @@ def test_no_value_of_a_text_stands_in_the_code() -> None:
         ("images = 0", "images: 0 is not a number above 0"),
     ],
 )
-def test_a_file_that_is_no_tables_is_refused(
+def test_a_file_without_tables_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
 ) -> None:
     file = tmp_path / "tables.toml"
@@ -432,7 +434,7 @@ def test_a_file_that_is_no_tables_is_refused(
     assert error.count("\n") == 1
 
 
-def test_the_command_lists_complaints_and_says_by_its_code_that_there_are_some(
+def test_the_command_lists_contradictions_and_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["check-tables", str(TEXT1)]) == 1

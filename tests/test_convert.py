@@ -112,7 +112,7 @@ def test_t9_weights_under_unknown_keys_are_found_or_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_number_of_classes_is_the_files(tmp_path: Path) -> None:
+def test_the_number_of_classes_comes_from_the_file(tmp_path: Path) -> None:
     _, theirs = akamaster(7)
     torch.save(theirs, tmp_path / "net.pth")
     done = convert(tmp_path / "net.pth", "resnet20", "akamaster", tmp_path / "to.safetensors")
@@ -164,7 +164,7 @@ def keras_arrays(generator: np.random.Generator, net: torch.nn.Module) -> dict[s
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def test_safetensors_of_others_are_renamed_without_a_child(tmp_path: Path) -> None:
+def test_foreign_safetensors_are_converted_without_a_process(tmp_path: Path) -> None:
     net, theirs = akamaster()
     store.save_tensors(tmp_path / "theirs.safetensors", theirs)
     convert(tmp_path / "theirs.safetensors", "resnet20", "akamaster", tmp_path / "to.safetensors")
@@ -208,7 +208,7 @@ def file(tmp_path: Path) -> Path:
         ("none.toml", "timm", "the spec none.toml: .*No such file"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_written(
+def test_errors_are_named_and_nothing_is_written(
     model: str, source: str, expected: str, file: Path, tmp_path: Path
 ) -> None:
     before = file.read_bytes()
@@ -251,7 +251,7 @@ def converted(path: Path, kind: str = "akamaster") -> None:
     convert(path, "resnet20", kind, path.parent / "to.safetensors")
 
 
-def test_the_payload_works(tmp_path: Path) -> None:
+def test_the_malicious_pickle_of_these_tests_works(tmp_path: Path) -> None:
     """The control of the tests below: torch runs it when it is not told to take care."""
     torch.save({"state_dict": Payload(tmp_path / "canary")}, tmp_path / "evil.pth")
     torch.load(tmp_path / "evil.pth", weights_only=False)
@@ -368,7 +368,7 @@ def test_a_small_file_that_asks_for_memory_gets_none(tmp_path: Path) -> None:
         (bytes(257) + b"ustar" + bytes(300), "a tar archive"),
     ],
 )
-def test_other_files_are_told_by_their_content(data: bytes, expected: str, tmp_path: Path) -> None:
+def test_file_formats_are_recognised_by_content(data: bytes, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=expected):

@@ -22,7 +22,7 @@ def test_the_corpus_is_large_and_its_names_are_different() -> None:
 
 
 @pytest.mark.parametrize("case", CORPUS, ids=lambda case: case.name)
-def test_a_data_set_is_right_or_named(
+def test_a_data_set_is_valid_or_its_defect_is_named(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "set"
@@ -50,7 +50,7 @@ def test_a_data_set_is_right_or_named(
 
 
 @pytest.mark.parametrize("name", ["folder", "csv", "masks", "S1 boxes as fractions", "a pipe"])
-def test_a_process_of_its_own_says_the_same(name: str, tmp_path: Path) -> None:
+def test_a_subprocess_gives_the_same_verdicts(name: str, tmp_path: Path) -> None:
     (case,) = [case for case in CORPUS if case.name == name]
     path = os.fspath(case.make(tmp_path))
     command = [sys.executable, "-m", "plusx", "info", path]

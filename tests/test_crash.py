@@ -231,7 +231,7 @@ def stopped(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("times", [1, 10])
-def test_a_stopped_run_saves_and_goes_on(server, folder, whole, number, times):
+def test_a_stopped_run_saves_and_resumes(server, folder, whole, number, times):
     draw = random.Random(number)
     for trial in range(times):
         out = folder / f"stopped-{number}-{times}-{trial}"
@@ -248,7 +248,7 @@ def test_a_stopped_run_saves_and_goes_on(server, folder, whole, number, times):
         assert_same(out, whole)
 
 
-def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(server, folder, whole):
+def test_a_second_signal_ends_the_run_at_once_without_loss(server, folder, whole):
     draw = random.Random(2)
     for trial in range(10):
         out = folder / f"twice-{trial}"
@@ -262,7 +262,7 @@ def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(server, folder, who
 # ------------------------------------------------------------------------------ what else fails
 
 
-def test_a_full_disk_is_said_and_survived(server, folder, whole):
+def test_a_full_disk_is_reported_and_survived(server, folder, whole):
     disk = folder / "disk"
     disk.mkdir()
     made = subprocess.run(
@@ -295,7 +295,7 @@ def test_a_full_disk_is_said_and_survived(server, folder, whole):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_folder_in_use_is_refused_by_its_holders_name(server, folder, whole):
+def test_a_folder_in_use_is_refused_with_its_process(server, folder, whole):
     out = folder / "used"
     with store.lock(out):
         ended = server.train(out)
@@ -306,7 +306,7 @@ def test_a_folder_in_use_is_refused_by_its_holders_name(server, folder, whole):
     assert_same(out, whole)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_anything(server, folder):
+def test_a_loss_that_is_not_finite_ends_the_run_before_the_update(server, folder):
     out = folder / "diverged"
     ended = server.train(out, "optim.lr=1e19", "schedule.warmup=0")
     assert ended["exit"] == 1, ended["said"]
@@ -323,7 +323,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_anything(server
             assert bool(torch.isfinite(tensor.double()).all()), name
 
 
-def test_a_finished_run_is_left_as_it_is(server, folder, whole):
+def test_a_finished_run_does_not_change(server, folder, whole):
     out = folder / "again"
 
     def everything() -> dict[str, tuple[bytes, int]]:
@@ -339,7 +339,7 @@ def test_a_finished_run_is_left_as_it_is(server, folder, whole):
     assert everything() == before
 
 
-def test_another_environment_is_warned_of_and_refused_where_bits_matter(server, folder, whole):
+def test_another_environment_is_a_warning_and_with_exact_an_error(server, folder, whole):
     out = folder / "moved"
     ended = stopped(server, out, random.Random(0), [signal.SIGTERM], (12, 12))
     assert ended["exit"] == 143
@@ -364,14 +364,14 @@ def test_another_recipe_is_refused(server, folder, whole):
 
 
 @pytest.mark.parametrize("every", [7, 0])
-def test_how_often_it_is_saved_changes_nothing(server, folder, whole, every):
+def test_the_checkpoint_interval_does_not_change_the_result(server, folder, whole, every):
     out = folder / f"every-{every}"
     ended = server.train(out, f"checkpoint.every_steps={every}", "checkpoint.keep=1")
     assert ended["exit"] == 0, ended["said"]
     assert_same(out, whole)
 
 
-def test_a_damaged_checkpoint_costs_a_step_and_a_warning(server, folder, whole):
+def test_a_corrupt_checkpoint_falls_back_with_a_warning(server, folder, whole):
     out = folder / "on_unreadable"
     ended = stopped(server, out, random.Random(0), [signal.SIGTERM], (15, 15))
     assert ended["exit"] == 143
@@ -385,7 +385,7 @@ def test_a_damaged_checkpoint_costs_a_step_and_a_warning(server, folder, whole):
     assert_same(out, whole)
 
 
-def test_200_of_200_flipped_bits_of_a_real_checkpoint_are_noticed(folder, whole):
+def test_200_of_200_flipped_bits_of_a_real_checkpoint_are_detected(folder, whole):
     out = shutil.copytree(folder / "again", folder / "flipped")
     draw = random.Random(7)
     files = sorted(newest(out).iterdir())

@@ -124,7 +124,7 @@ def test_a_wide_beam_finds_the_most_probable_sequence(seed: int) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 30))
-def test_a_beam_of_one_is_greedy_where_the_network_is_sure(seed: int, length: int) -> None:
+def test_a_beam_of_one_is_greedy_for_confident_outputs(seed: int, length: int) -> None:
     """With less sure networks one prefix, which sums over paths, and one path can differ."""
     rng = np.random.default_rng(seed)
     path = rng.integers(0, 4, length)

@@ -74,7 +74,7 @@ def numbered(count: int, height: int, width: int, channels: int = 3) -> Tensor:
         ("pad0", "written like pad4"),
     ],
 )
-def test_a_wrong_sentence_is_quoted_and_pointed_at(text: str, message: str) -> None:
+def test_an_error_quotes_the_sentence_and_marks_the_word(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         parse_augment(text)
     assert repr(text) in str(caught.value)
@@ -97,7 +97,7 @@ def test_a_sentence_that_cannot_give_one_size_is_refused(
         plan(text, (32, 32), in_memory)
 
 
-def test_plans_know_the_size_and_where_the_work_is_done() -> None:
+def test_plans_have_the_output_size_and_the_place_of_each_operation() -> None:
     assert plan("pad4 crop flip cutout8", (32, 32), True).batched
     assert not plan("pad4 crop flip", (32, 32), False).batched
     assert not plan("trivialaugment flip", (32, 32), True).batched
@@ -108,7 +108,7 @@ def test_plans_know_the_size_and_where_the_work_is_done() -> None:
     assert str(parse_augment("erase.25")[0]) == "erase.25"
 
 
-def test_every_word_is_documented_and_done_somewhere() -> None:
+def test_every_word_is_documented_and_implemented() -> None:
     assert words.__doc__ is not None
     for word in VOCABULARY:
         assert f"| `{word}" in words.__doc__ or f"` `{word}" in words.__doc__, word
@@ -189,9 +189,7 @@ def test_a_crop_is_a_window_of_the_padded_image(
     st.lists(st.sampled_from(["pad1", "pad3", "crop6", "crop4", "flip", "vflip"]), max_size=6),
     st.integers(0, 99),
 )
-def test_many_words_are_one_window_wherever_the_pixels_are_read(
-    words: list[str], seed: int
-) -> None:
+def test_words_are_merged_into_one_window_everywhere(words: list[str], seed: int) -> None:
     images = torch.randint(0, 256, (9, 2, 9, 8), dtype=torch.uint8)
     indices = np.array([3, 8, 0, 3, 5])
     windows, said = Windows.whole(5, (9, 8)), images[indices]
@@ -240,7 +238,7 @@ def test_half_of_the_images_are_flipped() -> None:
 
 @settings(max_examples=40)
 @given(st.integers(1, 10), st.integers(0, 99))
-def test_cutout_blanks_one_square_that_may_stand_partly_outside(side: int, seed: int) -> None:
+def test_cutout_blanks_one_square_that_may_be_partly_outside(side: int, seed: int) -> None:
     pixels = torch.ones(30, 2, 10, 12)
     for image in spoken(f"cutout{side}", pixels, seed):
         assert torch.equal(image[0], image[1])
@@ -251,14 +249,14 @@ def test_cutout_blanks_one_square_that_may_stand_partly_outside(side: int, seed:
         assert 1 <= columns <= side
 
 
-def test_most_of_cutout_is_whole() -> None:
+def test_most_cutout_squares_are_complete() -> None:
     blanked = (spoken("cutout8", torch.ones(3000, 1, 32, 32)) == 0).flatten(1).sum(1)
     assert blanked.max() == 64
     # the centre is at least 4 from the borders in (32 - 7)^2 of 32^2 places
     assert abs((blanked == 64).float().mean() - (25 / 32) ** 2) < 0.03
 
 
-def test_erase_blanks_a_rectangle_of_2_to_33_percent_as_often_as_said() -> None:
+def test_erase_blanks_a_rectangle_of_2_to_33_percent_at_its_rate() -> None:
     pixels = torch.ones(4000, 1, 32, 32)
     blanked = (spoken("erase.25", pixels) == 0).flatten(1).sum(1) / 1024
     some = blanked[blanked > 0]
@@ -270,7 +268,7 @@ def test_erase_blanks_a_rectangle_of_2_to_33_percent_as_often_as_said() -> None:
 
 @settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from(["crop", "flip", "vflip", "pad3"]))
-def test_a_word_said_to_an_image_or_to_a_batch_is_the_same(seed: int, text: str) -> None:
+def test_a_word_acts_alike_on_images_and_batches(seed: int, text: str) -> None:
     (word,) = parse_augment(text)
     images = torch.randint(0, 256, (3, 3, 12, 10), dtype=torch.uint8)
     together = spoken(text, images, seed)
@@ -282,7 +280,7 @@ def test_a_word_said_to_an_image_or_to_a_batch_is_the_same(seed: int, text: str)
 
 @settings(max_examples=30)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(0, 99))
-def test_sizes_come_out_as_said(height: int, width: int, size: int, seed: int) -> None:
+def test_outputs_have_the_planned_size(height: int, width: int, size: int, seed: int) -> None:
     image = Image.fromarray(np.zeros((height, width, 3), np.uint8))
     draws = SampleRNG.of(seed, 0, 0)
     whole = on_image(image, Word("center_crop"), draws, (size, size + 1))

@@ -44,7 +44,7 @@ def by_label(made: list[Batch]) -> torch.Tensor:
 SENTENCE = "pad2 crop flip vflip cutout4 erase.5"
 
 
-def test_digits_have_the_stated_split_whatever_the_seed() -> None:
+def test_digits_have_the_documented_split_for_any_seed() -> None:
     sizes = {"train": 1200, "validation": 300, "test": 297, "all": 1797}
     for split, size in sizes.items():
         first, second = (open_data("digits", split=split, seed=seed) for seed in (0, 7))
@@ -124,7 +124,7 @@ def test_workers_change_no_pixel_and_live_on_from_epoch_to_epoch() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_draws_differ_between_samples_epochs_and_workers(workers: int) -> None:
+def test_random_numbers_differ_between_samples_epochs_and_workers(workers: int) -> None:
     """Workers that share one random state are the classic mistake: all draws must differ."""
     same = images_of(colours(1)).expand(40, -1, -1, -1)
     source = replace(colours(), items=MemoryItems(same.contiguous()))
@@ -136,7 +136,7 @@ def test_draws_differ_between_samples_epochs_and_workers(workers: int) -> None:
     assert len(seen) == 120
 
 
-def test_the_global_generators_are_left_alone() -> None:
+def test_the_global_random_generators_are_not_used() -> None:
     source = colours()
     torch.manual_seed(5)
     state, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -167,7 +167,7 @@ def test_one_left_over_sample_is_dropped_in_training_only() -> None:
     drop_last=st.sampled_from([None, True, False]),
 )
 @settings(max_examples=20)
-def test_the_shares_of_all_ranks_are_the_whole_batches(
+def test_the_parts_of_all_ranks_are_the_whole_batches(
     count: int, batch_size: int, world: int, split: str, drop_last: bool | None
 ) -> None:
     source = colours(count, size=(3, 2))
@@ -229,7 +229,7 @@ def test_a_last_batch_of_one_image_a_rank_is_left_out_in_training() -> None:
     assert len(Loader(colours(9), batch_size=8, drop_last=False, part=(0, 2))) == 1
 
 
-def test_memory_is_used_again_only_when_nobody_has_it() -> None:
+def test_buffers_are_reused_only_when_unreferenced() -> None:
     spare = BufferPool(max_arrays=2)
     first = spare.take((4, 5))
     place = first.ctypes.data
@@ -249,7 +249,7 @@ def test_memory_is_used_again_only_when_nobody_has_it() -> None:
     assert len(spare._arrays) == 2
 
 
-def test_batches_that_are_kept_stay_as_they_are() -> None:
+def test_referenced_batches_do_not_change() -> None:
     source = colours(24, (180, 190))
     kept = list(batches(source, augment="flip", batch_size=8))
     with Loader(source, augment="flip", batch_size=8) as loader:
@@ -259,7 +259,7 @@ def test_batches_that_are_kept_stay_as_they_are() -> None:
     assert len({batch.inputs.data_ptr() for batch in kept}) == 3
 
 
-def test_a_loader_refuses_wrong_numbers() -> None:
+def test_a_loader_refuses_invalid_arguments() -> None:
     for part in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(ValueError, match="part ="):
             Loader(colours(), part=part)
@@ -275,7 +275,7 @@ def test_a_loader_refuses_wrong_numbers() -> None:
         batches(colours(), split="trian")
 
 
-def test_unknown_data_names_the_nearest() -> None:
+def test_unknown_data_suggests_similar_names() -> None:
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         open_data("digit")
 
@@ -298,7 +298,7 @@ def test_a_set_at_another_size_is_scaled() -> None:
     assert source.modality.size == (32, 32)
 
 
-def test_preprocessing_survives_json_and_refuses_nonsense() -> None:
+def test_preprocessing_round_trips_through_json_and_is_validated() -> None:
     made = ImageModality((8, 9), 1, (0.5,), (0.25,))
     assert modality_from_dict(made.to_dict()) == made
     with pytest.raises(ValueError, match="std"):
@@ -333,7 +333,7 @@ def test_normalising_is_torchvisions_bit_for_bit() -> None:
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**64), st.integers(0, 1000), st.integers(1, 300))
-def test_draws_are_a_function_of_their_counters(seed: int, epoch: int, count: int) -> None:
+def test_random_numbers_are_a_function_of_their_counters(seed: int, epoch: int, count: int) -> None:
     draws = CounterRNG.of(seed, epoch, np.arange(count))
     alone = CounterRNG.of(seed, epoch, np.array([count - 1]))
     assert draws.uniform()[-1] == alone.uniform()[0]
@@ -360,7 +360,7 @@ def test_one_sample_has_the_numbers_of_its_row(
     assert random_window(one, height, width) == tuple(v[1] for v in random_windows(rows, *sides))
 
 
-def test_draws_are_uniform_and_uncorrelated() -> None:
+def test_random_numbers_are_uniform_and_uncorrelated() -> None:
     draws = CounterRNG.of(0, 0, np.arange(20000))
     columns = [draws.uniform(draw=draw) for draw in range(3)]
     columns += [draws.at(1).uniform(), CounterRNG.of(0, 1, np.arange(20000)).uniform()]

@@ -42,9 +42,7 @@ def levels(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((first - second).abs().max()) * 0.229 * 255
 
 
-def test_pillow_decodes_unless_the_other_is_chosen(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pillow_is_the_default_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*said: object, **more: object) -> None:
         raise AssertionError("simplejpeg was not chosen")
 
@@ -61,7 +59,7 @@ def test_pillow_decodes_unless_the_other_is_chosen(
         open_data(folder, decoder="simplejpeg")
 
 
-def test_simplejpeg_sees_the_same_windows(folder: Path) -> None:
+def test_simplejpeg_decodes_the_same_windows(folder: Path) -> None:
     pytest.importorskip("simplejpeg")
     sources = [open_data(folder, split="all", size=16, decoder=d) for d in ("pillow", "simplejpeg")]
     first, second = (next(batches(source, split="test")) for source in sources)
@@ -83,7 +81,7 @@ def test_simplejpeg_sees_the_same_windows(folder: Path) -> None:
 
 @pytest.mark.parametrize("shrink", [1, 2])
 @pytest.mark.parametrize("kind", ["grey", "cmyk", "turned", "progressive"])
-def test_every_kind_of_jpeg_is_the_same_picture(kind: str, shrink: int) -> None:
+def test_both_decoders_agree_on_every_kind_of_jpeg(kind: str, shrink: int) -> None:
     pytest.importorskip("simplejpeg")
     image = photo(64, 48)
     exif = Image.Exif()
@@ -111,7 +109,7 @@ def test_every_kind_of_jpeg_is_the_same_picture(kind: str, shrink: int) -> None:
         assert np.array_equal(window, whole[top : top + side, left : left + side])
 
 
-def test_the_rules_hold_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_decoders_refuse_the_same_files(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg")
     data = jpeg(photo(64, 48))
     for decoder in ("pillow", "simplejpeg"):
@@ -132,7 +130,7 @@ def test_the_rules_hold_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("decoder", ["pillow", "simplejpeg"])
-def test_of_a_large_photo_no_more_rows_are_decoded_than_are_seen(
+def test_only_the_used_rows_of_a_large_photo_are_decoded(
     folder: Path, monkeypatch: pytest.MonkeyPatch, decoder: str
 ) -> None:
     if decoder == "simplejpeg":

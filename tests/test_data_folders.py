@@ -97,7 +97,7 @@ def test_a_folder_with_splits_is_used_as_it_is(tmp_path: Path) -> None:
         open_data(root, validation=0.5)
 
 
-def test_without_a_val_folder_validation_is_cut_from_train(tmp_path: Path) -> None:
+def test_without_a_val_folder_validation_is_held_out_of_train(tmp_path: Path) -> None:
     root = tmp_path / "set"
     photos(root / "train"), photos(root / "test", count=1)
     assert len(open_data(root)) == 8
@@ -105,7 +105,7 @@ def test_without_a_val_folder_validation_is_cut_from_train(tmp_path: Path) -> No
     assert len(open_data(root, validation=0)) == 10
 
 
-def test_the_classes_of_a_trained_network_keep_their_numbers(tmp_path: Path) -> None:
+def test_the_classes_of_a_trained_network_keep_their_indices(tmp_path: Path) -> None:
     root = photos(tmp_path / "set")
     source = open_data(root, split="all", classes=("ant", "dog", "cat"))
     assert source.classes == ("ant", "dog", "cat")
@@ -177,7 +177,7 @@ def hostile_set(tmp_path: Path) -> Path:
     return photos(root, ("sound",), 4)
 
 
-def test_the_scan_names_every_file_once_with_its_fate(hostile_set: Path) -> None:
+def test_the_scan_lists_every_file_once_with_its_verdict(hostile_set: Path) -> None:
     began = time.perf_counter()
     report = scan(hostile_set)
     entries = examined(list(report.entries), report.root, COLOURS)
@@ -198,7 +198,7 @@ def test_the_scan_names_every_file_once_with_its_fate(hostile_set: Path) -> None
     assert {os.path.dirname(name) for name in found} == {"sound"}
 
 
-def test_an_error_names_the_files_and_skipping_leaves_out_just_these(hostile_set: Path) -> None:
+def test_unreadable_files_are_named_or_skipped(hostile_set: Path) -> None:
     before = digest(hostile_set)
     with pytest.raises(ValueError, match=r"files cannot be used: odd/beyond.pgm: ") as caught:
         open_data(hostile_set)
@@ -242,7 +242,7 @@ def test_a_skipped_file_is_never_replaced_by_another(tmp_path: Path) -> None:
     assert [source.read(i).target for i in range(len(source))] == [0] * 5 + [1] * 6
 
 
-def test_the_verdicts_are_remembered_until_a_file_changes(
+def test_verdicts_are_cached_until_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = photos(tmp_path / "set")
@@ -270,7 +270,7 @@ def test_the_verdicts_are_remembered_until_a_file_changes(
             open_data(root)
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(
+def test_a_cache_that_cannot_be_written_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -279,7 +279,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_is_damaged_later_is_named(tmp_path: Path, workers: int) -> None:
+def test_a_file_that_becomes_unreadable_later_is_named(tmp_path: Path, workers: int) -> None:
     root = photos(tmp_path / "set")
     source = open_data(root, size=8, validation=0)
     (root / "dog" / "04.png").write_bytes(b"on_unreadable")
@@ -344,7 +344,7 @@ def test_a_class_folder_without_images_is_named_or_left_out(tmp_path: Path) -> N
     assert "the class folder 'bare' has no images and is left out" in source.warnings
 
 
-def test_a_class_whose_images_are_all_damaged_is_an_error_even_when_skipping(
+def test_a_class_of_unreadable_images_is_an_error_even_when_skipping(
     tmp_path: Path,
 ) -> None:
     root = photos(tmp_path / "set", ("cat", "dog", "emu"))
@@ -364,14 +364,14 @@ def test_classes_that_differ_in_case_only_are_refused(tmp_path: Path) -> None:
         open_data(photos(tmp_path / "set", ("cat", "Cat")))
 
 
-def test_a_class_that_validates_without_training_is_refused(tmp_path: Path) -> None:
+def test_a_class_without_training_images_is_refused(tmp_path: Path) -> None:
     photos(tmp_path / "train"), photos(tmp_path / "val", ("emu",))
     for split in ("train", "validation"):
         with pytest.raises(ValueError, match="the class 'emu' is not a training class"):
             open_data(tmp_path, split=split)
 
 
-def test_hidden_things_and_files_beside_the_classes_are_ignored_with_a_notice(
+def test_hidden_files_and_files_beside_the_classes_are_ignored_with_a_warning(
     tmp_path: Path,
 ) -> None:
     root = photos(tmp_path / "set")
@@ -385,7 +385,7 @@ def test_hidden_things_and_files_beside_the_classes_are_ignored_with_a_notice(
     assert "outside the class folders: README.md" in warnings
 
 
-def test_class_names_that_are_no_utf8_become_showable(tmp_path: Path) -> None:
+def test_class_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
     root = photos(tmp_path / "set")
     photos(root, (os.fsdecode(b"caf\xe9"),))
     source = open_data(root)
@@ -478,7 +478,7 @@ def test_a_csv_is_split_by_the_seed_or_by_its_column(pictures: Path) -> None:
     assert found["train"] == ["dog/00.png", "dog/02.png", "cat/00.png", "cat/02.png"]
 
 
-def test_several_labels_a_row_are_joined_by_a_bar(pictures: Path) -> None:
+def test_several_labels_of_a_row_are_separated_by_a_bar(pictures: Path) -> None:
     text = "path,label\ncat/00.png,tail|whiskers\ncat/01.png,\ndog/00.png, tail \ndog/01.png,paw\n"
     source = open_data(table(pictures, text), split="all")
     assert source.classes == ("paw", "tail", "whiskers")
@@ -488,7 +488,7 @@ def test_several_labels_a_row_are_joined_by_a_bar(pictures: Path) -> None:
     assert batch.targets.dtype == torch.float32
 
 
-def test_whole_numbers_are_class_numbers(pictures: Path) -> None:
+def test_integers_are_class_indices(pictures: Path) -> None:
     text = GOOD.replace(",dog", ",1").replace(",cat", ",0")
     source = open_data(table(pictures, text), split="all")
     assert source.classes == ("0", "1")
@@ -510,7 +510,9 @@ def test_whole_numbers_are_class_numbers(pictures: Path) -> None:
         ("", "row 3: no label"),
     ],
 )
-def test_a_label_out_of_range_is_named_by_its_row(pictures: Path, label: str, message: str) -> None:
+def test_a_label_out_of_range_is_named_with_its_row(
+    pictures: Path, label: str, message: str
+) -> None:
     classes = ("cat", "dog") if label == "2" else None
     text = f"path,label\ncat/00.png,0\ncat/01.png,{label}\ndog/00.png,1\n"
     with pytest.raises(ValueError, match=message):
@@ -541,13 +543,13 @@ def test_a_label_out_of_range_is_named_by_its_row(pictures: Path, label: str, me
         ("path,label\ncat/00.png,cat\ncat,dog\n", "row 3 .cat.: not a regular file"),
     ],
 )
-def test_a_wrong_csv_is_named_by_its_row(pictures: Path, text: str, message: str) -> None:
+def test_an_invalid_csv_is_named_with_its_row(pictures: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         open_data(table(pictures, text))
     assert "\n" not in str(caught.value)
 
 
-def test_rows_whose_file_cannot_be_used_are_skipped_if_said_so(pictures: Path) -> None:
+def test_rows_of_unreadable_files_are_skipped_on_request(pictures: Path) -> None:
     (pictures / "cat" / "02.png").write_bytes(b"on_unreadable")
     os.symlink("/etc/passwd", pictures / "cat" / "link.png")
     os.mkfifo(pictures / "cat" / "pipe.png")
@@ -577,7 +579,7 @@ def test_a_csv_survives_strange_names(pictures: Path) -> None:
     assert len(list(batches(source, workers=1))) == 1
 
 
-def test_keep_counts_what_it_kept(tmp_path: Path) -> None:
+def test_a_subset_counts_its_samples(tmp_path: Path) -> None:
     """The denominators of every figure are the kept files: Dataset and warnings agree."""
     root = photos(tmp_path / "set")
     (root / "cat" / "00.png").write_bytes(b"on_unreadable")

@@ -17,7 +17,7 @@ def ones_of_a_kind(count: int = 16, size: int = 16) -> Batch:
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**40), st.integers(0, 10**6), st.sampled_from([0.2, 1.0, 5.0]))
-def test_mixup_mixes_inputs_and_targets_by_one_share(seed: int, step: int, alpha: float) -> None:
+def test_mixup_mixes_inputs_and_targets_with_one_weight(seed: int, step: int, alpha: float) -> None:
     batch = ones_of_a_kind()
     mixed = mixup(alpha)(batch, seed, step, 16)
     assert torch.allclose(mixed.targets.sum(1), torch.ones(16))
@@ -59,7 +59,7 @@ def test_a_mix_is_a_function_of_the_seed_and_the_step(mix: object) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_shares_of_mixup_follow_the_beta_distribution() -> None:
+def test_mixup_weights_follow_the_beta_distribution() -> None:
     batch = ones_of_a_kind(2, 1)
     mix = mixup(0.5)
     shares = []
@@ -82,7 +82,7 @@ def test_several_labels_are_mixed_too() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, 1000.0])
-def test_a_senseless_alpha_is_refused(alpha: float) -> None:
+def test_an_invalid_alpha_is_refused(alpha: float) -> None:
     for mix in (mixup, cutmix):
         with pytest.raises(ValueError, match="alpha"):
             mix(alpha)

@@ -89,7 +89,7 @@ def pixels(made: list[Batch]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "all"])
-def test_evaluation_sees_the_folders_pixels(folder: Path, packed: Path, split: str) -> None:
+def test_evaluation_reads_the_pixels_of_the_folder(folder: Path, packed: Path, split: str) -> None:
     ours, theirs = (open_data(each, split=split, size=16) for each in (packed, folder))
     assert ours.paths == theirs.paths
     assert ours.classes == theirs.classes
@@ -139,7 +139,7 @@ def test_windows_are_the_same_however_they_are_cut(packed: Path) -> None:
     assert torch.equal(halves[1][:2], whole[3:5])
 
 
-def test_threads_that_cut_have_no_helpers_of_torch_and_take_none_from_others(
+def test_loader_threads_use_no_threads_of_torch(
     packed: Path,
 ) -> None:
     source = open_data(packed, split="train", validation=0, size=8)
@@ -165,7 +165,7 @@ def test_threads_that_cut_have_no_helpers_of_torch_and_take_none_from_others(
         torch.set_num_threads(before)
 
 
-def test_windows_are_those_of_the_words(packed: Path) -> None:
+def test_windows_are_those_of_the_augmentation(packed: Path) -> None:
     """What is cut in one go is what the words make of the stored pixels, one by one."""
     source = open_data(packed, split="train", validation=0, size=8)
     words = parse_augment("resizedcrop flip vflip")
@@ -185,7 +185,7 @@ def test_windows_are_those_of_the_words(packed: Path) -> None:
         assert torch.equal(found, wanted)
 
 
-def test_other_words_are_done_by_processes(packed: Path) -> None:
+def test_other_augmentations_run_in_processes(packed: Path) -> None:
     source = open_data(packed, split="train", validation=0, size=8)
     made = [
         pixels(list(batches(source, augment="resizedcrop jitter.4 flip", workers=workers)))
@@ -207,7 +207,7 @@ def test_a_flipped_bit_anywhere_is_refused_with_the_files_name(packed: Path, pla
         open_data(packed)
 
 
-def test_a_cut_file_is_refused(packed: Path) -> None:
+def test_a_truncated_file_is_refused(packed: Path) -> None:
     data = packed.read_bytes()
     for length in (len(MAGIC), len(MAGIC) + 50, len(data) - 1):
         packed.write_bytes(data[:length])
@@ -215,7 +215,7 @@ def test_a_cut_file_is_refused(packed: Path) -> None:
             open_data(packed)
 
 
-def test_a_file_is_summed_once_for_as_long_as_it_does_not_change(
+def test_the_digest_of_a_file_is_cached_until_it_changes(
     own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from plusx.data.readers import packed_file as room
@@ -274,7 +274,7 @@ def rewritten(file: Path, change: Callable[[Any], object]) -> None:
         lambda said: said.__setitem__("images", 3),
     ],
 )
-def test_nothing_that_an_index_says_is_believed(
+def test_every_field_of_an_index_is_validated(
     packed: Path, change: Callable[[Any], object]
 ) -> None:
     rewritten(packed, change)
@@ -299,7 +299,7 @@ def test_nothing_that_an_index_says_is_believed(
         (lambda root: shutil.copytree(root / "dog", root / "cat" / "more"), r"cat/more is new"),
     ],
 )
-def test_a_folder_that_changed_is_said_and_its_file_not_used(
+def test_a_changed_folder_is_reported_and_its_packed_file_not_used(
     own: tuple[Path, Path], change: Callable[[Path], object], said: str
 ) -> None:
     folder, packed = own
@@ -322,7 +322,7 @@ def test_a_folder_that_was_only_touched_or_is_gone_does_not_matter(
     assert open_data(moved).fingerprint() == before
 
 
-def test_no_folder_is_looked_into_that_a_file_does_not_list(
+def test_only_listed_folders_are_scanned(
     own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, packed = own
@@ -361,7 +361,7 @@ def test_no_folder_is_looked_into_that_a_file_does_not_list(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_packing_that_stops_leaves_nothing(
+def test_interrupted_packing_leaves_no_file(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     file = tmp_path / "new.plusx"
@@ -380,7 +380,7 @@ def test_packing_that_stops_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_data_that_cannot_be_packed_is_named(own: tuple[Path, Path], tmp_path: Path) -> None:
     folder, _ = own
     for to, said in (
         (folder / "in.plusx", "is inside the folder that is packed"),
@@ -407,7 +407,7 @@ def test_what_cannot_be_packed_is_said(own: tuple[Path, Path], tmp_path: Path) -
         open_data(tmp_path / "x.plusx", decoder="simplejpeg")
 
 
-def test_the_command_says_what_it_cost(
+def test_the_command_prints_time_and_size(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "x.plusx"
@@ -444,7 +444,7 @@ def test_a_packed_set_trains_and_is_evaluated_like_its_folder(
     assert 'is of the kind "packed"' in capsys.readouterr().err
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_no_file(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:

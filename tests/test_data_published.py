@@ -135,7 +135,7 @@ def test_cifar_is_read_from_the_official_binary_files(
         open_cifar(small, "train", None)
 
 
-def test_an_archive_that_lies_there_is_checked_and_unpacked_into_the_cache(
+def test_a_local_archive_is_verified_and_unpacked_into_the_cache(
     empty_place: Path, tmp_path: Path
 ) -> None:
     small, files = small_cifar(CIFAR10)
@@ -151,7 +151,7 @@ def test_an_archive_that_lies_there_is_checked_and_unpacked_into_the_cache(
     assert sorted(os.listdir(tmp_path / "cache/data/cifar-10-batches-bin")) == sorted(files)
 
 
-def test_what_lies_nowhere_is_fetched_and_checked(
+def test_a_missing_archive_is_downloaded_and_verified(
     empty_place: Path, tmp_path: Path, server: dict[str, bytes]
 ) -> None:
     small, files = small_cifar(CIFAR10)
@@ -175,7 +175,7 @@ def test_what_lies_nowhere_is_fetched_and_checked(
     assert len(open_cifar(small, "train", 0)) == 100
 
 
-def test_offline_the_error_names_the_address_and_the_place(tmp_path: Path) -> None:
+def test_without_a_network_the_error_names_url_and_folder(tmp_path: Path) -> None:
     # nothing listens on port 9 of this machine
     item = Download("http://127.0.0.1:9/set.tar.gz", "md5:0", 100)
     with pytest.raises(OSError, match=r"http://127\.0\.0\.1:9/set\.tar\.gz.* put it at"):
@@ -247,7 +247,7 @@ def test_the_classes_of_a_trained_network_must_be_those_of_the_set() -> None:
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, -1])
-def test_a_senseless_validation_is_refused(share: float) -> None:
+def test_an_invalid_validation_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=f"validation = {share}"):
         open_data("digits", validation=share)
 
@@ -410,7 +410,7 @@ def test_a_cut_or_foreign_mat_file_is_refused(empty_place: Path) -> None:
             open_svhn(small, "test", None)
 
 
-def test_svhn_that_lies_nowhere_is_fetched(
+def test_missing_svhn_is_downloaded(
     empty_place: Path, tmp_path: Path, server: dict[str, bytes]
 ) -> None:
     small = small_svhn(SVHN)

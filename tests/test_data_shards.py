@@ -54,7 +54,7 @@ def pairs(start: int, count: int) -> list[tuple[tarfile.TarInfo, bytes]]:
     return made
 
 
-def test_tar_files_of_a_folder_are_the_folder(tmp_path: Path) -> None:
+def test_tar_files_of_a_folder_have_its_samples(tmp_path: Path) -> None:
     for name, start in (("cat", 0), ("dog", 5)):
         (tmp_path / "set" / name).mkdir(parents=True)
         for number in range(start, start + 5):
@@ -82,7 +82,7 @@ def test_tar_files_of_a_folder_are_the_folder(tmp_path: Path) -> None:
         assert torch.equal(found[2], found[0])
 
 
-def test_names_say_the_split_and_ranks_share_every_batch(tmp_path: Path) -> None:
+def test_file_names_define_splits_and_ranks_share_every_batch(tmp_path: Path) -> None:
     for number in range(3):
         tar(tmp_path / f"x-train-{number:03}.tar", *pairs(8 * number, 8))
     tar(tmp_path / "x-val-000.tar", *pairs(40, 6))
@@ -101,7 +101,7 @@ def test_names_say_the_split_and_ranks_share_every_batch(tmp_path: Path) -> None
         assert torch.equal(torch.cat(shares), whole)
 
 
-def test_patterns_are_counted_or_searched(tmp_path: Path) -> None:
+def test_patterns_are_ranges_or_globs(tmp_path: Path) -> None:
     for name in ("a-008", "a-009", "a-010", "b-008"):
         tar(tmp_path / f"{name}.tar", *pairs(0, 2))
     assert len(expanded(f"{tmp_path}/a-{{008..010}}.tar")) == 3
@@ -120,7 +120,7 @@ def test_patterns_are_counted_or_searched(tmp_path: Path) -> None:
         open_data(f"{tmp_path}/c-*.tar")
 
 
-def test_an_index_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tar(tmp_path / "x.tar", *pairs(0, 6))
     before = read_tar(file)
     with monkeypatch.context() as patch:
@@ -164,14 +164,14 @@ def test_a_hostile_member_is_refused_with_its_archive(
         lambda data: data[:100] + b"\xff" * 8 + data[108:],
     ],
 )
-def test_an_archive_in_ruins_is_refused(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+def test_a_corrupt_archive_is_refused(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
     file = tar(tmp_path / "x.tar", *pairs(0, 3))
     file.write_bytes(spoil(file.read_bytes()))
     with pytest.raises(ValueError, match=r"x\.tar"):
         open_data(file)
 
 
-def test_a_name_as_long_as_a_memory_is_not_read(tmp_path: Path) -> None:
+def test_a_huge_member_name_is_not_read(tmp_path: Path) -> None:
     long = tarfile.TarInfo("././@LongLink")
     long.type, long.size = tarfile.GNUTYPE_LONGNAME, 2**40
     file = tmp_path / "x.tar"
@@ -205,7 +205,7 @@ def sparse() -> bytes:
 
 
 @pytest.mark.parametrize("content", [long_names(3000), backwards(), sparse()])
-def test_an_archive_made_to_keep_its_reader_busy_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_an_archive_that_is_slow_to_parse_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x.tar"
     file.write_bytes(content + bytes(2048))
     with pytest.raises(ValueError, match=r"x\.tar"):

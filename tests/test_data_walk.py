@@ -62,7 +62,7 @@ def test_copies_of_a_sample_in_an_epoch_differ(sampler: str, augment: str) -> No
     assert len({image.numpy().tobytes() for image in inputs}) == len(inputs)
 
 
-def test_two_views_of_a_sample_differ_and_the_first_is_that_of_no_view() -> None:
+def test_two_views_of_a_sample_differ_and_the_first_is_the_only_view_without_them() -> None:
     samples = np.arange(50)
     first, second = (CounterRNG.of(3, 1, samples, view).bits() for view in (0, 1))
     assert (first != second).all()

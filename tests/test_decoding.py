@@ -166,7 +166,7 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(seed: int, penalty: float) 
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_sequences_of_several_lengths_together_are_as_alone(name: str) -> None:
+def test_a_batch_of_several_lengths_is_decoded_like_each_alone(name: str) -> None:
     net = translator(HEADS[name]).double()
     lengths = torch.tensor([7, 1, 4, 12])
     x = sentences(4, 12)
@@ -315,7 +315,7 @@ def test_images_are_described_by_the_same_decoders(name: str) -> None:
         assert net.memory(x).keys[0].shape[-2] == 8 * 8
 
 
-def test_a_file_of_weights_builds_the_network_again(tmp_path: Path) -> None:
+def test_a_weight_file_builds_the_network(tmp_path: Path) -> None:
     net, file = translator(HEADS["conv, shared and tied"]), tmp_path / "net.safetensors"
     save_network(net, file, model="convs2s_small_encoder")
     loaded = open_network(file)[0].eval()
@@ -324,7 +324,7 @@ def test_a_file_of_weights_builds_the_network_again(tmp_path: Path) -> None:
     assert loaded.spec == net.spec
 
 
-def test_the_longest_output_is_stated() -> None:
+def test_the_longest_output_is_documented() -> None:
     net = translator(replace(CONV, max_length=5))
     tokens = chosen(net, sentences(6), max_length=3).tokens
     assert tokens.shape[1] <= 2

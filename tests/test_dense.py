@@ -96,7 +96,7 @@ def loss_of(net: NetworkWithHead, size: Sequence[int] = (64, 96)) -> Tensor:
     return torch.stack([each.square().mean() for each in flat(net(x))]).sum()
 
 
-def test_heads_are_told_and_read() -> None:
+def test_heads_round_trip_through_toml() -> None:
     for head in HEAD_EXAMPLES:
         assert head_from_dict(head_to_dict(head)) == head
     # the others have tests of their own: tests/test_decoding.py, tests/test_sound_runs.py
@@ -116,7 +116,7 @@ def test_heads_are_told_and_read() -> None:
         ({"kind": "faster-rcnn", "anchors": []}, "one side per level"),
     ],
 )
-def test_heads_that_make_no_sense_are_refused(said: dict[str, Any], why: str) -> None:
+def test_invalid_heads_are_refused(said: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         head_from_dict(said)
 
@@ -142,7 +142,7 @@ net = { base = "resnet18" }
         ('kind = "fcn"\nlevels = 1', r"a\.toml:8: \[head\] levels is not a key here; it belongs"),
     ],
 )
-def test_a_recipe_names_what_is_wrong_with_its_head(head: str, why: str) -> None:
+def test_errors_of_a_head_name_its_field(head: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse_recipe(RECIPE + head, where="a.toml")
 
@@ -208,7 +208,7 @@ def test_a_dilated_network_computes_the_strided_one_and_what_is_between(name: st
     assert torch.allclose(fine[taken], strided, rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_dilated_is_refused() -> None:
+def test_networks_that_cannot_be_dilated_are_refused() -> None:
     with pytest.raises(ValueError, match="stride of 16, more than 8"):
         dilated(spec("vit_base_patch16_gap"), 8)
     with pytest.raises(ValueError, match="its stride cannot be removed"):
@@ -235,7 +235,7 @@ PAIRS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "head"), PAIRS, ids=lambda each: getattr(each, "kind", each))
-def test_every_head_stands_on_every_backbone(name: str, head: Head) -> None:
+def test_every_head_fits_every_backbone(name: str, head: Head) -> None:
     whole = small(name)
     torch.manual_seed(0)
     backbone = build(whole)
@@ -269,7 +269,7 @@ def test_every_head_stands_on_every_backbone(name: str, head: Head) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "alexnet", "revnet38", "resnet8_keras"])
 @pytest.mark.parametrize("head", [UNet(width=4), Fcos(width=8, depth=1)], ids=["unet", "fcos"])
-def test_plain_modules_carry_heads_too(name: str, head: Head, tmp_path: Path) -> None:
+def test_external_modules_take_heads(name: str, head: Head, tmp_path: Path) -> None:
     net = NetworkWithHead(create_model(name, num_classes=2, seed=0), head, 3)
     loss_of(net, (96, 128)).backward()
     assert all(each.grad is not None for each in net.parameters())
@@ -288,7 +288,7 @@ def test_plain_modules_carry_heads_too(name: str, head: Head, tmp_path: Path) ->
     ("name", "size"),
     [("resnet18_1d", (77,)), ("r3d_18", (5, 19, 22)), ("resnet18", (33, 47)), ("vdcnn9", (70,))],
 )
-def test_a_unet_gives_logits_of_any_size_in_any_dimension(name: str, size: tuple[int, ...]) -> None:
+def test_a_unet_has_logits_of_any_size_in_any_dimension(name: str, size: tuple[int, ...]) -> None:
     whole = small(name)
     torch.manual_seed(0)
     net = NetworkWithHead(build(whole), UNet(width=8), 2).eval()
@@ -337,7 +337,7 @@ def test_a_pyramid_of_fewer_levels_has_the_finest() -> None:
 
 
 @pytest.mark.slow
-def test_a_detector_begins_unsure_with_boxes_of_some_size() -> None:
+def test_an_untrained_detector_has_low_scores_and_boxes_of_some_size() -> None:
     torch.manual_seed(0)
     net = NetworkWithHead(build(small("resnet18")), Fcos(width=8), 3).eval()
     with torch.no_grad():
@@ -401,7 +401,7 @@ def test_too_few_anchors_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEAD_EXAMPLES, ids=lambda head: head.kind)
-def test_a_file_of_weights_builds_the_same_network(head: Head, tmp_path: Path) -> None:
+def test_a_weight_file_builds_the_same_network(head: Head, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     net = NetworkWithHead(build(small("resnet18")), head, 3).eval()
     task = {"kind": "detect", "score": 0.1}
@@ -425,7 +425,7 @@ def test_a_file_of_weights_builds_the_same_network(head: Head, tmp_path: Path) -
         ("[1]", "head is a table"),
     ],
 )
-def test_a_file_with_a_false_head_is_refused(said: str, why: str, tmp_path: Path) -> None:
+def test_a_weight_file_with_a_wrong_head_is_refused(said: str, why: str, tmp_path: Path) -> None:
     from plusx import store
     from plusx.weights.files import describe
 
@@ -439,7 +439,7 @@ def test_a_file_with_a_false_head_is_refused(said: str, why: str, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "preact_resnet18", "vgg11_bn"])
-def test_weights_go_from_one_head_to_another(name: str, tmp_path: Path) -> None:
+def test_backbone_weights_load_under_another_head(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     torch.manual_seed(0)
     spec = shrunken(zoo.find(name), width=16)  # type: ignore[arg-type]
@@ -520,7 +520,7 @@ def test_a_task_has_a_head_that_fits(change: dict[str, Any], why: str) -> None:
         make_net(replace(recipe, net=net, **change))
 
 
-def test_every_field_of_a_head_is_told_with_its_default() -> None:
+def test_every_field_of_a_head_is_documented_with_its_default() -> None:
     page = (Path(__file__).parents[1] / "docs" / "seeing.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     for kind in (*SEGMENTERS, *DETECTORS):  # docs/translate.md and sound.md have the others

@@ -117,7 +117,7 @@ def test_detection_is_torchvisions_to_the_bit(name: str, tmp_path: Path) -> None
         assert torch.equal(pasted, expected["masks"])
 
 
-def test_names_of_older_files_are_known() -> None:
+def test_names_of_older_files_are_converted() -> None:
     one = torch.zeros(1)
     old = {
         "backbone.body.conv1.weight": one,

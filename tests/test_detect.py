@@ -84,7 +84,7 @@ def asked_by_hand(
 @pytest.mark.slow
 @settings(max_examples=25)
 @given(scenes())
-def test_positions_are_asked_for_boxes_as_the_paper_says(boxes: Tensor) -> None:
+def test_positions_are_assigned_to_boxes_as_in_the_paper(boxes: Tensor) -> None:
     middles, steps = fcos.positions(SIZES, STRIDES, torch.device("cpu"))
     rows, asked = fcos.assign(boxes, middles, steps)
     places = [(x, y, int(step)) for (x, y), step in zip(middles.tolist(), steps.tolist())]
@@ -112,7 +112,7 @@ def test_positions_are_asked_for_boxes_as_the_paper_says(boxes: Tensor) -> None:
         ((8, 16, 32), (3, 105, 633, 111), 8),  # and between those of stride 16
     ],
 )
-def test_every_box_larger_than_the_finest_stride_is_asked_for(
+def test_every_box_larger_than_the_finest_stride_has_a_position(
     strides: tuple[int, ...], corners: tuple[int, ...], level: int
 ) -> None:
     sizes = [(480 // stride, 640 // stride) for stride in strides]
@@ -136,7 +136,7 @@ BOXES = torch.tensor(
 )
 
 
-def test_right_answers_have_next_to_no_loss_and_are_found() -> None:
+def test_correct_outputs_have_almost_no_loss_and_decode_to_the_boxes() -> None:
     """Levels that tell exactly what is asked: their loss is small, their boxes are the targets."""
     boxes = BOXES[:, :2].clone()
     boxes[1, 1, 4] = -1
@@ -186,7 +186,7 @@ def test_losses_of_the_parts_of_a_batch_add_up(kind: str) -> None:
     assert float(loss(maps, BOXES)) == pytest.approx(float(sum(apart)) / 2, rel=1e-5)
 
 
-def test_what_lies_in_a_crowd_is_not_asked() -> None:
+def test_positions_in_a_crowd_are_ignored() -> None:
     """An answer in a crowd costs nothing; the same answer elsewhere does."""
     maps = [torch.zeros(2, 8, *size) for size in SIZES]
     for each in maps:
@@ -201,7 +201,7 @@ def test_what_lies_in_a_crowd_is_not_asked() -> None:
     assert float(outside) > float(before) + 0.1
 
 
-def test_an_anchor_is_asked_for_the_box_that_it_is_most_like() -> None:
+def test_a_box_is_assigned_to_the_anchor_of_the_most_similar_shape() -> None:
     """Worked out by hand: 30 x 61 in the cell of the middle, and decoded again."""
     boxes = torch.tensor([[[20.0, 1.0, 50.0, 62.0, 1.0, 0.0]]])
     image, row, slot = yolo.assign(boxes, SIZES, STRIDES, COCO_ANCHORS)
@@ -247,7 +247,7 @@ def suppressed_by_hand(boxes: Tensor, scores: Tensor, least: float, overlap: flo
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(1, 12))
-def test_of_overlapping_boxes_of_a_class_the_surest_is_told(seed: int, count: int) -> None:
+def test_nms_keeps_the_box_of_the_highest_score(seed: int, count: int) -> None:
     made = torch.Generator().manual_seed(seed)
     begin = torch.rand(count, 2, generator=made) * 20
     boxes = torch.cat([begin, begin + 5 + 10 * torch.rand(count, 2, generator=made)], 1)
@@ -303,7 +303,7 @@ def average_precision_by_hand(hits: list[bool], count: int) -> float:
     )
 
 
-def test_average_precision_is_what_it_is_by_hand() -> None:
+def test_average_precision_equals_a_calculation_by_hand() -> None:
     """One class, five boxes in two images; the answers hit, hit twice, miss and come too near."""
     square = torch.tensor([0.0, 0.0, 10.0, 10.0])
     places = torch.tensor([[0, 0], [30, 0], [60, 0]]).float().repeat(1, 2)
@@ -340,7 +340,7 @@ def test_average_precision_is_what_it_is_by_hand() -> None:
     assert (figures["map_medium"], figures["map_large"]) == (None, None)
 
 
-def test_sizes_are_those_of_the_stored_image() -> None:
+def test_object_sizes_are_those_of_the_stored_image() -> None:
     """A box of 20 x 20 in an input half as large is one of 40 x 40: a medium one."""
     right = torch.tensor([[[0.0, 0.0, 20.0, 20.0, 0.0, 0.0]]])
     meter = DetectionMeter(["cell"])
@@ -350,7 +350,7 @@ def test_sizes_are_those_of_the_stored_image() -> None:
     assert (figures["map_small"], figures["map_medium"]) == (None, pytest.approx(1.0))
 
 
-def test_a_crowd_is_neither_to_be_found_nor_a_mistake() -> None:
+def test_detections_of_crowds_are_ignored() -> None:
     right = torch.tensor([[[0.0, 0, 10, 10, 0, 0], [20, 20, 60, 60, 0, 1]]])
     told_rows = torch.tensor([[[30.0, 30, 40, 40, 0.9, 0], [0, 0, 10, 10, 0.5, 0]]])
     meter = DetectionMeter(["cell"])
@@ -359,14 +359,14 @@ def test_a_crowd_is_neither_to_be_found_nor_a_mistake() -> None:
     assert (figures["boxes"], figures["map50"]) == (1, pytest.approx(1.0))
 
 
-def test_no_box_told_is_a_precision_of_zero() -> None:
+def test_no_detection_has_an_average_precision_of_zero() -> None:
     right = torch.tensor([[[0.0, 0, 10, 10, 0, 0]]])
     meter = DetectionMeter(["cell"])
     meter.update(detections(torch.zeros(1, 0, 6)), targets(right))
     assert meter.compute()["map50"] == 0.0
 
 
-def test_masks_are_judged_by_their_overlap() -> None:
+def test_masks_are_evaluated_by_their_iou() -> None:
     """The boxes are right; one mask is, the other is the lower half of what it should be."""
     masks = torch.zeros(1, 2, 64, 64, dtype=torch.uint8)
     masks[0, 0, :28, :28] = 1
@@ -415,7 +415,7 @@ class Telling(nn.Module):
         return [each.expand(len(x), -1, -1, -1) for each in self.maps]
 
 
-def test_a_detector_says_what_it_cannot_learn() -> None:
+def test_a_detector_refuses_invalid_targets() -> None:
     task = Detect(Telling())
     inputs = torch.zeros(2, 3, 64, 80)
     with pytest.raises(ValueError, match=r"a box is of class 7.* allows 0 to 2"):
@@ -429,7 +429,7 @@ def test_a_detector_says_what_it_cannot_learn() -> None:
         assert int(task.predict(Batch(inputs)).labels.max()) >= 0
 
 
-def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_its_installation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plusx.metrics.detection.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'plusx\[detect\]'"):
         Detect(Telling()).meters()

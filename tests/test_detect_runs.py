@@ -95,7 +95,7 @@ def taught(state: State, rate: float, until: int, masks: bool, total: int) -> li
     ],
     ids=["fcos", "yolo"],
 )
-def test_a_detector_learns_to_find(head: Head, steps: int, rate: float, least: float) -> None:
+def test_a_detector_learns(head: Head, steps: int, rate: float, least: float) -> None:
     state = begun(head, rate)
     losses = taught(state, rate, steps, False, steps)
     assert losses[-1] < losses[0] / 2
@@ -105,7 +105,7 @@ def test_a_detector_learns_to_find(head: Head, steps: int, rate: float, least: f
 
 
 @pytest.mark.slow
-def test_a_mask_rcnn_learns_and_its_masks_are_judged() -> None:
+def test_a_mask_rcnn_learns_and_its_masks_are_evaluated() -> None:
     head = MaskRcnn(width=16, anchors=(12, 24, 48, 96), regions=32)
     state = begun(head, 3e-3)
     losses = taught(state, 3e-3, 60, True, 60)
@@ -123,7 +123,7 @@ def test_a_mask_rcnn_learns_and_its_masks_are_judged() -> None:
     [Fcos(width=16, depth=1, finest=4, levels=2), MaskRcnn(width=8, anchors=(8, 16, 32, 64))],
     ids=["fcos", "mask-rcnn"],
 )
-def test_a_detector_goes_on_bit_for_bit(head: Head) -> None:
+def test_a_detector_resumes_bit_for_bit(head: Head) -> None:
     """Proposals are drawn at random, and the draws are those of the step."""
     masks = head.kind == "mask-rcnn"
     whole = begun(head, 1e-3)
@@ -143,7 +143,7 @@ def cells(count: int) -> Dataset:
 
 
 @pytest.mark.slow
-def test_the_loader_gives_a_detector_what_it_wants() -> None:
+def test_the_loader_yields_boxes_for_detectors() -> None:
     """Targets that are told back as they are have every figure at its best."""
     source = cells(6)
     with Loader(source, split="validation", batch_size=4) as loader:
@@ -191,7 +191,7 @@ def write_voc(root: Path, count: int) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_finds_things(tmp_path: Path) -> None:
+def test_a_run_predicts_boxes(tmp_path: Path) -> None:
     folder = write_voc(tmp_path / "voc", 24)
     recipe = load_recipe(
         "blood-cells-detect",
@@ -224,7 +224,7 @@ def test_a_run_finds_things(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_blood_cells_are_all_there() -> None:
+def test_the_blood_cells_data_set_is_complete() -> None:
     recipe = load_recipe("blood-cells-detect", [f"data.path={bccd()}"])
     boxes = 0
     for split, count in (("train", 205), ("validation", 87), ("test", 72)):
@@ -267,7 +267,7 @@ def test_the_time_of_detectors_is_measured_and_recorded(
     assert 0 < row["seconds"]["low"] <= row["seconds"]["value"] <= row["seconds"]["high"]
 
 
-def test_crowds_and_rows_of_nothing_leave_an_image_without_boxes() -> None:
+def test_crowds_and_empty_rows_are_no_boxes() -> None:
     """An image without boxes is learned from: nothing is to be found in it."""
     net = NetworkWithHead(
         create_model(SMALL, seed=0), Fcos(width=8, depth=0, finest=4, levels=2), 2
@@ -280,7 +280,9 @@ def test_crowds_and_rows_of_nothing_leave_an_image_without_boxes() -> None:
     assert float(task.scalars["boxes"]) == 0.0
 
 
-def test_what_a_detector_lacks_is_said_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirements_of_a_detector_are_named_before_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     recipe = load_recipe("cells-mask")
     net = NetworkWithHead(
         create_model(SMALL, seed=0), Fcos(width=8, depth=0, finest=4, levels=2), 2
@@ -301,7 +303,7 @@ def test_what_a_detector_lacks_is_said_before_it_trains(monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_the_report_shows_images_that_are_made(tmp_path: Path) -> None:
+def test_the_report_shows_synthetic_images(tmp_path: Path) -> None:
     recipe = load_recipe(
         "cells-mask",
         ["data.size=[32,32]", "data.train=4", "batch_size=2", "epochs=1",

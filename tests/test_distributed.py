@@ -197,7 +197,7 @@ def shares_on_one(recipe: Path, *overrides: str, ranks: int) -> State:
     return state
 
 
-def test_two_processes_are_one_that_takes_their_shares_in_turn(server, folder, whole):
+def test_two_processes_equal_one_that_accumulates_their_gradients(server, folder, whole):
     """With batch norm and dropout: each rank's own statistics and draws; rank 0's are kept."""
     expected = shares_on_one(server.recipe, ranks=2).task.state_dict()
     # measured: 8e-6, since DDP adds up gradients in buckets and this in turn
@@ -212,7 +212,7 @@ def test_a_block_that_one_process_drops_and_another_does_not(server, folder):
     assert_close(dict(expected), newest(folder / "dropped").tensors["weights"])
 
 
-def test_where_no_norm_looks_at_the_batch_they_are_one_process(server, folder):
+def test_without_batch_norm_two_processes_equal_one(server, folder):
     """Of batches of 63 shares have 32 and 31 samples, and are worked off in as many parts."""
     for name, ranks, *said in (
         ("one", 1),
@@ -230,7 +230,7 @@ def test_where_no_norm_looks_at_the_batch_they_are_one_process(server, folder):
             assert_close(one[group], tensors)
 
 
-def test_what_is_evaluated_in_shares_is_what_one_process_finds(folder, whole):
+def test_distributed_evaluation_equals_that_of_one_process(folder, whole):
     run = load_run(folder / "whole")
     alone = evaluate(run, batch_size=63, device="cpu")
     together = json.loads(whole["result.json"])["validation"]
@@ -254,7 +254,7 @@ def caught(server: Server, out: Path, *said: str, at: tuple[int, int, int]) -> d
 
 
 @pytest.mark.parametrize(("ranks", "said"), [(3, ()), (2, ("device.parallel=fsdp",))])
-def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(server, folder, ranks, said):
+def test_a_signal_to_one_process_stops_all_and_the_run_resumes(server, folder, ranks, said):
     """To the bit; with three of them sums depend on the order in which they are made."""
     unbroken = folder / f"unbroken-{ranks}-{len(said)}"
     assert server.train(unbroken, *said, ranks=ranks)["exits"] == [0] * ranks
@@ -269,7 +269,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on(server, folder, r
     assert outcome(out) == outcome(unbroken)
 
 
-def test_it_goes_on_with_another_number_of_processes_which_is_said(server, folder):
+def test_a_run_resumes_with_another_number_of_processes_and_a_warning(server, folder):
     out = folder / "fewer"
     ended = caught(server, out, at=(3, 0, signal.SIGTERM))
     assert ended["exits"] == [143, 143], ended["all"]
@@ -283,7 +283,7 @@ def test_it_goes_on_with_another_number_of_processes_which_is_said(server, folde
 # ------------------------------------------------------------------------------- one of them dies
 
 
-def test_who_was_killed_is_named_and_the_run_goes_on(server, folder, whole):
+def test_a_killed_process_is_named_and_the_run_resumes(server, folder, whole):
     out = folder / "killed"
     first = caught(server, out, at=(2, 1, signal.SIGKILL))
     second = server.train(out, signals=[(6, 0, signal.SIGKILL)])
@@ -298,7 +298,7 @@ def test_who_was_killed_is_named_and_the_run_goes_on(server, folder, whole):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_who_stands_still_is_named_within_the_timeout(server, folder, whole, rank):
+def test_a_stopped_process_is_named_within_the_timeout(server, folder, whole, rank):
     out = folder / f"still-{rank}"
     ended = caught(server, out, "device.timeout=20.0", at=(3, rank, signal.SIGSTOP))
     assert ended["exits"][1 - rank] == 1  # and the server did not have to end it
@@ -309,7 +309,7 @@ def test_who_stands_still_is_named_within_the_timeout(server, folder, whole, ran
         assert outcome(out) == whole
 
 
-def test_who_lives_and_does_not_go_on_is_named_within_the_timeout(server, folder):
+def test_a_hanging_process_is_named_within_the_timeout(server, folder):
     ended = server.train(folder / "hanging", "device.timeout=20.0", hanging=1)
     assert ended["exits"] == [1, 1]
     assert ended["all"].count("plusx:") == 1, ended["all"]
@@ -318,7 +318,7 @@ def test_who_lives_and_does_not_go_on_is_named_within_the_timeout(server, folder
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_of_one_is_said_once_and_ends_all_with_its_code(server, folder, whole, rank):
+def test_an_error_of_one_process_is_printed_once_and_ends_all(server, folder, whole, rank):
     out = folder / f"faulty-{rank}"
     ended = server.train(out, faulty=rank)
     assert ended["exits"] == [2, 2], ended["all"]
@@ -327,7 +327,7 @@ def test_an_error_of_one_is_said_once_and_ends_all_with_its_code(server, folder,
     assert newest(out).step == 4
 
 
-def test_what_ends_all_at_once_is_said_once(server, folder, whole):
+def test_an_error_of_all_processes_is_printed_once(server, folder, whole):
     ended = server.train(folder / "diverged", "optim.lr=1e19", "schedule.warmup=0")
     assert ended["exits"] == [1, 1], ended["all"]
     assert ended["all"].count("plusx:") == 1, ended["all"]
@@ -406,7 +406,7 @@ def test_x12_a_wrong_command_for_processes_has_one_message_and_code_2(tmp_path):
     assert message == "plusx: batch_size = 2: 3 processes cannot share so few samples"
 
 
-def test_torchs_agent_starts_them_again_passes_signals_on_and_may_die(server, folder):
+def test_torchrun_restarts_processes_and_forwards_signals(server, folder):
     long = "steps=120"
     assert server.train(folder / "long", long)["exits"] == [0, 0]
     out, said = folder / "agent", folder / "agent.txt"

@@ -35,7 +35,7 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     torch.set_num_threads(threads)
 
 
-def test_a_world_of_one_tells_itself() -> None:
+def test_one_process_needs_no_communication() -> None:
     world = DistributedContext()
     assert world.first
     assert world.broadcast({"a": 1}) == {"a": 1}
@@ -47,7 +47,7 @@ def test_a_world_of_one_tells_itself() -> None:
         assert world.stopping == signal.SIGTERM
 
 
-def test_a_process_of_many_bears_a_signal_that_comes_twice() -> None:
+def test_a_second_signal_does_not_end_a_distributed_process() -> None:
     with Signals(patient=True) as signals:
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)
@@ -57,7 +57,7 @@ def test_a_process_of_many_bears_a_signal_that_comes_twice() -> None:
 @pytest.mark.parametrize(
     ("kind", "said"), [("mps", "2 processes need cpu or cuda"), ("cuda:1", "need cpu or cuda")]
 )
-def test_a_device_that_many_cannot_have_is_refused(kind: str, said: str) -> None:
+def test_a_device_that_processes_cannot_share_is_refused(kind: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         DistributedContext(1, 2, 1).device(kind)
 
@@ -81,7 +81,7 @@ def test_half_of_torchruns_variables_are_refused(monkeypatch: pytest.MonkeyPatch
         ("device.memory=segments", "does not support memory"),
     ],
 )
-def test_what_sharded_state_cannot_do_is_refused(override: str, said: str) -> None:
+def test_options_that_sharded_state_does_not_support_are_refused(override: str, said: str) -> None:
     given = ("device.parallel=fsdp", "net.num_classes=10", "net.in_channels=1", "net.size=8")
     recipe = load_recipe("digits-resnet20", [*given, override])
     with pytest.raises(ValueError, match=said):
@@ -104,9 +104,7 @@ def test_processes_with_another_recipe_are_refused() -> None:
 
 
 @given(processes=st.integers(1, 4096), size=st.integers(1, 10**12))
-def test_a_process_receives_less_than_the_whole_as_often_as_it_goes_round(
-    processes: int, size: int
-) -> None:
+def test_an_all_reduce_transfers_less_than_two_times_the_data(processes: int, size: int) -> None:
     sys.path.insert(0, str(BENCHMARKS))
     try:
         received = importlib.import_module("scale").received
@@ -121,7 +119,7 @@ def test_a_process_receives_less_than_the_whole_as_often_as_it_goes_round(
         assert received("ddp", size, 2) == size  # each sends half, and gets half twice
 
 
-def test_what_many_gpus_give_is_less_than_linear_and_more_than_fewer(scale: ModuleType) -> None:
+def test_projected_speed_grows_sublinearly_with_gpus(scale: ModuleType) -> None:
     rows = [scale.projected(gpus) for gpus in (1, 8, 64)]
     one = rows[0]
     assert one["efficiency"] == one["efficiency_without_overlap"] == 1

@@ -85,14 +85,14 @@ def commands() -> list[Line]:
 
 
 @pytest.mark.slow
-def test_what_is_made_by_the_tool_is_as_it_makes_it() -> None:
+def test_generated_blocks_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "render.py", "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_tool_makes_tables_of_every_network() -> None:
+def test_the_tables_list_every_network() -> None:
     made = subprocess.run(
         [sys.executable, ROOT / "tools" / "networks.py"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -102,7 +102,7 @@ def test_the_tool_makes_tables_of_every_network() -> None:
 
 
 @pytest.mark.slow
-def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_number_is_detected(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     changed = text.replace("| 852,730 |", "| 852,731 |")
     assert changed != text
@@ -122,7 +122,7 @@ def test_a_changed_figure_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", commands(), ids=str)
-def test_a_command_exists(line: Line) -> None:
+def test_every_documented_command_exists(line: Line) -> None:
     words = shlex.split(line.text)
     match words[0]:
         case "make":
@@ -172,7 +172,7 @@ def test_the_example_of_the_readme_is_of_five_lines() -> None:
     assert sum(len(ast.unparse(each).splitlines()) for each in statements) == 5
 
 
-def test_examples_in_toml_are_legal() -> None:
+def test_examples_in_toml_are_valid() -> None:
     (spec,) = [body for kind, body in _fences("language.md") if kind == "toml"]
     validate(from_toml(spec))
     (recipe,) = [body for kind, body in _fences("recipes.md") if kind == "toml"]
@@ -254,7 +254,7 @@ def test_every_table_of_a_recipe_has_its_section() -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_every_field_of_a_recipe_is_told_with_its_default(section: str) -> None:
+def test_every_field_of_a_recipe_is_documented_with_its_default(section: str) -> None:
     fields = {
         field.name: field
         for cls in reversed(SECTIONS[section])
@@ -288,7 +288,7 @@ def test_every_field_of_a_recipe_is_told_with_its_default(section: str) -> None:
             assert tomllib.loads(f"x = {said.strip('`')}")["x"] == plain, name
 
 
-def test_every_kind_of_a_recipe_is_told() -> None:
+def test_every_kind_of_a_recipe_is_documented() -> None:
     for section, classes in SECTIONS.items():
         kinds = [
             kind
@@ -302,14 +302,14 @@ def test_every_kind_of_a_recipe_is_told() -> None:
         assert all(kind in text for kind in kinds for text in told), section
 
 
-def test_every_shipped_recipe_is_told() -> None:
+def test_every_shipped_recipe_is_documented() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     told = re.search(r"\| recipe \| what it trains \|\n(.*?)\n\n", page, re.DOTALL)
     assert told
     assert sorted(re.findall(r"^\| `(.+?)` \|", told[1], re.MULTILINE)) == shipped_recipes()
 
 
-def test_every_field_of_a_spec_is_told_with_its_default() -> None:
+def test_every_field_of_a_spec_is_documented_with_its_default() -> None:
     told: dict[str, dict[str, str]] = {}
     part = ""
     for cells in rows(ROOT / "docs" / "language.md", "Specs"):
@@ -329,7 +329,7 @@ def test_every_field_of_a_spec_is_told_with_its_default() -> None:
                 assert tomllib.loads(f"x = {said.strip('`')}")["x"] == default, name
 
 
-def test_every_word_of_the_language_is_told_and_every_one_told_is_one() -> None:
+def test_documented_words_of_the_language_are_exactly_those_that_exist() -> None:
     page = ROOT / "docs" / "language.md"
     said = [word for cells in rows(page, "Words") for word in quoted(cells[0])]
     words = [word for word in said if re.match("[a-z]{2}", word) and word != "dw"]
@@ -342,20 +342,20 @@ def test_every_word_of_the_language_is_told_and_every_one_told_is_one() -> None:
         assert str(parse(body)) == body
 
 
-def test_every_sentence_in_the_readme_is_one() -> None:
+def test_every_sentence_in_the_readme_is_valid() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (said,) = [body for _, body in FENCE.findall(text) if "its plain twin" in body]
     for line in said.splitlines():
         assert parse(re.split(r"\s{2,}", line)[1] if "  " in line else line[16:])
 
 
-def test_every_word_of_augmentation_is_told() -> None:
+def test_every_word_of_augmentation_is_documented() -> None:
     page = ROOT / "docs" / "data.md"
     said = [word for cells in rows(page, "Augmentation") for word in quoted(cells[0])]
     assert {parse_augment(word)[0].kind for word in said} == set(AUGMENTATION)
 
 
-def test_formats_and_limits_are_the_ones_told() -> None:
+def test_formats_and_limits_are_documented() -> None:
     for name in ("SECURITY.md", "docs/data.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         for image_format in FORMATS:
@@ -363,7 +363,7 @@ def test_formats_and_limits_are_the_ones_told() -> None:
         assert f"{DEFAULT_LIMIT // 1_000_000} million pixels" in text
 
 
-def test_sources_of_weights_are_told() -> None:
+def test_sources_of_weights_are_documented() -> None:
     said = [
         quoted(cells[0])
         for cells in rows(ROOT / "docs" / "weights.md", "Sources")
@@ -396,7 +396,7 @@ def test_the_rooms_and_arrows_are_those_of_the_source() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_paths_lead_somewhere(page: Path) -> None:
+def test_links_and_paths_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if not target.startswith("https://"):
@@ -410,7 +410,7 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.name)
-def test_a_result_says_where_it_is_from(file: Path) -> None:
+def test_a_result_has_its_command_and_machine(file: Path) -> None:
     found = json.loads(file.read_text(encoding="utf-8"))
     keys = {"value", "spread", "seeds", "command", "recipe", "versions", "machine", "date"}
     assert keys <= set(found)

@@ -45,7 +45,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return load_run(out)
 
 
-def test_a_folder_without_splits_is_judged_as_a_whole(run: Run, tmp_path: Path) -> None:
+def test_a_folder_without_splits_is_evaluated_as_a_whole(run: Run, tmp_path: Path) -> None:
     other = photos(tmp_path / "photos", 2)
     figures = evaluate(run, data=other)
     assert (figures["split"], figures["count"]) == ("all", 20)
@@ -55,7 +55,7 @@ def test_a_folder_without_splits_is_judged_as_a_whole(run: Run, tmp_path: Path) 
     assert evaluate(run, data=table)["count"] == 20
 
 
-def test_of_the_data_it_was_trained_on_only_what_was_kept_back(run: Run, folder: Path) -> None:
+def test_only_held_out_images_of_the_training_data_are_evaluated(run: Run, folder: Path) -> None:
     own = evaluate(run)
     assert (own["split"], own["count"]) == ("validation", 4)
     assert evaluate(run, data=folder) == own
@@ -75,7 +75,7 @@ def test_of_the_data_it_was_trained_on_only_what_was_kept_back(run: Run, folder:
 
 
 @pytest.mark.slow
-def test_a_part_of_a_folder_is_known_again_elsewhere(folder: Path, tmp_path: Path) -> None:
+def test_a_moved_folder_keeps_its_held_out_images(folder: Path, tmp_path: Path) -> None:
     """Some classes, and some images of each: of the same folder, wherever it lies."""
     root = photos(tmp_path / "photos", 3)
     shutil.copytree(root / "dog", root / "fox")
@@ -87,7 +87,7 @@ def test_a_part_of_a_folder_is_known_again_elsewhere(folder: Path, tmp_path: Pat
     assert {**evaluate(run, data=renamed), "data": "photos"} == own
 
 
-def test_a_folder_that_changed_since_is_not_cut_again(tmp_path: Path) -> None:
+def test_a_folder_that_changed_is_refused(tmp_path: Path) -> None:
     root, out = photos(tmp_path / "photos", 7, 5), tmp_path / "run"
     recipe = load_recipe("images", [f"data.path={root}", *SMALL])
     train(recipe, out, progress=False)
@@ -108,7 +108,7 @@ def test_a_folder_that_changed_since_is_not_cut_again(tmp_path: Path) -> None:
     assert evaluate(weights, data=root, split="all")["count"] == 9
 
 
-def test_where_nothing_was_kept_back_it_is_said(tmp_path: Path) -> None:
+def test_without_held_out_images_there_is_a_warning(tmp_path: Path) -> None:
     root = photos(tmp_path / "photos", 8, 4)
     said = [f"data.path={root}", "data.validation=0", *SMALL]
     train(load_recipe("images", said), tmp_path / "run", progress=False)
@@ -119,18 +119,14 @@ def test_where_nothing_was_kept_back_it_is_said(tmp_path: Path) -> None:
         assert "includes images that the run was trained on" in figures["warnings"][0]
 
 
-def test_a_folder_with_splits_is_judged_on_the_one_that_was_asked_for(
-    run: Run, tmp_path: Path
-) -> None:
+def test_a_folder_with_splits_is_evaluated_on_the_given_one(run: Run, tmp_path: Path) -> None:
     photos(tmp_path / "photos" / "val", 3, 3)
     photos(tmp_path / "photos" / "train", 4, 5)
     assert evaluate(run, data=tmp_path / "photos")["count"] == 6
     assert evaluate(run, data=tmp_path / "photos", split="train")["count"] == 10
 
 
-def test_what_is_left_out_anywhere_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_skipped_files_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos(tmp_path / "photos" / "train", 5, 6)
     photos(tmp_path / "photos" / "val", 6, 3)
     (tmp_path / "photos" / "val" / "cat" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
@@ -184,7 +180,9 @@ def told(figures: dict) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("resize", ["stretch", "center_crop"])
-def test_evaluation_sees_what_prediction_sees(folder: Path, tmp_path: Path, resize: str) -> None:
+def test_evaluation_and_prediction_have_the_same_inputs(
+    folder: Path, tmp_path: Path, resize: str
+) -> None:
     file = weights_of(tmp_path / "w.safetensors", 2, resize, classes=("cat", "dog"))
     run = load_run(file)
     rows = predict(run, [folder])["predictions"]
@@ -193,7 +191,7 @@ def test_evaluation_sees_what_prediction_sees(folder: Path, tmp_path: Path, resi
     assert evaluate(run, data=folder)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_fewer_classes_and_numbers_are_taken_in_the_order_of_the_network(tmp_path: Path) -> None:
+def test_fewer_classes_and_indices_follow_the_order_of_the_network(tmp_path: Path) -> None:
     root = photos(tmp_path / "photos", 9, 3)
     names = ("dog", "bird", "cat")
     run = load_run(weights_of(tmp_path / "w.safetensors", 3, classes=names))
@@ -209,7 +207,7 @@ def test_fewer_classes_and_numbers_are_taken_in_the_order_of_the_network(tmp_pat
     assert [sum(row) for row in told(evaluate(run, data=root))] == [3, 0, 0]
 
 
-def test_a_table_with_one_label_a_row_is_judged_by_a_network_that_tells_several(
+def test_a_multilabel_network_is_evaluated_on_single_labels(
     tmp_path: Path,
 ) -> None:
     photos(tmp_path / "photos", 10, 2)
@@ -222,9 +220,7 @@ def test_a_table_with_one_label_a_row_is_judged_by_a_network_that_tells_several(
     assert [row["count"] for row in figures["per_class"]] == [2, 0, 2]
 
 
-def test_classes_without_names_are_taken_in_the_order_of_the_data(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_classes_without_names_follow_the_order_of_the_data(folder: Path, tmp_path: Path) -> None:
     figures = evaluate(load_run(weights_of(tmp_path / "two.safetensors", 2)), data=folder)
     assert [row["label"] for row in figures["per_class"]] == ["cat", "dog"]
     assert "are matched by order" in figures["warnings"][0]
@@ -245,7 +241,7 @@ def test_the_folders_of_imagenet_are_its_classes_in_their_order(tmp_path: Path) 
     assert any("folders of ImageNet" in said for said in figures["warnings"])
 
 
-def test_weights_that_do_not_say_how_images_are_prepared(folder: Path, tmp_path: Path) -> None:
+def test_weights_without_preprocessing(folder: Path, tmp_path: Path) -> None:
     file = weights_of(tmp_path / "w.safetensors", 2, preprocessing=None, classes=("cat", "dog"))
     figures = evaluate(load_weights_as("resnet20", str(file)), data=folder)
     assert any("do not state their preprocessing" in said for said in figures["warnings"])
@@ -265,7 +261,7 @@ def test_weights_that_do_not_say_how_images_are_prepared(folder: Path, tmp_path:
     assert losses[0] == losses[1]
 
 
-def test_every_look_at_test_images_is_recorded(run: Run, tmp_path: Path) -> None:
+def test_every_use_of_test_images_is_recorded(run: Run, tmp_path: Path) -> None:
     for number, part in enumerate(("train", "val", "test")):
         photos(tmp_path / "photos" / part, 20 + number, 2)
     shutil.copytree(run.path, tmp_path / "run")
@@ -279,7 +275,7 @@ def test_every_look_at_test_images_is_recorded(run: Run, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("source", ["akamaster", "elsewhere"])
-def test_x10_published_weights_know_what_they_learned_from(
+def test_x10_published_weights_name_their_training_data(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The validation images of a published set are some of those that others trained on."""
@@ -299,7 +295,7 @@ def test_x10_published_weights_know_what_they_learned_from(
     assert not any("include the validation images" in text for text in texts)
 
 
-def test_x10_a_network_that_begins_with_published_weights_knows_what_they_saw(
+def test_x10_a_fine_tuned_network_names_the_data_of_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned = replace(SOURCE_DEFAULTS["akamaster"], trained_on="digits")

@@ -20,7 +20,7 @@ SAYS = {
 }
 
 
-def test_there_are_five_of_at_most_80_lines_that_say_how_they_are_run():
+def test_five_examples_have_at_most_80_lines_and_usage():
     found = {path.name: path.read_text() for path in EXAMPLES.glob("*.py")}
     assert set(found) == set(SAYS)
     for name, text in found.items():

@@ -85,7 +85,9 @@ def explained(
     return explain.explain(load_run(weights), [photos], out, device="cpu"), out
 
 
-def test_it_marks_what_the_network_uses(explained: tuple[dict[str, Any], Path]) -> None:
+def test_maps_highlight_the_pixels_that_the_network_uses(
+    explained: tuple[dict[str, Any], Path],
+) -> None:
     result, out = explained
     rows = result["images"]
     maps = store.load_tensors(out / "maps.safetensors")[0]["maps"]
@@ -108,7 +110,7 @@ def test_it_marks_what_the_network_uses(explained: tuple[dict[str, Any], Path]) 
     assert {Path(each["path"]).name for each in result["failed"]} == {"broken.png"}
 
 
-def test_what_is_written(explained: tuple[dict[str, Any], Path]) -> None:
+def test_explanation_files(explained: tuple[dict[str, Any], Path]) -> None:
     result, out = explained
     assert json.loads((out / "explanation.json").read_text()) == result
     for row in result["images"]:
@@ -127,7 +129,7 @@ def test_what_is_written(explained: tuple[dict[str, Any], Path]) -> None:
     assert "its header is corrupt" in page
 
 
-def test_other_pages_have_no_pictures() -> None:
+def test_other_pages_contain_no_images() -> None:
     from plusx.report import page
 
     words = dict.fromkeys(("title", "kicker", "finding", "context"), "")
@@ -177,7 +179,7 @@ def test_deletion_and_insertion_of_a_sum() -> None:
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
-def test_no_map_beats_what_each_pixel_adds(seed: int) -> None:
+def test_no_map_beats_the_exact_contributions(seed: int) -> None:
     """Where a network sums pixels up, what each adds is the best map that there is."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.rand(5, 6, generator=generator)
@@ -220,7 +222,7 @@ def test_rank_correlation_of_values_that_are_equal() -> None:
     assert float(rank_correlation(first, first * float("nan"))) == 0
 
 
-def test_forgetting_goes_from_the_head_down_and_keeps_the_values() -> None:
+def test_weights_are_shuffled_from_the_head_down() -> None:
     net = reds_and_greens()
     with torch.no_grad():
         for parameter in net.parameters():
@@ -239,11 +241,11 @@ def test_forgetting_goes_from_the_head_down_and_keeps_the_values() -> None:
 
 
 @pytest.mark.slow
-def test_heat_is_of_images_of_any_size() -> None:
+def test_heat_maps_are_drawn_for_images_of_any_size() -> None:
     assert float(overlay.heat(torch.ones(1, 4097, 4097)).min()) == 1
 
 
-def test_heat_is_of_what_speaks_for_the_class() -> None:
+def test_heat_maps_show_positive_contributions() -> None:
     maps = torch.tensor([[[-5.0, 1.0], [2.0, 4.0]], [[-1.0, -2.0], [-3.0, -4.0]]])
     heat = overlay.heat(maps)
     assert float(heat[0, 0, 0]) == 0
@@ -265,7 +267,7 @@ def lead(low: float, high: float) -> dict[str, Any]:
         ((-0.1, 0.2), (-0.1, 0.2), "do not read the maps as what the network uses"),
     ],
 )
-def test_what_the_figures_come_to(
+def test_the_finding_of_faithfulness(
     random: tuple[float, float], centre: tuple[float, float], said: str
 ) -> None:
     measure = {"map": {"mean": 0.4, "std": 0.1}, "random": lead(*random), "centre": lead(*centre)}
@@ -279,7 +281,7 @@ def survived(*values: float) -> list[dict[str, Any]]:
     return [{"rank_correlation": faithfulness.spread(values)}]
 
 
-def test_what_shuffled_weights_come_to() -> None:
+def test_the_finding_of_shuffled_weights() -> None:
     assert "uninformative" in faithfulness.about_shuffling(survived(0.9, 0.8, 1.0), 64)
     assert "uninformative" in faithfulness.about_shuffling(survived(0.9), 64)
     assert "varies too much" in faithfulness.about_shuffling(survived(0.9, 0.0, 0.9), 64)
@@ -288,7 +290,7 @@ def test_what_shuffled_weights_come_to() -> None:
     assert faithfulness.spread([-0.001])["interval"] is None
 
 
-def test_tests_that_disagree_are_told_apart() -> None:
+def test_contradicting_tests_are_reported() -> None:
     undecided = {"map": {"mean": 0.4}, "random": lead(-1, 1), "centre": lead(-1, 1)}
     won = {"map": {"mean": 0.4}, "random": lead(0.1, 1), "centre": lead(0.1, 1)}
     faith = {"count": 9, "deletion": undecided, "insertion": won}
@@ -298,7 +300,7 @@ def test_tests_that_disagree_are_told_apart() -> None:
     )
 
 
-def test_two_images_are_too_few_to_judge_by() -> None:
+def test_two_images_are_too_few_for_a_finding() -> None:
     row = {
         measure: {"map": 0.1, "random": 0.5, "centre": 0.5} for measure in ("deletion", "insertion")
     }
@@ -314,7 +316,7 @@ def test_two_images_are_too_few_to_judge_by() -> None:
         (["--checked", "-1"], "checked = -1"),
     ],
 )
-def test_what_cannot_be_explained_starts_nothing(
+def test_invalid_requests_write_nothing(
     weights: Path, photos: Path, tmp_path: Path, options: list[str], said: str,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -372,7 +374,7 @@ def linear() -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.slow
-def test_of_a_linear_network_captums_maps_are_what_each_pixel_adds() -> None:
+def test_captums_maps_of_a_linear_network_are_its_contributions() -> None:
     pytest.importorskip("captum")
     net, x = linear()
     rows = net[1].weight[[2, 0]].view(2, 2, 6, 6)  # type: ignore[union-attr]
@@ -390,7 +392,7 @@ def test_of_a_linear_network_captums_maps_are_what_each_pixel_adds() -> None:
 
 
 @pytest.mark.slow
-def test_integrated_gradients_add_up_to_what_the_score_gains() -> None:
+def test_integrated_gradients_add_up_to_the_difference_of_the_score() -> None:
     pytest.importorskip("captum")
     torch.manual_seed(0)
     net = reds_and_greens().double().eval()

@@ -122,9 +122,7 @@ def test_an_explanation_in_a_browser(browser: Browser, page: Path, width: int, s
     assert browser.value("document.querySelectorAll('figure svg').length") == 2
 
 
-def test_an_image_from_elsewhere_is_not_asked_for(
-    browser: Browser, page: Path, tmp_path: Path
-) -> None:
+def test_no_external_image_is_requested(browser: Browser, page: Path, tmp_path: Path) -> None:
     """The control: the page's policy stops what is no data: URI, and the browser says so."""
     (tmp_path / "other.png").write_bytes(b"")
     foreign = tmp_path / "foreign.html"

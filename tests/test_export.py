@@ -137,7 +137,7 @@ def test_every_head_computes_what_torch_does(kind: str, any_size: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_of_images_takes_volumes_slice_by_slice() -> None:
+def test_an_image_network_exports_for_slices_of_volumes() -> None:
     spec = shrunken(zoo.find("resnet18"), width=16, depth=1)
     net = NetworkWithHead(
         plusx.create_model(replace(spec, in_channels=1), seed=0), UNet(width=8), 2
@@ -146,7 +146,7 @@ def test_a_network_of_images_takes_volumes_slice_by_slice() -> None:
     assert compare(net, to_onnx(net, inputs[:1]), inputs).inputs == 2
 
 
-def test_a_file_is_the_same_every_time_and_names_no_file_of_this_machine() -> None:
+def test_a_file_is_reproducible_and_contains_no_local_path() -> None:
     net = stirred(plusx.create_model(SMALL, seed=0))
     content = to_onnx(net, torch.zeros(1, 3, 32, 32))
     assert content == to_onnx(net, torch.ones(1, 3, 32, 32))
@@ -173,7 +173,7 @@ def test_every_family_computes_what_torch_does(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size"), [("alexnet", 63), ("googlenet", 64), ("resnet8_keras", 32), ("revnet38", 32)]
 )
-def test_plain_modules_compute_what_torch_does(name: str, size: int) -> None:
+def test_external_modules_compute_what_torch_does(name: str, size: int) -> None:
     assert_exported(stirred(plusx.create_model(name, num_classes=7, seed=0)), (3, size, size))
 
 
@@ -190,7 +190,7 @@ def test_a_network_stays_in_the_mode_that_it_was_in() -> None:
 
 
 @pytest.mark.slow
-def test_another_network_is_told_apart() -> None:
+def test_another_network_is_detected() -> None:
     net = stirred(plusx.create_model(SMALL, seed=0))
     content = to_onnx(net, torch.zeros(1, 3, 32, 32))
     inputs = example_inputs((3, 32, 32))
@@ -209,7 +209,7 @@ class Branching(nn.Module):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_exported_is_named() -> None:
+def test_networks_that_cannot_be_exported_are_named() -> None:
     with pytest.raises(ValueError, match=r"torch.onnx cannot export the network: "):
         to_onnx(Branching(), torch.zeros(1, 3, 8))
 
@@ -242,7 +242,7 @@ def test_steps_beside_those_of_our_networks() -> None:
     assert_exported(stirred(Steps()), (6, 9, 8))
 
 
-def test_of_equal_values_the_first_are_the_largest() -> None:
+def test_ties_are_resolved_by_the_first_index() -> None:
     # as ONNX has it; torch's topk takes any of them, and most values behind a ReLU are 0
     x = torch.tensor([[[0.0, 5.0, 0.0, 1.0, 0.0, 0.0]]])
     assert LargestInOrder(3)(x).tolist() == [[[0.0, 5.0, 1.0]]]

@@ -72,7 +72,7 @@ def opened(content: bytes, folder: Path) -> run.Run:
     return load_run(path)
 
 
-def test_a_file_says_all_that_is_needed_to_use_it(tmp_path: Path) -> None:
+def test_the_metadata_of_a_file_are_complete(tmp_path: Path) -> None:
     found = opened(written(multilabel="true"), tmp_path)
     assert found.classes == ("cat", "<b>dog</b>")
     assert found.preprocessing == ImageModality(
@@ -90,7 +90,7 @@ def test_a_file_without_names_numbers_its_classes(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_no_byte_can_be_changed(data: st.DataObject) -> None:
+def test_a_changed_byte_is_detected(data: st.DataObject) -> None:
     content = bytearray(written())
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= 1 << data.draw(st.integers(0, 7))
@@ -99,14 +99,14 @@ def test_no_byte_can_be_changed(data: st.DataObject) -> None:
 
 
 @given(st.integers(0, 10_000))
-def test_no_part_is_taken_for_the_whole(length: int) -> None:
+def test_a_truncated_file_is_refused(length: int) -> None:
     content = written()
     with pytest.raises(ValueError, match="it here"):
         checked(content[: length % len(content)], "it here")
 
 
 @given(st.binary(max_size=200))
-def test_bytes_of_any_kind_are_refused(content: bytes) -> None:
+def test_arbitrary_bytes_are_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="it here"):
         checked(content, "it here")
 
@@ -193,7 +193,7 @@ BAD: dict[str, tuple[Callable[[Any], object], dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_a_stranger_made_is_refused(case: str, tmp_path: Path) -> None:
+def test_a_manipulated_file_is_refused(case: str, tmp_path: Path) -> None:
     change, metadata, said = BAD[case]
     with pytest.raises(ValueError, match=said) as refused:
         opened(written(change, **metadata), tmp_path)
@@ -201,7 +201,7 @@ def test_what_a_stranger_made_is_refused(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_t2_onnxruntime_reports_nothing_to_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_t2_telemetry_of_onnxruntime_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     from plusx.export.runtime import require_onnx
 
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
@@ -220,7 +220,7 @@ def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
         load_run(other)
 
 
-def test_the_digest_covers_what_the_file_says_of_itself() -> None:
+def test_the_digest_covers_the_metadata() -> None:
     content = written()
     swapped = content.replace(b"cat", b"dog", 1)
     assert len(swapped) == len(content) != 0

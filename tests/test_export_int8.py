@@ -57,7 +57,7 @@ def int8_weights(content: bytes) -> list[np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("full_range", [True, False])
-def test_eight_bits_answer_nearly_alike(
+def test_int8_outputs_are_close_to_float32(
     full_range: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content, images = made("resnet20")
@@ -85,7 +85,7 @@ def test_eight_bits_answer_nearly_alike(
 
 
 @pytest.mark.slow
-def test_sums_are_bytes_where_convolutions_read_them_and_only_there() -> None:
+def test_sums_are_quantised_only_where_convolutions_read_them() -> None:
     def in_bytes(name: str) -> set[str]:
         content, images = made(name)
         graph = nodes(in_eight_bits(content, images[:MIN_IMAGES], "minmax", True))
@@ -104,7 +104,7 @@ def test_sums_are_bytes_where_convolutions_read_them_and_only_there() -> None:
 
 
 @pytest.mark.slow
-def test_layers_that_are_left_keep_their_weights() -> None:
+def test_float_layers_keep_their_weights() -> None:
     content, images = made("resnet20")
     first, *_, last = weighted_nodes(content)
     all_bytes = in_eight_bits(content, images[:MIN_IMAGES], "minmax", True)
@@ -123,7 +123,7 @@ def test_layers_that_are_left_keep_their_weights() -> None:
     ["resnet20", "resnet20_b", "preact_resnet20", "densenet40_12", "se_resnet20", "highway19",
      "cbam_resnet20", "resnext29_8x64d"],
 )  # fmt: skip
-def test_integers_compute_what_rounded_numbers_say(name: str) -> None:
+def test_int8_arithmetic_equals_rounded_floats(name: str) -> None:
     """ONNX Runtime's integer kernels, against the same file with nothing fused: floats rounded."""
     import onnxruntime
 
@@ -167,9 +167,7 @@ def test_too_few_images_are_refused() -> None:
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["resnet20-12fca82f.th", "resnet56-4bfd9763.th"])
-def test_eight_bits_lose_at_most_three_tenths_of_a_point_on_cifar10(
-    file: str, tmp_path: Path
-) -> None:
+def test_int8_loses_at_most_0_3_points_on_cifar10(file: str, tmp_path: Path) -> None:
     from plusx.data.dataset import images_of
     from plusx.data.modality import modality_from_dict
     from plusx.data.readers.open import open_data

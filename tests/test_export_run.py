@@ -65,7 +65,7 @@ def probabilities(found: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_a_run_a_safetensors_file_and_an_onnx_file_answer_alike(
+def test_a_run_its_safetensors_and_its_onnx_file_predict_alike(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx = tmp_path / "files" / "digits.onnx"  # the folder is made
@@ -96,7 +96,7 @@ def test_a_run_a_safetensors_file_and_an_onnx_file_answer_alike(
 
 
 @pytest.mark.slow
-def test_eight_bits_from_a_run_and_what_they_cost(
+def test_int8_export_of_a_run_reports_its_cost(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx = tmp_path / "digits-int8.onnx"
@@ -120,7 +120,7 @@ def test_eight_bits_from_a_run_and_what_they_cost(
 
 
 @pytest.mark.slow
-def test_what_cannot_be_asked_of_a_file_is_said(
+def test_unsupported_options_of_a_file_are_named(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx = tmp_path / "digits.onnx"
@@ -144,7 +144,7 @@ def test_what_cannot_be_asked_of_a_file_is_said(
 
 
 @pytest.mark.slow
-def test_too_few_images_to_calibrate_with_are_said(
+def test_too_few_calibration_images_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = replace(shrunken(zoo.find("resnet20"), width=8, depth=1), num_classes=2)
@@ -197,7 +197,7 @@ def test_a_file_that_fails_its_check_is_not_written(
 
 
 @pytest.mark.slow
-def test_networks_that_take_no_images_are_exported_but_predict_none(
+def test_networks_of_other_inputs_are_exported_but_refuse_images(
     tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = shrunken(zoo.find("vdcnn9"), width=8, depth=1)
@@ -211,7 +211,7 @@ def test_networks_that_take_no_images_are_exported_but_predict_none(
 
 
 @pytest.mark.slow
-def test_the_python_door_gives_what_the_command_prints(trained: Path, tmp_path: Path) -> None:
+def test_the_python_function_returns_what_the_command_prints(trained: Path, tmp_path: Path) -> None:
     made = run.export_onnx(trained, tmp_path / "digits.onnx")
     opened = run.load_run(tmp_path / "digits.onnx")
     assert list(opened.classes) == made["classes"]

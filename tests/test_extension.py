@@ -428,7 +428,7 @@ def test_the_table_names_the_files(kind: str) -> None:
         assert file.name in row or inside in row or f"{file.parent}/" in row, f"{name} of {row}"
 
 
-def test_a_word_a_network_and_a_command(extended: Path) -> None:
+def test_a_word_a_network_and_a_command_can_be_added(extended: Path) -> None:
     assert "shuffle4" in run(extended, "describe", "shuffled8")
     assert run(extended, "greet") == "hello\n"
 

@@ -88,7 +88,7 @@ def test_a_balanced_epoch_has_equal_numbers_of_each_class(labels, epoch):
         assert own.max() - own.min() <= 1
 
 
-def test_a_balanced_epoch_of_several_labels_has_every_label_as_often():
+def test_a_balanced_multilabel_epoch_has_every_label_equally_often():
     rows = torch.zeros(200, 3)
     rows[:150, 0] = 1
     rows[150:160, 1] = 1  # rare
@@ -100,7 +100,7 @@ def test_a_balanced_epoch_of_several_labels_has_every_label_as_often():
 
 @few
 @given(labelled, st.integers(1, 4), st.integers(0, 9))
-def test_people_stand_in_groups_and_a_batch_has_different_ones(labels, pictures, epoch):
+def test_pk_batches_have_groups_of_different_people(labels, pictures, epoch):
     known = np.array(labels)
     together = len(set(labels)) - 1
     size = together * pictures
@@ -115,7 +115,7 @@ def test_people_stand_in_groups_and_a_batch_has_different_ones(labels, pictures,
         assert len(set(people.tolist())) == together
 
 
-def test_what_cannot_be_ordered_so_is_said():
+def test_invalid_class_samplers_are_refused():
     labels = torch.arange(20) % 4
     check_sampler("pk", labels, 16, 4)
     with pytest.raises(ValueError, match="needs 5 classes, and there are 4; batch_size = 16"):
@@ -128,7 +128,7 @@ def test_what_cannot_be_ordered_so_is_said():
         check_sampler("fair", labels, 8, 2)
 
 
-def test_the_loader_keeps_to_the_order_and_evaluation_does_not():
+def test_the_loader_follows_the_sampler_in_training_only():
     images = torch.arange(24, dtype=torch.uint8).view(24, 1, 1, 1).expand(24, 1, 2, 2).contiguous()
     source = Dataset(
         name="made",
@@ -161,7 +161,7 @@ def judged(vectors: np.ndarray, classes: np.ndarray, rate: float = 0.01) -> dict
 
 
 @pytest.mark.slow
-def test_figures_are_those_of_scikit_learn():
+def test_metrics_equal_those_of_scikit_learn():
     draw = np.random.default_rng(0)
     classes = np.arange(60) % 8
     vectors = 0.6 * draw.normal(size=(8, 5))[classes] + draw.normal(size=(60, 5))
@@ -188,7 +188,7 @@ def test_figures_are_those_of_scikit_learn():
 
 
 @pytest.mark.slow
-def test_vectors_that_are_apart_make_no_error_and_equal_ones_as_many_as_chance():
+def test_separated_embeddings_have_no_error_and_equal_ones_chance_error():
     classes = np.arange(40) % 4
     apart = judged(np.eye(4)[classes], classes)
     assert (apart["equal_error_rate"], apart["true_accept_rate"], apart["auroc"]) == (0, 1, 1)
@@ -215,7 +215,7 @@ def test_a_pair_of_weight_two_counts_as_two_pairs(seed):
     assert weighted.at(0.3)[1] == pytest.approx(repeated.at(0.3)[1])
 
 
-def test_of_very_many_pairs_some_are_drawn(monkeypatch):
+def test_very_many_pairs_are_sampled(monkeypatch):
     draw = np.random.default_rng(1)
     classes = np.arange(300) % 30
     unit = draw.normal(size=(300, 4))
@@ -230,7 +230,7 @@ def test_of_very_many_pairs_some_are_drawn(monkeypatch):
     assert set(some[0].scores.round(9)) <= set(whole[0].scores.round(9))
 
 
-def test_pairs_of_large_classes_are_drawn_without_all_of_them(monkeypatch):
+def test_pairs_of_large_classes_are_sampled_without_listing_all(monkeypatch):
     classes = np.arange(4000) % 2
     unit = np.ones((4000, 1))
     monkeypatch.setattr("plusx.metrics.verification.MAX_PAIRS", 1000)
@@ -243,7 +243,7 @@ def test_pairs_of_large_classes_are_drawn_without_all_of_them(monkeypatch):
     assert most < 4_000_000  # all four million pairs would take sixteen bytes each
 
 
-def test_what_cannot_be_verified_is_said():
+def test_invalid_verification_sets_are_refused():
     meter = VerificationMeter()
     with pytest.raises(ValueError, match="there was no batch"):
         meter.compute()
@@ -290,7 +290,7 @@ def test_arcface_without_a_margin_is_softmax_over_scaled_cosines():
     assert task.loss(vectors, targets) > expected
 
 
-def test_the_hardest_of_a_batch_are_found():
+def test_the_hardest_examples_of_a_batch_are_selected():
     torch.manual_seed(0)
     unit = nn.functional.normalize(torch.randn(12, 3, dtype=torch.float64), dim=1)
     targets = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 1, 0, 3])
@@ -306,7 +306,7 @@ def test_the_hardest_of_a_batch_are_found():
             assert nearest[i].item() == pytest.approx(apart[i][other].min().item(), abs=1e-6)
 
 
-def test_triplets_of_one_person_alone_have_no_loss_and_still_a_gradient():
+def test_triplets_of_one_person_have_zero_loss_and_a_gradient():
     task = embedder(loss="triplet")
     vectors = torch.randn(4, 6, requires_grad=True)
     loss = task.loss(vectors, torch.zeros(4, dtype=torch.int64))
@@ -338,7 +338,7 @@ def embedder(loss="arcface", margin=0.3, scale=8.0, class_names=("a", "b", "c"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["arcface", "triplet"])
-def test_embeddings_learn_to_tell_apart_and_have_unit_length(loss):
+def test_embeddings_separate_classes_and_have_unit_length(loss):
     task = embedder(loss)
     draw = torch.Generator().manual_seed(0)
     targets = torch.arange(18) % 3
@@ -394,7 +394,7 @@ def test_a_task_without_its_classes_predicts_and_does_not_train():
     st.sampled_from([None, 0, 2, 3, 0.25]),
     st.sampled_from([0, 2, 0.25]),
 )
-def test_nobody_is_in_two_splits(count, seed, validation, test):
+def test_no_person_is_in_two_splits(count, seed, validation, test):
     names = [f"p{number:02}" for number in range(count)]
     parts = divided(names, seed, validation, test)
     assert sorted(name for part in parts.values() for name in part) == names
@@ -405,7 +405,7 @@ def test_nobody_is_in_two_splits(count, seed, validation, test):
         assert len(parts["test"]) == test
 
 
-def test_patterns_say_who_tests_and_must_fit_somebody():
+def test_patterns_select_the_people_of_the_test_and_must_match():
     names = [f"s{number:02}" for number in range(1, 31)]
     parts = divided(names, 0, "s0[1-4]", "s2[1-9]|s30")
     assert parts["test"] == names[20:]
@@ -421,7 +421,7 @@ def test_patterns_say_who_tests_and_must_fit_somebody():
         divided(names, 0, None, 1.5)
 
 
-def test_a_person_with_one_picture_is_named(tmp_path, monkeypatch):
+def test_a_person_with_one_image_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
     root = write_people(tmp_path / "faces", {"ann": 3, "bob": 3, "cid": 1, "dan": 3, "eva": 3})
     (root / "fay").mkdir()
@@ -437,7 +437,7 @@ def test_a_person_with_one_picture_is_named(tmp_path, monkeypatch):
         open_people(root, split="test", on_unreadable="skip", validation="ann|bob")
 
 
-def test_folders_say_who_trains_and_nobody_is_in_two(tmp_path, monkeypatch):
+def test_split_folders_assign_people_and_none_is_in_two(tmp_path, monkeypatch):
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "faces"
     write_people(root / "train", {"ann": 2, "bob": 2})
@@ -454,7 +454,7 @@ def test_folders_say_who_trains_and_nobody_is_in_two(tmp_path, monkeypatch):
         open_people(root)
 
 
-def test_s8_who_validates_is_drawn_from_those_who_train(tmp_path, monkeypatch):
+def test_s8_validation_people_are_drawn_from_training_people(tmp_path, monkeypatch):
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "faces"
     learning = {f"s{number}": 2 for number in range(5)}
@@ -479,7 +479,7 @@ def test_s8_a_recipe_leaves_a_split_of_people_out(nobody, tmp_path, monkeypatch)
     assert validation is None
 
 
-def test_s11_one_picture_of_two_people_is_named(tmp_path, monkeypatch):
+def test_s11_an_image_of_two_people_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "faces"
     write_people(root / "train", {"ann": 3, "bob": 3})
@@ -494,7 +494,7 @@ def test_s11_one_picture_of_two_people_is_named(tmp_path, monkeypatch):
     assert any("are the same image under several people" in text for text in source.warnings)
 
 
-def test_s11_a_report_cautions_of_few_people():
+def test_s11_a_report_warns_of_few_people():
     metrics = {"count": 8, "people": 2, "equal_error_rate": 0.0}
     result = {"name": "net", "validation": metrics, "metrics": ["equal_error_rate"], "data": "x"}
     assert finding(result).endswith(

@@ -111,7 +111,7 @@ def gallery(faces: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
     return to
 
 
-def test_people_of_the_test_are_judged_once_and_that_is_recorded(trained: Path) -> None:
+def test_an_evaluation_on_test_people_is_recorded(trained: Path) -> None:
     opened = runs.load_run(trained)
     first = runs.evaluate(opened, split="test", device="cpu")
     again = runs.evaluate(opened, split="test", device="cpu")
@@ -122,7 +122,7 @@ def test_people_of_the_test_are_judged_once_and_that_is_recorded(trained: Path) 
     assert mean["tta"] == "flip"
 
 
-def test_other_people_are_judged_as_a_whole(trained: Path, faces: Path, tmp_path: Path) -> None:
+def test_other_people_are_evaluated_as_a_whole(trained: Path, faces: Path, tmp_path: Path) -> None:
     others = _folder_of(faces, tmp_path / "others", ["p0", "p1", "p2"])
     told = runs.evaluate(runs.load_run(trained), data=others, device="cpu")
     assert (told["split"], told["people"], told["count"]) == ("all", 3, 18)
@@ -140,12 +140,12 @@ def test_predictions_are_unit_vectors(trained: Path, faces: Path, tmp_path: Path
     assert lines[0] == ",".join(["path", *map(str, range(16))])
 
 
-def test_people_of_one_split_are_no_classes_of_another(trained: Path) -> None:
+def test_a_probe_on_other_people_is_refused(trained: Path) -> None:
     with pytest.raises(ValueError, match="have different classes"):
         probe(runs.load_run(trained), device="cpu")
 
 
-def test_a_gallery_knows_its_people_by_other_pictures(gallery: Path, faces: Path) -> None:
+def test_a_gallery_identifies_its_people_in_other_images(gallery: Path, faces: Path) -> None:
     opened = open_gallery(gallery)
     assert opened.people == ("test0", "test1", "test2")
     right = 0
@@ -157,7 +157,7 @@ def test_a_gallery_knows_its_people_by_other_pictures(gallery: Path, faces: Path
     assert right == 3
 
 
-def test_the_threshold_is_the_lowest_that_refuses_enough_strangers(
+def test_the_threshold_is_the_lowest_with_few_enough_false_accepts(
     gallery: Path, trained: Path, faces: Path
 ) -> None:
     opened = open_gallery(gallery)
@@ -187,7 +187,7 @@ def _folder_of(faces: Path, to: Path, names: list[str]) -> Path:
     return to
 
 
-def test_who_is_enrolled_is_no_stranger(trained: Path, faces: Path, tmp_path: Path) -> None:
+def test_enrolled_people_are_no_impostors(trained: Path, faces: Path, tmp_path: Path) -> None:
     folder = _folder_of(faces, tmp_path / "in", ["held0", "test0"])
     (folder / "somebody").mkdir()
     for picture in (faces / "held1").iterdir():  # under another name
@@ -198,7 +198,7 @@ def test_who_is_enrolled_is_no_stranger(trained: Path, faces: Path, tmp_path: Pa
     assert any("held0, held1" in warning for warning in result["warnings"])
 
 
-def test_who_has_trained_is_no_stranger(trained: Path, faces: Path, tmp_path: Path) -> None:
+def test_training_people_are_no_impostors(trained: Path, faces: Path, tmp_path: Path) -> None:
     run = runs.load_run(trained)
     assert run.recipe is not None
     pictures = OwnData(kind="folder", path=str(faces))  # whose validation has people who train
@@ -227,7 +227,7 @@ def test_impostors_of_a_folder_take_the_place_of_the_runs(
     assert result["warnings"] == ["1 impostor is enrolled and left out: p0"]
 
 
-def test_one_person_by_one_picture_can_be_enrolled(
+def test_one_person_can_be_enrolled_with_one_image(
     trained: Path, faces: Path, tmp_path: Path
 ) -> None:
     folder = _folder_of(faces, tmp_path / "in", ["test0"])
@@ -239,7 +239,7 @@ def test_one_person_by_one_picture_can_be_enrolled(
     assert "people with one image: test0" in result["warnings"]
 
 
-def test_the_commands_speak_json_and_say_what_is_wrong(
+def test_the_commands_print_json_and_name_errors(
     trained: Path, gallery: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = str(sorted((faces / "test1").iterdir())[0])
@@ -266,7 +266,7 @@ def test_the_commands_speak_json_and_say_what_is_wrong(
     assert "equal_error_rate_interval" in json.loads(capsys.readouterr().out)
 
 
-def test_a_gallery_in_ruins_is_refused(gallery: Path, tmp_path: Path) -> None:
+def test_a_corrupt_gallery_is_refused(gallery: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in gallery.iterdir():
@@ -305,7 +305,7 @@ def test_triplets_train_and_need_groups_of_one_person(faces: Path, tmp_path: Pat
         runs.train(crowded, tmp_path / "third", progress=False)
 
 
-def test_a_classifier_enrolls_nobody(faces: Path, tmp_path: Path) -> None:
+def test_a_classifier_cannot_enroll(faces: Path, tmp_path: Path) -> None:
     recipe = parse_recipe(
         'epochs = 1\n[net]\nbase = "resnet20"\n[data]\nkind = "digits"\ntrain = 100\n'
         '[optim]\nkind = "sgd"\nlr = 0.01\n[device]\nthreads = 1\n'

@@ -76,7 +76,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**16), st.data())
-def test_what_a_whitening_convolution_gives_has_no_correlation_and_one_variance(
+def test_whitened_patches_are_uncorrelated_with_unit_variance(
     ndim: int, channels: int, kernel: int, seed: int, data: st.DataObject
 ) -> None:
     values = channels * kernel**ndim
@@ -98,7 +98,7 @@ def test_what_a_whitening_convolution_gives_has_no_correlation_and_one_variance(
     assert torch.equal(convolution.weight[half:], -convolution.weight[: count - half])
 
 
-def test_the_strongest_direction_comes_first_and_weak_ones_are_not_blown_up() -> None:
+def test_eigenvectors_are_sorted_and_small_eigenvalues_are_bounded() -> None:
     convolution = nn.Conv1d(2, 2, 1, bias=False)
     images = torch.tensor([[[3.0], [1e-4]], [[-3.0], [1e-4]]])
     whiten(convolution, [images], epsilon=0.01)
@@ -117,7 +117,7 @@ def test_the_strongest_direction_comes_first_and_weak_ones_are_not_blown_up() ->
         (nn.Conv2d(1, 8, 2), [], RuntimeError, "no images"),
     ],
 )
-def test_what_cannot_whiten_is_refused(
+def test_networks_that_cannot_be_whitened_are_refused(
     net: nn.Module, images: list[Tensor], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
@@ -141,7 +141,7 @@ class Corner(nn.Module):
     ("bright", "share"),
     [((0, 0), 0.25), ((0, 4), 0.25), ((1, 1), 0.25), ((1, 3), 0.25), ((2, 2), 0.0), ((0, 1), 0.0)],
 )
-def test_six_views_are_the_image_two_moves_and_their_mirror_images(
+def test_six_views_are_three_positions_and_their_mirror_images(
     bright: tuple[int, int], share: float
 ) -> None:
     image = torch.zeros(1, 1, 5, 5)
@@ -189,7 +189,7 @@ def test_cells_of_equal_work_have_steps_in_proportion(fast: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_with_all_of_it_goes_on_to_the_bit(tmp_path: Path) -> None:
+def test_a_fast_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     recipe = parse_recipe(SMALL)
     result = train(recipe, tmp_path / "whole")
     assert result["ema"]
@@ -272,6 +272,6 @@ def test_an_alternating_flip_shows_every_image_from_both_sides_in_two_epochs(mor
     assert len({tuple(mirrored(source, "flip", epoch)) for epoch in range(4)}) == 4
 
 
-def test_muon_wants_whole_filters() -> None:
+def test_muon_needs_whole_filters() -> None:
     with pytest.raises(ValueError, match="whole filters"):
         parse_recipe(SMALL.replace("threads = 1", 'parallel = "fsdp"'))

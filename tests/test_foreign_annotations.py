@@ -117,7 +117,7 @@ def test_s2_coco_as_other_programs_export_it(layout: Callable[..., Path], tmp_pa
         assert len(open_annotated(path, "coco", split="test")) == 1
 
 
-def test_s2_what_is_looked_for_is_said_where_nothing_is_found(tmp_path: Path) -> None:
+def test_s2_an_unknown_layout_names_the_expected_files(tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text("{}")
     with pytest.raises(ValueError, match=r"instances_\*\.json.*_annotations\.coco\.json.*labels"):
         open_annotated(tmp_path, "coco")
@@ -127,7 +127,7 @@ def test_s2_what_is_looked_for_is_said_where_nothing_is_found(tmp_path: Path) ->
         open_annotated(tmp_path / "set", "coco")
 
 
-def test_s2_of_several_jsons_without_a_split_one_is_to_be_given(tmp_path: Path) -> None:
+def test_s2_several_jsons_without_splits_need_a_choice(tmp_path: Path) -> None:
     as_fiftyone(tmp_path)
     (tmp_path / "more.json").write_bytes((tmp_path / "labels.json").read_bytes())
     with pytest.raises(
@@ -406,7 +406,7 @@ names:
         ("images/SPLIT", ULTRALYTICS),
     ],
 )
-def test_s11_yolo_is_what_most_people_have(nested: str, description: str, tmp_path: Path) -> None:
+def test_s11_the_usual_yolo_layout_is_read(nested: str, description: str, tmp_path: Path) -> None:
     root = yolo(tmp_path / "yolo", nested, description)
     usual = coco(tmp_path / "coco")
     assert list(kinds_of(root)) == ["yolo"]
@@ -458,9 +458,7 @@ def test_s11_yolo_has_polygons(tmp_path: Path) -> None:
         ("0 0.9 0.5 0.8 0.1", "is outside the image"),
     ],
 )
-def test_s11_what_a_label_of_yolo_has_wrong_is_named(
-    line: str, reason: str, tmp_path: Path
-) -> None:
+def test_s11_errors_of_yolo_labels_are_named(line: str, reason: str, tmp_path: Path) -> None:
     root = yolo(tmp_path)
     with open(root / "labels" / "train" / "a.txt", "a") as file:
         file.write(f"\n{line}\n")
@@ -488,9 +486,7 @@ def test_s11_what_a_label_of_yolo_has_wrong_is_named(
         ("names: [cat, dog]\ntrain: images/train\nval: images/train", "is in train and in valid"),
     ],
 )
-def test_s11_what_a_data_yaml_has_wrong_is_named(
-    description: str, reason: str, tmp_path: Path
-) -> None:
+def test_s11_errors_of_data_yaml_are_named(description: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=reason):
         open_annotated(yolo(tmp_path, description=description), "yolo")
 
@@ -508,7 +504,7 @@ def test_s11_images_without_a_label_file_are_named(tmp_path: Path) -> None:
         open_annotated(root, "yolo")
 
 
-def test_s11_a_recipe_for_boxes_finds_what_kind_they_are(tmp_path: Path) -> None:
+def test_s11_a_recipe_for_boxes_recognises_their_layout(tmp_path: Path) -> None:
     layouts = {"yolo": yolo, "coco": as_cvat, "voc": voc}
     for kind, layout in layouts.items():
         path = layout(tmp_path / kind)

@@ -111,7 +111,7 @@ def test_of_longer_targets_the_first_tokens_count() -> None:
         *(pytest.param(h, marks=pytest.mark.slow) for h in (TRANSFORMER, replace(CONV, tied=True))),
     ],
 )
-def test_it_learns_sentences_by_heart(head: Head) -> None:
+def test_it_memorises_sentences(head: Head) -> None:
     pytest.importorskip("sacrebleu")
     generate = task(head, beam=2)
     optimizer = plusx.make_optimizer(generate, "adamw", lr=0.005, weight_decay=0.0)
@@ -168,7 +168,7 @@ def test_a_caption_has_its_own_name_and_first_metric() -> None:
     assert "caption" in caption.predict(Batch(batch().inputs)).rows(WORDS)[0]
 
 
-def test_what_is_no_sequence_is_named() -> None:
+def test_data_without_sequences_is_refused() -> None:
     with pytest.raises(UserError, match="does not generate tokens"):
         Generate(plusx.create_model("resnet20"))
     with pytest.raises(UserError, match="targets are"):

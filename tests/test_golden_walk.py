@@ -48,7 +48,7 @@ def check(found: Any, known: Any, where: str, tolerance: float = 1e-4) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_batches_are_what_they_were(name: str, root: Path) -> None:
+def test_batches_equal_the_recorded_ones(name: str, root: Path) -> None:
     check(batches_of(name, root), KNOWN[name]["batches"], name)
 
 
@@ -56,7 +56,7 @@ def test_batches_are_what_they_were(name: str, root: Path) -> None:
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PREDICTED],
 )
-def test_weights_and_predictions_are_what_they_were(name: str, root: Path) -> None:
+def test_weights_and_predictions_equal_the_recorded_ones(name: str, root: Path) -> None:
     found = run_of(name, root)
     check(found["weights"], KNOWN[name]["weights"], name)
     check(found["rows"], KNOWN[name]["rows"], name, 0.02)

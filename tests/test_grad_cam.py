@@ -88,7 +88,7 @@ def what_is_pooled(net: nn.Module, x: Tensor) -> Tensor:
     return seen[0]
 
 
-def test_every_network_of_the_zoo_is_told_of() -> None:
+def test_every_network_of_the_zoo_has_maps_or_a_reason() -> None:
     assert set(QUICK) | WITHOUT_CAM <= set(names())
     for name in WITHOUT_CAM - {"alexnet"}:
         tail = find(name).tail  # type: ignore[union-attr]
@@ -121,7 +121,7 @@ def by_a_hook(net: nn.Module, part: nn.Module, x: Tensor, number: int) -> Tensor
 
 
 @pytest.mark.parametrize("stage", [0, 1, -1])
-def test_at_a_stage_it_is_what_a_hook_would_see(stage: int) -> None:
+def test_maps_of_a_stage_equal_those_by_a_hook(stage: int) -> None:
     net = with_tail("norm act pool").double()
     x = inputs(net.spec)
     cam = by_a_hook(net, [net.layer1, net.layer2][stage], x, 2)
@@ -149,7 +149,7 @@ def state_of(net: nn.Module) -> dict[str, object]:
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("around", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_the_network_is_left_as_it_was(frozen: bool, around: type) -> None:
+def test_the_network_does_not_change(frozen: bool, around: type) -> None:
     net = with_tail("norm act pool")
     net.train()
     net.layer1.eval()  # as a part that is frozen would be
@@ -180,7 +180,7 @@ def alive() -> int:
 
 
 @pytest.mark.slow
-def test_memory_goes_back_to_where_it_was() -> None:
+def test_memory_is_released() -> None:
     net = with_tail("norm act pool")
     x = inputs(net.spec).float()
     before = alive()
@@ -195,7 +195,7 @@ def test_memory_goes_back_to_where_it_was() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_memory_of_the_device_goes_back_to_where_it_was() -> None:
+def test_device_memory_is_released() -> None:
     net, x = with_tail("norm act pool").cuda(), torch.rand(2, 3, 12, 12, device="cuda")
     grad_cam(net, x, 0)  # what libraries take once
     before = torch.cuda.memory_allocated()
@@ -203,7 +203,7 @@ def test_memory_of_the_device_goes_back_to_where_it_was() -> None:
     assert torch.cuda.memory_allocated() == before
 
 
-def test_any_question_can_be_asked() -> None:
+def test_any_score_can_be_explained() -> None:
     net = with_tail("pool").double()
     x = inputs(net.spec)
     both = grad_cam(net, x, lambda answers: answers[:, 0] - answers[:, 1])
@@ -224,7 +224,7 @@ def test_frozen_texts_have_maps_too() -> None:
     assert grad_cam(net, x, 1).shape == (2, x.shape[1] // 8)
 
 
-def test_what_cannot_be_asked_is_said() -> None:
+def test_invalid_requests_are_named() -> None:
     net = with_tail("pool")
     x = inputs(net.spec).float()
     with pytest.raises(ValueError, match=r"one for each of the 2 samples"):

@@ -74,7 +74,7 @@ def state_of(net: nn.Module) -> list[object]:
 
 
 @pytest.mark.parametrize("block", [BASIC, PLAIN, PRE_ACTIVATION])
-def test_a_walk_gives_what_the_network_gives(block: Block) -> None:
+def test_the_block_by_block_forward_equals_that_of_the_network(block: Block) -> None:
     net = made(small(block)).eval()
     inputs, _ = some_batch()
     passed = run_blocks(net, inputs)
@@ -112,7 +112,7 @@ def test_gradients_are_those_of_a_training_step_in_every_block() -> None:
     assert evaluated[-1].outputs == pytest.approx(float(exact), rel=1e-9)
 
 
-def test_gradients_too_small_to_square_are_not_lost() -> None:
+def test_gradients_whose_squares_underflow_are_measured() -> None:
     net = create_model(small(BASIC), seed=0)
     inputs, targets = some_batch()
     tiny = block_gradients(
@@ -123,7 +123,7 @@ def test_gradients_too_small_to_square_are_not_lost() -> None:
         assert small_one.weights * 1e25 == pytest.approx(other.weights, rel=1e-3)
 
 
-def test_what_is_frozen_or_dropped_is_measured_too_and_stays_so() -> None:
+def test_frozen_and_dropped_blocks_are_measured_and_unchanged() -> None:
     spec = replace(small(replace(BASIC, shortcut="pad"), depth=4), drop_path=0.9)
     net = create_model(spec, seed=0).requires_grad_(False).eval()
     inputs, targets = some_batch()
@@ -139,7 +139,7 @@ def test_what_is_frozen_or_dropped_is_measured_too_and_stays_so() -> None:
     [(None, "vanish"), (0.0, "vanish"), (0.0099, "vanish"), (0.011, "steady"), (99.0, "steady"),
      (101.0, "explode"), (math.inf, "explode"), (math.nan, "explode")],
 )  # fmt: skip
-def test_a_ratio_is_called_by_its_thresholds(ratio: float | None, said: str) -> None:
+def test_ratios_are_classified_by_thresholds(ratio: float | None, said: str) -> None:
     assert verdict(ratio) == said
 
 
@@ -169,7 +169,7 @@ def test_a_ratio_is_of_the_first_block_to_the_last() -> None:
         ([2.0, 0.001], "are steady at the start (2 times) and vanish by the end (0.001 times)"),
     ],
 )
-def test_the_course_of_gradients_is_said_in_words(ratios: list[float | None], said: str) -> None:
+def test_the_finding_describes_the_gradients(ratios: list[float | None], said: str) -> None:
     assert course(ratios) == said
 
 
@@ -220,7 +220,7 @@ def test_the_identity_is_refused_where_it_does_not_hold(block: Block) -> None:
         shortcut_identity(net, *some_batch(), stage=3)
 
 
-def test_a_plain_module_has_no_blocks_to_measure() -> None:
+def test_an_external_module_has_no_blocks_to_measure() -> None:
     with pytest.raises(ValueError, match="Linear is an external module"):
         block_gradients(nn.Linear(2, 2), torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
 
@@ -274,7 +274,7 @@ def test_a_thousand_layers_build_and_train_a_step(name: str, blocks: int) -> Non
 
 
 @pytest.mark.slow
-def test_a_gradient_that_does_not_arrive_is_counted() -> None:
+def test_a_vanished_gradient_is_counted() -> None:
     found = deep_step(create_model("resnet20", seed=0), *noise(2))
     assert (found.reached, found.finite) == (9, True)
     cut = replace(

@@ -37,7 +37,7 @@ def forced(spec: Net, field: str, value: object) -> Net:
 
 
 @given(sentences())
-def test_what_is_printed_is_read_again(text: str) -> None:
+def test_printed_sentences_parse_to_the_same(text: str) -> None:
     assert parse(str(parse(text))) == parse(text)
     assert str(parse(str(parse(text)))) == str(parse(text))
 
@@ -92,7 +92,7 @@ def test_an_error_quotes_points_and_suggests(text: str, token: str, hint: str) -
 
 @given(st.text(max_size=40) | st.text("cnormvact123|+&~/*s(),. ", max_size=40))
 @settings(max_examples=300)
-def test_nothing_but_a_value_error_comes_of_nonsense(text: str) -> None:
+def test_arbitrary_text_raises_only_value_errors(text: str) -> None:
     try:
         assert parse(str(parse(text))) == parse(text)
     except ValueError as error:
@@ -151,7 +151,7 @@ ILLEGAL = {
 
 
 @pytest.mark.parametrize("name", ILLEGAL)
-def test_every_rule_of_legal_refuses(name: str) -> None:
+def test_every_rule_of_validation_refuses(name: str) -> None:
     make, said = ILLEGAL[name]
     with pytest.raises(ValueError) as caught:
         validate(make())
@@ -159,7 +159,7 @@ def test_every_rule_of_legal_refuses(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_net_that_the_illegal_ones_vary_is_legal() -> None:
+def test_the_net_that_the_invalid_ones_vary_is_valid() -> None:
     for legal in (net(), net(stride=2)):
         validate(legal)
         assert measure(legal).parameters > 0
@@ -193,7 +193,7 @@ def test_specs_survive_toml(plan: dict[str, object]) -> None:
         ({"size": [3, "4"]}, "size"),
     ],
 )
-def test_mistakes_in_a_mapping_are_named(change: dict[str, object], said: str | None) -> None:
+def test_errors_in_a_mapping_are_named(change: dict[str, object], said: str | None) -> None:
     mapping = {**to_dict(net()), **change}
     if said is None:
         assert from_dict(mapping).stages == ()
@@ -226,7 +226,7 @@ def test_the_grammar_needs_nothing_but_the_standard_library() -> None:
     assert not loaded & {"torch", "numpy", "pydantic", "rich", "cyclopts"}
 
 
-def test_a_bare_stride_leaves_what_a_convolution_leaves() -> None:
+def test_a_bare_stride_has_the_output_size_of_a_convolution() -> None:
     strided = LayerContext(net(), 8, (2, 2))
     for size in (55, 56, 57):
         flow = FeatureShape(8, (size, size), (1, 1))

@@ -47,7 +47,7 @@ def test_a_damaged_file_is_refused_with_the_reason(case: hostile.Case, tmp_path:
     ("highest", "said"),
     [(65535, None), (4096, None), (4095, "at most 16 of 256 grey levels"), (255, "becomes black")],
 )
-def test_16_bits_that_are_used_little_are_remarked_on(
+def test_little_used_16_bit_values_are_a_warning(
     highest: int, said: str | None, tmp_path: Path
 ) -> None:
     """The high byte is what is seen: of 12 bits in 16 next to nothing."""
@@ -93,7 +93,7 @@ def test_the_limit_counts_pixels_of_the_header() -> None:
         decode(data, 32 * 48 - 1)
 
 
-def test_bombs_take_no_memory(tmp_path: Path) -> None:
+def test_decompression_bombs_take_no_memory(tmp_path: Path) -> None:
     """In a child with little room for memory, every bomb is refused quickly."""
     bombs = hostile.bombs()
     for bomb in bombs:
@@ -119,7 +119,7 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     assert done.stdout.split() == [str(len(bombs))]
 
 
-def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
         began = time.process_time()
@@ -146,7 +146,7 @@ def test_an_unreadable_file_is_a_problem_not_a_crash(tmp_path: Path) -> None:
     assert "denied" in problem
 
 
-def test_warnings_of_the_decoder_reach_nobody_even_from_threads(tmp_path: Path) -> None:
+def test_decoder_warnings_are_silenced_in_all_threads(tmp_path: Path) -> None:
     files = []
     for case in CORPUS:
         if case.verdict != "ignored" and len(case.data) < 10_000:
@@ -170,7 +170,7 @@ def test_warnings_of_the_decoder_reach_nobody_even_from_threads(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_mutated_files_raise_nothing_else(kind: str, count: int) -> None:
+def test_mutated_files_raise_only_unreadable_input(kind: str, count: int) -> None:
     """A fuzz: bytes changed at random and ends cut off; only documented errors come out."""
     data = hostile.saved(hostile.noise()[:12, :12], kind)
     random = np.random.default_rng(count)

@@ -62,7 +62,7 @@ def test_kind_splits_and_classes_are_named(
     assert values["command"] in text
 
 
-def test_the_command_that_info_gives_is_one_that_trains(tmp_path: Path) -> None:
+def test_the_suggested_command_trains(tmp_path: Path) -> None:
     from plusx.recipe import load_recipe
 
     for make, kind, _, _ in LAYOUTS:
@@ -83,7 +83,9 @@ def test_a_folder_of_people_and_a_named_set(
     assert plusx.cli.run(["info", str(people(tmp_path / "others"))]) in (0, 2)
 
 
-def test_what_is_no_data_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_without_data_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     for name, says in (
         ("notes.txt", "is not data that"),
@@ -96,7 +98,7 @@ def test_what_is_no_data_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "name it" in capsys.readouterr().err
 
 
-def test_the_second_reading_is_of_the_cache_until_a_file_changes(
+def test_the_second_reading_uses_the_cache_until_a_file_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from plusx.run import inspecting
@@ -176,7 +178,7 @@ def scenery(seed: int) -> Image.Image:
     return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
 
 
-def test_copies_across_splits_are_found_however_they_were_made(tmp_path: Path) -> None:
+def test_copies_across_splits_are_found_after_transformations(tmp_path: Path) -> None:
     for number in range(40):
         split = ("train", "train", "test", "test", "val", "val")[number % 6]
         file = tmp_path / split / ("cat", "dog")[number % 2] / f"{number}.png"
@@ -208,7 +210,7 @@ def test_copies_across_splits_are_found_however_they_were_made(tmp_path: Path) -
 
 
 @pytest.mark.data
-def test_hardly_any_pair_of_different_images_is_taken_for_copies() -> None:
+def test_different_images_are_rarely_reported_as_copies() -> None:
     assert DATA is not None
     raw = np.fromfile(Path(DATA) / "cifar-10-batches-bin" / "test_batch.bin", np.uint8)
     pixels = raw.reshape(-1, 3073)[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -257,7 +259,7 @@ def test_copies_among_small_images_that_are_much_alike_are_found(tmp_path: Path)
     assert len(pairs - right) <= 3  # of two million
 
 
-def test_what_hardly_differs_is_no_list_of_pairs() -> None:
+def test_sets_of_similar_images_give_no_list_of_pairs() -> None:
     grey = decoded_thumbnails(["", "", ""])
     found = copies(grey)
     assert found is not None

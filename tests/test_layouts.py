@@ -35,7 +35,7 @@ def test_a_path_is_recognised_with_its_reason(name: str, tmp_path: Path) -> None
     assert all(kinds_of(path).values())
 
 
-def test_what_is_no_data_is_recognised_as_nothing(tmp_path: Path) -> None:
+def test_a_path_without_data_is_not_recognised(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
     (tmp_path / "train.json").write_text("[1, 2]")
     (tmp_path / "empty").mkdir()

@@ -85,7 +85,7 @@ def test_blocks_are_put_back_when_an_evaluation_fails() -> None:
     assert [place.block for place in block_positions(net)] == blocks
 
 
-def test_nothing_that_others_hold_is_overwritten() -> None:
+def test_shared_tensors_are_not_overwritten() -> None:
     """The activation behind the sum works in place, and the shortcut is the input itself."""
     net = made(small(BASIC)).eval()
     x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_nothing_that_others_hold_is_overwritten() -> None:
     assert torch.equal(x, kept)
 
 
-def test_several_at_once_are_drawn_by_the_seed() -> None:
+def test_several_deleted_blocks_depend_on_the_seed() -> None:
     net = made(small(PLAIN, depth=5))
     before = state_of(net)
     found = deletions(net, evaluate, [0, 2, 9], draws=4, seed=7)
@@ -112,7 +112,7 @@ def test_several_at_once_are_drawn_by_the_seed() -> None:
         deletions(net, evaluate, [10])
 
 
-def test_what_cannot_be_deleted_is_refused() -> None:
+def test_blocks_that_cannot_be_deleted_are_refused() -> None:
     net = made(small(PLAIN))
     with (
         pytest.raises(ValueError, match=r"layer2\.0 cannot be deleted: without it"),
@@ -125,7 +125,7 @@ def test_what_cannot_be_deleted_is_refused() -> None:
         lesions(nn.Linear(1, 1), evaluate)
 
 
-def test_vgg_loses_what_keeps_its_shape() -> None:
+def test_only_blocks_of_vgg_that_keep_the_shape_are_deleted() -> None:
     with torch.device("meta"):
         found = block_positions(Network(spec("vgg16_cifar")))
     assert [place.name for place in found if undeletable(place)] == [

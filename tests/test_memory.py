@@ -100,7 +100,7 @@ def test_a_plan_changes_no_gradient_and_holds_less(plan: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTED)
-def test_what_is_held_is_what_arithmetic_says(name: str) -> None:
+def test_saved_memory_equals_the_computed_one(name: str) -> None:
     spec = shrunken_spec(name, depth=3)
     net, x = Network(spec), given_inputs(spec, 2)
     x = x if x.dtype == torch.long else x.float()
@@ -115,7 +115,7 @@ def test_what_is_held_is_what_arithmetic_says(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size"), [("resnet50", 64), ("densenet121", 32), ("resnet110", 16)]
 )
-def test_whole_networks_hold_what_arithmetic_says(name: str, size: int) -> None:
+def test_saved_memory_of_networks_equals_the_computed_one(name: str, size: int) -> None:
     spec = replace(find(name), size=size)
     net, x = Network(spec), torch.randn(2, 3, size, size)
     for plan in PLANS:
@@ -240,7 +240,7 @@ def test_a_frozen_part_and_a_second_backward_pass() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_left_behind_after_a_forward_pass_that_fails() -> None:
+def test_a_failed_forward_pass_leaks_no_memory() -> None:
     net = save_memory(plusx.create_model("resnet20", seed=0), "recompute")
     with pytest.raises(RuntimeError):
         net(torch.randn(2, 5, 8, 8))
@@ -257,13 +257,13 @@ def test_nothing_is_left_behind_after_a_forward_pass_that_fails() -> None:
         ("revnet38", "recompute", "they recompute activations already"),
     ],
 )
-def test_what_cannot_be_is_refused(net: str, plan: str, said: str) -> None:
+def test_invalid_plans_are_refused(net: str, plan: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         save_memory(plusx.create_model(net), plan)
 
 
 @pytest.mark.slow
-def test_the_plans_of_resnet_50_are_what_was_asked_for() -> None:
+def test_the_plans_of_resnet50_meet_their_budgets() -> None:
     whole = find("resnet50")
     assert saved_bytes(whole) == pytest.approx(86.0e6, rel=0.005)  # counted by hand of PyTorch's
     shares = [saved_bytes(whole, plan) / saved_bytes(whole) for plan in PLANS]
@@ -334,7 +334,7 @@ def test_a_unit_can_be_reversed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", ["recompute", "segments"])
-def test_a_recipe_trains_by_a_plan_and_goes_on_bit_for_bit(
+def test_a_run_with_a_plan_resumes_bit_for_bit(
     plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = parse_recipe(TINY, [f"device.memory={plan}"])
@@ -373,7 +373,7 @@ def large(*overrides: str) -> tuple:
 
 
 @pytest.mark.slow
-def test_a_batch_that_will_not_fit_is_said_before_the_first_step(
+def test_a_batch_that_does_not_fit_is_reported_before_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe, net = large()
@@ -402,7 +402,7 @@ def test_a_batch_that_will_not_fit_is_said_before_the_first_step(
         MemoryError(),
     ],
 )
-def test_where_memory_ends_the_plan_that_fits_is_named(error: Exception) -> None:
+def test_out_of_memory_errors_name_a_plan_that_fits(error: Exception) -> None:
     recipe, net = large()
     with (
         pytest.raises(RuntimeError, match=r"does not fit in memory.*device\.memory=") as caught,
@@ -412,7 +412,7 @@ def test_where_memory_ends_the_plan_that_fits_is_named(error: Exception) -> None
     assert caught.value.__cause__ is error
 
 
-def test_a_compiled_network_is_told_of_no_plan() -> None:
+def test_a_compiled_network_gets_no_suggested_plan() -> None:
     recipe, net = large("device.compile=true")
     with (
         pytest.raises(RuntimeError, match=r"optim\.accumulation_steps=2") as caught,
@@ -422,7 +422,7 @@ def test_a_compiled_network_is_told_of_no_plan() -> None:
     assert "device.memory" not in str(caught.value)
 
 
-def test_other_errors_stay_what_they_are() -> None:
+def test_other_errors_are_unchanged() -> None:
     recipe, net = large()
     with (
         pytest.raises(RuntimeError, match=r"^shapes do not agree$"),
@@ -431,7 +431,7 @@ def test_other_errors_stay_what_they_are() -> None:
         raise RuntimeError("shapes do not agree")
 
 
-def test_plain_modules_are_told_to_take_the_batch_in_parts() -> None:
+def test_external_modules_get_accumulation_steps_suggested() -> None:
     recipe, _ = large()
     net = plusx.create_model("resnet8_keras")
     with (
@@ -497,13 +497,13 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4XB", "-1GB", "GB", "0", "1e9", "4 G B"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         sizes.parse_size(text)
 
 
 @given(st.integers(1, 10**15))
-def test_sizes_survive_being_said(size: int) -> None:
+def test_printed_sizes_parse_to_the_same(size: int) -> None:
     assert sizes.parse_size(sizes.format_size(size)) == pytest.approx(size, rel=0.006)
 
 
@@ -518,7 +518,7 @@ def test_families_differ_in_depth_alone() -> None:
 
 
 @pytest.mark.slow
-def test_describe_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_describe_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     from plusx.cli import run
 
     command = ["describe", "wrn16_4", "--memory", "120MB", "--batch-size", "16"]

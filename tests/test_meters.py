@@ -43,7 +43,7 @@ def judge(meter, predictions, targets, batch: int = 7) -> dict:
 
 @given(st.integers(1, 60), st.integers(2, 9), st.integers(0, 999), st.booleans())
 @settings(max_examples=30)
-def test_multi_class_figures_are_those_of_scikit_learn(n, k, seed, ties):
+def test_multiclass_metrics_equal_those_of_scikit_learn(n, k, seed, ties):
     probabilities, targets = draw(n, k, seed, ties)
     figures = judge(ClassificationMeter(), probabilities, targets)
     told = probabilities.argmax(1)
@@ -90,7 +90,7 @@ def test_areas_under_the_curve_are_those_of_scikit_learn(n, k, seed, ties):
 
 @given(st.integers(1, 60), st.integers(1, 6), st.integers(0, 999))
 @settings(max_examples=30)
-def test_several_labels_are_judged_as_scikit_learn_does(n, k, seed):
+def test_multilabel_metrics_equal_those_of_scikit_learn(n, k, seed):
     generator = np.random.default_rng(seed)
     targets = generator.integers(0, 2, (n, k))
     probabilities = generator.random((n, k)).round(2).astype(np.float32) * 0.8 + 0.2 * targets
@@ -158,7 +158,7 @@ def test_macro_recall_is_the_accuracy_of_a_balanced_set():
     assert figures["recall"] == pytest.approx(figures["accuracy"])
 
 
-def test_figures_survive_json_and_carry_the_names_of_the_classes():
+def test_metrics_round_trip_through_json_with_class_names():
     names = ["cat", "dog", "eel", "fox", "gnu", "hen"]
     figures = judge(ClassificationMeter(names), *draw(40, 6, 1))
     assert json.loads(json.dumps(figures)) == figures
@@ -183,18 +183,18 @@ def test_a_probability_of_zero_costs_much_but_not_infinity():
         (MultiLabelMeter(), torch.rand(3, 4), torch.full((3, 4), 2.0), "zeros and ones"),
     ],
 )
-def test_what_cannot_be_judged_is_refused(meter, predictions, targets, words):
+def test_invalid_predictions_are_refused(meter, predictions, targets, words):
     with pytest.raises(ValueError, match=words):  # noqa: PT012 - either may be the one to refuse
         update(meter, predictions, targets)
         meter.compute()
 
 
-def test_predictions_that_are_no_numbers_are_no_figures():
+def test_nan_predictions_are_refused():
     predictions = np.array([[0.5, 0.5], [np.nan, np.nan]], np.float32)
     with pytest.raises(FloatingPointError, match="of 1 of 2 inputs"):
         judge(ClassificationMeter(), predictions, np.array([0, 1]))
 
 
-def test_judging_nothing_is_refused():
+def test_evaluating_nothing_is_refused():
     with pytest.raises(ValueError, match="there was no batch"):
         ClassificationMeter().compute()

@@ -106,7 +106,7 @@ def test_the_second_weight_of_squeeze_and_excitation_decays() -> None:
         ("convnext_tiny", "IMAGENET1K_V1", 236, "bilinear"),
     ],
 )
-def test_published_weights_are_prepared_for_as_published(
+def test_published_weights_have_their_published_preprocessing(
     model: str, name: str, resized: int, interpolation: str
 ) -> None:
     from plusx.data.modality import ImageModality, modality_from_dict

@@ -71,7 +71,7 @@ def test_singular_values_end_near_one(
     assert float(found.max()) <= 1.21
 
 
-def test_a_matrix_of_zeros_stays_one_and_what_it_costs_is_counted() -> None:
+def test_a_zero_matrix_stays_zero_and_the_cost_is_counted() -> None:
     assert not orthogonal(torch.zeros(3, 5)).any()
     # two products a step of the smaller square, r r c and r r r, and one of r r c
     assert orthogonal_flops((2, 3, 1, 1), 1) == 2 * (2 * 2 * 3 + 2 * 2 * 2 + 2 * 2 * 3)
@@ -144,7 +144,7 @@ def test_two_updates_are_those_of_the_equations() -> None:
     assert bias.detach().numpy() == pytest.approx(b, abs=1e-12)
 
 
-def test_the_loss_falls_and_a_run_goes_on_to_the_bit() -> None:
+def test_the_loss_falls_and_a_run_resumes_bit_for_bit() -> None:
     schedule, data = cosine(0.05, 12), batches(12)
     whole = state(weight_decay=1e-3)
     losses = [report.loss for report in fit(whole, data, schedule)]
@@ -164,7 +164,7 @@ def test_the_loss_falls_and_a_run_goes_on_to_the_bit() -> None:
         assert torch.equal(left, right)
 
 
-def test_what_has_no_gradient_stays_and_the_memory_format_changes_little() -> None:
+def test_parameters_without_gradients_stay_and_layouts_agree() -> None:
     one, other = state(), state()
     for parameter in other.task.parameters():
         if parameter.ndim == 4:

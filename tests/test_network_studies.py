@@ -43,7 +43,7 @@ def made(kind: str, out: Path, *overrides: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_gradients_are_called_by_what_they_do(tmp_path: Path) -> None:
+def test_the_finding_names_vanishing_and_exploding_gradients(tmp_path: Path) -> None:
     networks = "study.networks=[plain20,preact_resnet20]"
     said = ["study.rules=[he,normal0.01]", "study.acts=[relu]"]
     result = made("gradients", tmp_path / "out", *STEPS, networks, *said)
@@ -64,7 +64,7 @@ def test_gradients_are_called_by_what_they_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_responses_have_a_line_a_network(tmp_path: Path) -> None:
+def test_responses_have_a_line_for_each_network(tmp_path: Path) -> None:
     networks = "study.networks=[plain20,preact_resnet20]"
     result = made("responses", tmp_path / "out", *SMALL, networks)
     for row in result["rows"]:
@@ -75,7 +75,7 @@ def test_responses_have_a_line_a_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_lesions_tell_what_cannot_be_deleted(tmp_path: Path) -> None:
+def test_lesions_list_blocks_that_cannot_be_deleted(tmp_path: Path) -> None:
     said = ["study.networks=[plain20,resnet20]", "study.counts=[1,3,8]", "study.draws=2"]
     out = tmp_path / "out"
     result = made("lesion", out, *SMALL, *said, "study.split=test", "study.images=60")
@@ -94,7 +94,7 @@ def test_lesions_tell_what_cannot_be_deleted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_lesions_of_given_weights_stand_beside_what_is_trained(tmp_path: Path) -> None:
+def test_lesions_of_given_weights_are_beside_trained_networks(tmp_path: Path) -> None:
     assert cli.run(["train", "digits-resnet20", "epochs=2", "--out", str(tmp_path / "run")]) == 0
     weights = f"net.weights={tmp_path / 'run' / 'model.safetensors'}"
     said = ["net.base=resnet20", weights, "study.networks=[plain20]", "study.counts=[]"]
@@ -127,7 +127,7 @@ def test_paths_are_binomial_and_weighted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_surface_is_a_map_a_network(tmp_path: Path) -> None:
+def test_every_network_has_a_loss_surface(tmp_path: Path) -> None:
     said = ["study.networks=[plain20,resnet20]", "study.points=5", "study.span=0.5"]
     result = made("surface", tmp_path / "out", *SMALL, *said)
     line, *maps = result["figures"]
@@ -140,7 +140,7 @@ def test_a_surface_is_a_map_a_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_step_of_deep_networks_is_told_block_by_block(tmp_path: Path) -> None:
+def test_a_step_of_deep_networks_is_reported_block_by_block(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "plusx", "study", "thousand", "--json"]
     command += ["study.networks=[preact_resnet164,plain110]", "--out", str(tmp_path / "out")]
     told = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
@@ -167,7 +167,7 @@ def test_a_step_of_deep_networks_is_told_block_by_block(tmp_path: Path) -> None:
         ("thousand", ["study.networks=[alexnet]"], "alexnet is an external module"),
     ],
 )
-def test_a_network_that_cannot_be_looked_at_so_is_refused(
+def test_a_network_that_a_study_does_not_support_is_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     recipe: str,
@@ -182,7 +182,7 @@ def test_a_network_that_cannot_be_looked_at_so_is_refused(
     assert not out.exists()
 
 
-def test_settings_of_a_look_are_read_as_they_were_written() -> None:
+def test_study_settings_round_trip() -> None:
     for name, settings in (
         ("surface", (25, 0.5)),
         ("lesion", ("test", 1000, 5, 1, 2)),
@@ -194,7 +194,7 @@ def test_settings_of_a_look_are_read_as_they_were_written() -> None:
     assert set(EXPERIMENTS) >= {"gradients", "responses", "lesion", "paths", "surface", "thousand"}
 
 
-def test_where_a_surface_curves_down_is_counted() -> None:
+def test_negative_curvature_of_a_surface_is_counted() -> None:
     steps = [float(step) for step in np.linspace(-1, 1, 9)]
     x, y = np.meshgrid(steps, steps)
     assert fraction_curved_down(steps, (x**2 + 3 * y**2).tolist()) == 0
@@ -209,13 +209,13 @@ def test_where_a_surface_curves_down_is_counted() -> None:
     assert fraction_curved_down(steps[:2], [[0, 1], [1, 2]]) is None
 
 
-def test_a_line_leaves_out_what_one_seed_does_not_know() -> None:
+def test_a_line_leaves_out_values_missing_in_a_seed() -> None:
     line = band("a", [0, 1, 2], [[1, None, 4], [3.0, 5, 2]])
     assert (line["x"], line["mean"]) == ([0, 2], [2, 3])
     assert (line["low"], line["high"]) == ([1, 2], [3, 4])
 
 
-def test_the_same_images_are_looked_at_every_time() -> None:
+def test_the_same_images_are_used_every_time() -> None:
     from plusx.run import build
 
     source = build.open_split(load_recipe("digits-resnet20"), "train")

@@ -70,7 +70,7 @@ def perturbed(net: nn.Module, seed: int = 0) -> nn.Module:
 
 @settings(max_examples=25)
 @given(plans())
-def test_what_arithmetic_says_is_what_is_built(plan: dict[str, Any]) -> None:
+def test_built_networks_equal_the_arithmetic(plan: dict[str, Any]) -> None:
     spec = legal(plan)
     net, expected = made(spec).eval(), measure(spec)
     counted = []
@@ -216,7 +216,7 @@ def test_a_block_whose_branch_is_zero_is_the_identity_bit_for_bit(block: Block) 
             assert torch.equal(module(x), x)
 
 
-def test_zero_last_gamma_begins_at_the_identity() -> None:
+def test_zero_last_gamma_starts_at_the_identity() -> None:
     net = made(small(depth=3))
     initialise(net, zero_last_gamma=True)
     x = torch.randn(2, 8, 8, 8).relu()
@@ -476,7 +476,7 @@ def test_zero_last_gamma_finds_the_last_norm_of_the_branch(body: str) -> None:
     assert all(torch.equal(block(x), x) for block in net.layer1)
 
 
-def test_gates_begin_by_carrying() -> None:
+def test_gates_start_by_carrying() -> None:
     gated = Stage(block=Block(body="conv3b act ~", gate="conv3b"), depth=1, width=8)
     net = made(small(stages=(gated,)))
     initialise(net)

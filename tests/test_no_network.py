@@ -82,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_t2_no_command_connects_or_writes_elsewhere(folder: Path) -> None:
+def test_t2_no_command_connects_or_writes_outside_its_folders(folder: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     size = ("data.size=16", "net.base=resnet20", "batch_size=8", "schedule.warmup=0")

@@ -48,7 +48,7 @@ def opened(path: Path, split: str = "train", names: PairNames = NAMES, **options
     return open_parallel(path, modality, names, split=split, **defaults)  # type: ignore[arg-type]
 
 
-def test_lines_that_belong_together_are_read_together(tmp_path: Path) -> None:
+def test_parallel_files_are_read_line_by_line(tmp_path: Path) -> None:
     folder = corpus(tmp_path)
     sizes = {split: len(opened(folder, split)) for split in ("train", "validation", "test", "all")}
     assert sizes == {"train": 36, "validation": 6, "test": 6, "all": 48}
@@ -162,7 +162,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_what_cannot_be_read_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+def test_errors_are_named_with_their_line(tmp_path: Path, name: str) -> None:
     spoil, message = PROBLEMS[name]
     folder = corpus(tmp_path)
     spoil(folder)

@@ -31,7 +31,7 @@ def test_it_is_measured_once_on_a_machine(measured: list[str]) -> None:
 
 
 @pytest.mark.parametrize("damaged", [b"", b"[1]", b"{", b'{"a": 1}', b"\xff\xfe"])
-def test_a_damaged_memory_is_measured_anew(
+def test_a_corrupt_cache_is_measured_again(
     measured: list[str], tmp_path: Path, damaged: bytes
 ) -> None:
     (tmp_path / "cache").mkdir()

@@ -60,7 +60,7 @@ def images(folder: Path, shapes: dict[str, tuple[int, int]]) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_s12_evaluation_and_prediction_judge_the_same_boxes(tmp_path: Path) -> None:
+def test_s12_evaluation_and_prediction_use_the_same_boxes(tmp_path: Path) -> None:
     """The mAP of what predict writes is that of evaluate, on images of other shapes than the input:
     boxes that reach into the padding are cut, and those that lie in it are none.
     """

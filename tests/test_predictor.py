@@ -51,7 +51,7 @@ def test_the_batch_size_changes_no_prediction(weights: Path) -> None:
         assert row["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
 
 
-def test_what_cannot_be_read_stops_no_other_where_it_is_listed(weights: Path, photo: Path) -> None:
+def test_unreadable_inputs_do_not_stop_the_others(weights: Path, photo: Path) -> None:
     broken = photo.with_name("broken.png")
     broken.write_bytes(photo.read_bytes()[:-100])
     predictor = plusx.load(weights, device="cpu")

@@ -29,7 +29,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_embeddings_tell_digits_apart(digits: Path) -> None:
+def test_embeddings_separate_digits(digits: Path) -> None:
     told = probe(load_run(digits))
     assert told["width"] == 64
     assert (told["count"], told["learned_from"]) == (300, 400)
@@ -64,7 +64,7 @@ def test_the_command_answers_in_json_and_counts_uses_of_the_test(
         (["--data", "no-such-data"], "no data 'no-such-data'"),
     ],
 )
-def test_what_cannot_be_probed_is_said(
+def test_networks_that_cannot_be_probed_are_named(
     digits: Path, capsys: pytest.CaptureFixture[str], said: list[str], message: str
 ) -> None:
     assert cli.run(["probe", str(digits), *said]) == 2
@@ -147,7 +147,7 @@ def test_a_missing_image_is_named_with_its_table_and_row(tmp_path: Path) -> None
         open_data(path, split="all", size=16)
 
 
-def test_fourteen_findings_are_fourteen_questions_of_densenet121() -> None:
+def test_densenet121_has_an_output_for_each_of_14_findings() -> None:
     recipe = load_recipe("chest-labels")
     spec = build.spec_of(recipe.net)
     assert isinstance(spec, Net)
@@ -156,7 +156,7 @@ def test_fourteen_findings_are_fourteen_questions_of_densenet121() -> None:
 
 
 @pytest.mark.slow
-def test_findings_by_patient_are_learned_and_told_with_their_intervals(
+def test_findings_are_learned_by_patient_and_reported_with_intervals(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The shape of CheXNet at 16 x 16 pixels: fourteen labels, some images without any."""

@@ -45,7 +45,7 @@ def test_the_recorded_result_is_the_expected_one() -> None:
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_a_run_begins_with_the_weights_of_another_librarys_network(tmp_path: Path) -> None:
+def test_a_run_starts_from_weights_of_another_library(tmp_path: Path) -> None:
     """Its shortcuts pad on both sides, those of the zoo's network of that name do not."""
     data = os.environ.get("PLUSX_DATA")
     found = sorted((Path(data or "none") / "weights" / "akamaster_cifar10").glob("resnet20*"))

@@ -65,7 +65,7 @@ def test_a_recipe_is_read_with_its_defaults() -> None:
         recipe.seed = 4
 
 
-def test_the_expanded_recipe_says_every_field_and_reads_as_the_same() -> None:
+def test_the_expanded_recipe_has_every_field_and_round_trips() -> None:
     recipe = parse_recipe(GOOD)
     text = to_toml(recipe)
     assert parse_recipe(text) == recipe
@@ -218,7 +218,7 @@ def test_another_kind_keeps_the_fields_that_it_knows() -> None:
     assert not hasattr(recipe.optim, "momentum")
 
 
-def test_a_kind_that_is_not_said_is_the_default() -> None:
+def test_a_missing_kind_is_the_default() -> None:
     text = GOOD.replace('[schedule]\nkind = "steps"\nmilestones = [0.5, 0.75]\n', "")
     recipe = parse_recipe(text, ["schedule.warmup_until=0.8"])
     assert (recipe.schedule.kind, recipe.schedule.warmup_until) == ("constant", 0.8)
@@ -243,7 +243,7 @@ def test_steps_take_the_place_of_epochs() -> None:
         "{_target_ = 'os.system'}",
     ],
 )
-def test_text_that_asks_to_be_run_stays_text(
+def test_text_with_code_is_not_executed(
     value: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(str(tmp_path))
@@ -305,7 +305,7 @@ def test_any_override_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
         assert to_dict(recipe)["batch_size"] == 32
 
 
-def test_s11_a_value_of_a_recipe_can_be_taken_back() -> None:
+def test_s11_a_value_of_a_recipe_can_be_unset() -> None:
     text = GOOD.replace("[data]", "[data]\nvalidation = 0.25")
     assert parse_recipe(text, where="a.toml").data.validation == 0.25
     assert parse_recipe(text, ["data.validation=default"], where="a.toml").data.validation is None

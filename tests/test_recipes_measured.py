@@ -28,7 +28,7 @@ def measure() -> ModuleType:
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_header_says_what_was_measured(measure: ModuleType, name: str) -> None:
+def test_a_header_has_the_measured_values(measure: ModuleType, name: str) -> None:
     text = (ROOT / "src" / "plusx" / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     result = ROOT / "results" / f"{name}.json"
     if not result.is_file():

@@ -47,7 +47,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
-def test_a_page_asks_for_nothing(page: str) -> None:
+def test_a_page_requests_nothing(page: str) -> None:
     read = Page(page)
     for name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster", "background"):
         assert all(value.startswith("#") for value in read.attributes(name))
@@ -61,7 +61,7 @@ def test_a_page_asks_for_nothing(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
-def test_a_page_is_whole_and_its_identities_are_its_own(page: str) -> None:
+def test_a_page_is_valid_html_with_unique_ids(page: str) -> None:
     read = Page(page)
     identities = read.attributes("id")
     assert len(identities) == len(set(identities))
@@ -72,7 +72,7 @@ def test_a_page_is_whole_and_its_identities_are_its_own(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
-def test_every_figure_has_a_text_in_its_place(page: str) -> None:
+def test_every_figure_has_a_text_alternative(page: str) -> None:
     read = Page(page)
     images = [attrs for _, attrs in read.elements if attrs.get("role") == "img"]
     assert images
@@ -85,7 +85,7 @@ def test_the_same_result_gives_the_same_bytes() -> None:
     assert result_page(comparison(DEGRADED)) == PAGES["comparison"]
 
 
-def test_a_comparison_says_what_was_found_and_what_was_run() -> None:
+def test_a_comparison_has_finding_and_settings() -> None:
     said = Page(PAGES["comparison"]).said
     for text in (
         "depth hurts without skips",
@@ -104,19 +104,19 @@ def test_a_comparison_says_what_was_found_and_what_was_run() -> None:
         assert text in said
 
 
-def test_the_use_of_the_test_set_is_said() -> None:
+def test_the_use_of_the_test_set_is_reported() -> None:
     assert "the test set was not used" not in result_page(comparison(DEGRADED, split="test"))
     assert "used once" in Page(PAGES["run"]).said
 
 
 @pytest.mark.parametrize("place", ["finding", "data", "command", "recipe", "question"])
-def test_what_comes_from_outside_is_text(place: str) -> None:
+def test_foreign_text_is_escaped(place: str) -> None:
     read = Page(result_page(comparison(DEGRADED, **{place: EVIL})))
     assert [tag for tag, _ in read.elements].count("script") == 1
     assert EVIL in read.said
 
 
-def test_names_of_classes_are_text() -> None:
+def test_class_names_are_escaped() -> None:
     classes = [EVIL, "b", "c"]
     page = run_page(
         single(classes),
@@ -132,7 +132,7 @@ def test_names_of_classes_are_text() -> None:
     assert EVIL in read.attributes("title")
 
 
-def test_a_name_in_a_figure_is_text() -> None:
+def test_names_in_a_figure_are_escaped() -> None:
     read = Page(result_page(comparison({EVIL: (0.9, 0.8), "$b$": (0.7, 0.6)})))
     assert [tag for tag, _ in read.elements].count("script") == 1
     assert EVIL in read.said
@@ -171,7 +171,7 @@ def test_where_images_have_several_labels_none_is_taken_for_another() -> None:
     assert "Precision, recall and F1 per class" in said
 
 
-def test_a_run_without_anything_to_find_says_so() -> None:
+def test_a_run_without_metrics_says_so() -> None:
     nothing = {"map50": None, "map": None}
     result = single(["sky", "sea"], metrics=["map50", "map"])
     rows = [{"label": name, **nothing, "boxes": 0} for name in ("sky", "sea")]
@@ -183,7 +183,7 @@ def test_a_run_without_anything_to_find_says_so() -> None:
     assert metrics_line(result["validation"], result["metrics"]).startswith("no metric:")
 
 
-def test_figures_stand_with_their_intervals_and_units() -> None:
+def test_metrics_have_intervals_and_units() -> None:
     """Areas under curves with intervals of 95 %, and distances in mm, in no per cent."""
     result = single(["sky", "sea"], metrics=["auroc", "f1"], train_error=None, train={})
     rows = result["validation"]["per_class"]
@@ -216,7 +216,7 @@ def _contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_colours_can_be_told_from_the_page_in_light_and_in_dark() -> None:
+def test_colours_have_contrast_in_light_and_dark_mode() -> None:
     """3:1, what WCAG 2.2 asks of graphics (1.4.11)."""
     names = [
         f"{family}{depth}" for family in ("plain", "resnet", "a", "b", "c") for depth in (1, 2, 3)
@@ -317,7 +317,7 @@ def test_a_folder_that_is_neither_is_refused(
         ("a\\..\\b.png", False),
     ],
 )
-def test_pictures_of_examples_may_have_any_name_but_lie_in_their_folder(
+def test_example_images_may_have_any_name_within_their_folder(
     tmp_path: Path, name: str, allowed: bool
 ) -> None:
     """A folder of DICOM files is named by UIDs, with dots; others have spaces."""
@@ -350,7 +350,7 @@ def test_every_metric_of_a_task_has_a_title_a_unit_and_a_direction() -> None:
     assert reported - METRICS.keys() == set()
 
 
-def test_a_run_says_what_its_samples_are() -> None:
+def test_a_run_names_its_kind_of_samples() -> None:
     page = single_page(noun="recording")
     assert "validation recordings" in page
     assert "image" not in re.sub(

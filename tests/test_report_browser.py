@@ -179,9 +179,7 @@ def test_a_table_is_sorted_on_a_telephone_too(browser: Browser, pages: dict[str,
     assert browser.value(names) == ["resnet20", "resnet56", "plain20", "plain56"]
 
 
-def test_what_is_not_known_is_last_whichever_way_a_table_is_sorted(
-    browser: Browser, pages: dict[str, Path]
-) -> None:
+def test_missing_values_are_last_in_either_order(browser: Browser, pages: dict[str, Path]) -> None:
     browser.open(pages["study"])
     table = "document.querySelector('section table')"
     heads = f"[...{table}.tHead.rows[0].cells].map(cell => cell.innerText)"
@@ -206,9 +204,7 @@ def test_the_names_of_a_long_table_stay_when_it_is_scrolled(
     assert browser.value(place % 0) == browser.value(place % 200)
 
 
-def test_the_browser_would_have_told_of_a_request_and_an_error(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_the_browser_reports_requests_and_errors(browser: Browser, tmp_path: Path) -> None:
     """The control: what the tests above look for can be seen."""
     page = tmp_path / "bad.html"
     page.write_text(

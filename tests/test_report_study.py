@@ -59,7 +59,7 @@ def grid(heights: list[list[Any]], scale: str = "linear") -> Told:
     }
 
 
-def test_a_page_is_whole_asks_for_nothing_and_says_every_figure_in_words() -> None:
+def test_a_page_is_valid_requests_nothing_and_describes_every_figure() -> None:
     read = Page(PAGE)
     identities = read.attributes("id")
     assert len(identities) == len(set(identities))
@@ -74,7 +74,7 @@ def test_a_page_is_whole_asks_for_nothing_and_says_every_figure_in_words() -> No
     assert result_page(study()) == PAGE  # the same result gives the same bytes
 
 
-def test_a_page_says_what_was_asked_found_measured_and_run() -> None:
+def test_a_page_has_question_finding_results_and_settings() -> None:
     said = Page(PAGE).said
     for text in (
         "plain56 ends with 13.7 % training error",
@@ -94,7 +94,7 @@ def test_a_page_says_what_was_asked_found_measured_and_run() -> None:
     assert "Never measured" not in said  # a column without a value is none
 
 
-def test_marked_rows_stand_beneath_with_why_and_only_what_is_known_of_them() -> None:
+def test_excluded_rows_are_listed_with_their_reason() -> None:
     said = Page(result_page(study(figures=[]))).said
     results, marked = said.split("Runs excluded from the means", 1)
     assert "plain110" not in results.split("Results")[-1]
@@ -111,7 +111,7 @@ def test_a_study_without_rows_figures_or_seeds_has_a_page() -> None:
 
 
 @pytest.mark.parametrize("place", ["finding", "title", "question", "data", "command", "recipe"])
-def test_what_comes_from_outside_is_text(place: str) -> None:
+def test_foreign_text_is_escaped(place: str) -> None:
     read = Page(result_page(study(figures=[], **{place: EVIL})))
     assert [tag for tag, _ in read.elements].count("script") == 1
     assert '<script>alert("1")</script>&\'"$x^2$' in read.said
@@ -126,7 +126,7 @@ def test_what_comes_from_outside_is_text(place: str) -> None:
     ],
     ids=["lines", "dots", "map"],
 )
-def test_names_in_a_figure_are_text(told: Told) -> None:
+def test_names_in_a_figure_are_escaped(told: Told) -> None:
     read = Page(drawn(told).svg)
     assert "script" not in [tag for tag, _ in read.elements]
     assert '<script>alert("1")' in read.said
@@ -135,7 +135,7 @@ def test_names_in_a_figure_are_text(told: Told) -> None:
     assert '<script>alert("1")</script>&\'"$x^2$' in page.said
 
 
-def test_names_and_rows_of_a_table_are_text() -> None:
+def test_names_in_a_table_are_escaped() -> None:
     row = {"name": EVIL, "seeds": [0], "kind": EVIL}
     page = result_page(study(rows=[row], marked=[{**row, "why": EVIL}], figures=[]))
     read = Page(page)
@@ -222,13 +222,13 @@ def test_a_logarithmic_axis_shows_zero_below_all_else() -> None:
         ("count", [{"mean": None, "std": None, "seeds": [None, None]}], ["–"]),
     ],
 )
-def test_values_are_written_as_they_are_read(kind: str, given: list[Any], said: list[str]) -> None:
+def test_values_are_formatted(kind: str, given: list[Any], said: list[str]) -> None:
     assert [str(each) for each in values.format_values(kind, given)] == said
 
 
 @given(st.floats(1e-300, 1e300))
 @settings(max_examples=200)
-def test_a_number_as_it_is_written_is_near_the_number(value: float) -> None:
+def test_printed_numbers_are_close_to_their_values(value: float) -> None:
     written = values.number(value).replace(",", "")
     if "10" in written and any(sign in written for sign in "⁰¹²³⁴⁵⁶⁷⁸⁹"):
         factor, _, power = written.rpartition("10")
@@ -245,7 +245,7 @@ def test_every_line_is_named_in_the_legend() -> None:
         assert all(f"net {n} " in f"{said} " for n in range(count))
 
 
-def test_the_numbers_of_a_figure_are_beneath_it() -> None:
+def test_the_numbers_of_a_figure_are_below_it() -> None:
     long = several([line("a", list(range(1000)), [float(n) for n in range(1000)])])
     said = Page(result_page(study(figures=[long]))).said
     assert "Every 5th row is given here" in said

@@ -58,7 +58,7 @@ def test_a_count_is_within_what_is_allowed_or_not(
 
 @few
 @given(number, tolerance, sides)
-def test_what_is_claimed_holds(claimed: float, slack: float, side: Side) -> None:
+def test_a_claimed_value_passes(claimed: float, slack: float, side: Side) -> None:
     assert decide([claimed], claimed, slack, side, exact=True).verdict == "PASS"
     assert decide([claimed] * 3, claimed, slack, side, exact=False).verdict == "PASS"
     for off in (-slack, slack):
@@ -148,7 +148,7 @@ def test_an_error_and_its_tolerance(values: list[float], verdict: str) -> None:
     assert decide(values, 0.0875, 0.003, "most", exact=False).verdict == verdict
 
 
-def test_the_distance_is_in_our_spreads_else_in_the_papers() -> None:
+def test_the_distance_is_in_our_or_the_papers_standard_deviations() -> None:
     ours = decide([1.0, 3.0], 1.0, exact=False, spread=100.0)
     assert ours.distance == pytest.approx(1 / math.sqrt(2))
     assert decide([3.0], 1.0, exact=False, spread=4.0).distance == 0.5
@@ -191,7 +191,7 @@ def test_a_claim_that_holds_passes(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_claim_with_another_figure_misses(name: str, tmp_path: Path) -> None:
+def test_a_claim_with_another_value_misses(name: str, tmp_path: Path) -> None:
     claim = find_claim(name)
     worse = {"equal": 2 * claim.tolerance + 1.0, "most": -1e15, "least": 1e15}[claim.side]
     assert (
@@ -219,7 +219,7 @@ def word_of(number: int) -> str:
         for number in range(1, 30)
     ],
 )
-def test_an_erratum_ends_with_its_verdict_and_says_what_is_true(
+def test_an_erratum_has_its_verdict_and_correction(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLUSX_DATA", str(tmp_path))  # without ImageNet
@@ -329,7 +329,7 @@ def test_a_row_misses_where_a_claim_behind_it_does(
     assert found["shown"][0].startswith("MISS: ")
 
 
-def test_what_cannot_be_run_says_what_is_missing(tmp_path: Path) -> None:
+def test_claims_that_cannot_run_name_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"scope-f1 is not yet runnable; missing: task:regress"):
         reproduce("scope-f1", out=tmp_path)
     with pytest.raises(ValueError, match="did you mean scope-d2"):
@@ -337,7 +337,7 @@ def test_what_cannot_be_run_says_what_is_missing(tmp_path: Path) -> None:
     assert not (tmp_path / "claims.json").exists()
 
 
-def test_data_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLUSX_DATA", str(tmp_path))
     for name in ("error-resnet50-imagenet-one-crop", "accuracy-resnet18-imagenet-weights"):
         with pytest.raises(ValueError, match=r"ImageNet is missing.*imagenet/train/CLASS"):
@@ -386,7 +386,7 @@ def test_the_same_result_keeps_its_date_and_machines_are_said_once(tmp_path: Pat
     assert len(json.loads((tmp_path / "claims.json").read_text())["environments"]) == 2
 
 
-def test_a_claim_that_is_gone_is_forgotten(tmp_path: Path) -> None:
+def test_results_of_removed_claims_are_dropped(tmp_path: Path) -> None:
     write_record(full(), tmp_path)
     write_record({**full(), "id": "no-such-claim"}, tmp_path)
     assert set(read_results(tmp_path)) == {"erratum-1"}
@@ -405,7 +405,7 @@ def test_results_of_several_at_once_are_all_kept(tmp_path: Path) -> None:
     assert set(read_results(tmp_path)) == set(names)
 
 
-def test_several_claims_go_on_where_one_cannot_be_run(
+def test_a_claim_that_cannot_run_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(claim: Claim, how: Options) -> Outcome:
@@ -493,7 +493,7 @@ def test_a_budget_that_cannot_decide_decides_nothing(tmp_path: Path) -> None:
     assert record["interval"]
 
 
-def test_a_result_that_is_not_there_is_named_with_its_command(
+def test_a_missing_result_is_named_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -533,7 +533,7 @@ def tiny(metric: str, **changed: Any) -> Claim:
 
 
 @pytest.mark.slow
-def test_training_judges_each_seed_once(tmp_path: Path) -> None:
+def test_training_evaluates_each_seed_once(tmp_path: Path) -> None:
     lines: list[str] = []
     how = Options(quick=False, work=tmp_path, progress=lines.append)
     first = training.train(tiny("test error"), how)
@@ -588,7 +588,7 @@ def pretend(
     monkeypatch.setattr(training.run, "train", train)
 
 
-def test_runs_that_cannot_be_compared_are_said_to_be(
+def test_runs_that_cannot_be_compared_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, {"resnet20": "1", "plain20": "2"}, {"resnet20": 0.95, "plain20": 0.95})
@@ -600,7 +600,7 @@ def test_runs_that_cannot_be_compared_are_said_to_be(
     ("residual", "plain", "verdict"),
     [(0.5, 0.5, "INCONCLUSIVE"), (0.95, 0.5, "PASS"), (0.5, 0.95, "MISS"), (0.95, 0.95, "PASS")],
 )
-def test_where_no_network_comes_there_none_is_the_sooner(
+def test_without_convergence_no_network_is_faster(
     residual: float, plain: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accuracies = {"resnet20": residual, "plain20": plain}
@@ -638,7 +638,7 @@ def test_every_training_claim_has_a_quick_version_that_can_be_built() -> None:
 # the command
 
 
-def test_the_command_says_verdict_value_and_seeds(
+def test_the_command_prints_verdict_value_and_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["reproduce", "erratum-1", "--quick", "--out", str(tmp_path)]) == 0

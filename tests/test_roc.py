@@ -51,7 +51,7 @@ def test_one_class_has_the_interval_of_its_mean() -> None:
     assert each[0].interval == pytest.approx(mean.interval, abs=1e-4)
 
 
-def test_a_perfect_order_is_not_sure() -> None:
+def test_a_perfect_ranking_has_an_interval() -> None:
     """Of ten yeses none was out of order: a share of which ten trials saw no exception."""
     scores = np.arange(40.0)[:, None]
     ((found,), _) = areas(scores, scores >= 30)
@@ -62,7 +62,7 @@ def test_a_perfect_order_is_not_sure() -> None:
 
 
 @pytest.mark.slow
-def test_intervals_hold_the_area_as_often_as_they_say() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     """Of 400 draws about 20 intervals of 95 % miss; more than 40 has a chance below 1e-4."""
     truth = 0.5 * (1 + float(torch.erf(torch.tensor(0.5))))  # of normals one deviation apart
     missed, missed_mean = 0, 0
@@ -76,7 +76,7 @@ def test_intervals_hold_the_area_as_often_as_they_say() -> None:
     assert missed_mean <= 40
 
 
-def test_dependent_questions_are_not_counted_twice() -> None:
+def test_dependent_samples_are_not_counted_twice() -> None:
     """A question that is asked twice tells no more than once: the interval is as wide."""
     scores, answers = _scored(1, 500, 1, 1.0)
     _, once = areas(scores, answers)
@@ -84,7 +84,7 @@ def test_dependent_questions_are_not_counted_twice() -> None:
     assert once.interval == pytest.approx(twice.interval)
 
 
-def test_meters_tell_the_area_of_every_class() -> None:
+def test_meters_report_the_area_of_every_class() -> None:
     scores, answers = _scored(2, 60, 3, 1.0)
     probabilities = torch.from_numpy(1 / (1 + np.exp(-scores)))
     meter = MultiLabelMeter(("a", "b", "c"))
@@ -101,7 +101,7 @@ def test_meters_tell_the_area_of_every_class() -> None:
     assert (first["auroc"], first["auroc_interval"]) == (1.0, None)
 
 
-def test_scores_that_are_all_equal_tell_nothing_of_how_sure_a_half_is() -> None:
+def test_equal_scores_have_no_interval() -> None:
     answers = (np.arange(40) % 2 == 0)[:, None]
     ((found,), mean) = areas(np.full((40, 1), 0.3), answers)
     assert found.value == mean.value == 0.5

@@ -66,7 +66,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_what_a_run_leaves_behind(finished: Path) -> None:
+def test_files_of_a_run(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "checkpoints",
@@ -101,7 +101,7 @@ def test_the_train_error_is_of_the_trained_network_on_images_as_they_are(finishe
     assert said["train"]["count"] == 1200
 
 
-def test_the_same_twice_and_another_seed(finished: Path, tmp_path: Path) -> None:
+def test_runs_are_reproducible_and_differ_between_seeds(finished: Path, tmp_path: Path) -> None:
     train(tiny(), tmp_path / "again", progress=False)
     train(tiny("seed=1"), tmp_path / "other", progress=False)
     for name in ("log.jsonl", "result.json", "model.safetensors"):
@@ -158,7 +158,7 @@ def test_without_validation_images_nothing_is_evaluated(tmp_path: Path) -> None:
         evaluate(load_run(tmp_path / "run"))
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match=r"not empty and not a run's folder: thesis\.tex"):
         train(tiny(), tmp_path, progress=False)
@@ -166,7 +166,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_begins_with_weights(finished: Path, tmp_path: Path) -> None:
+def test_a_run_that_starts_from_weights(finished: Path, tmp_path: Path) -> None:
     base = 'base = "resnet20"\nnum_classes = 10'
     recipe = parse_recipe(_with_net(TINY, base), ["epochs=1"])
     train(recipe, tmp_path / "first", progress=False)
@@ -255,7 +255,7 @@ def test_predictions_as_table_and_json(photos: Path, of_photos: Path, tmp_path: 
     assert "\n'=cmd|" in (tmp_path / "out" / "predictions.csv").read_text()
 
 
-def test_prediction_sees_what_evaluation_saw(photos: Path, of_photos: Path) -> None:
+def test_prediction_and_evaluation_have_the_same_inputs(photos: Path, of_photos: Path) -> None:
     run = load_run(of_photos)
     source = open_data(photos, split="all", size=12)
     loader = Loader(source, split="all", batch_size=20)
@@ -334,7 +334,7 @@ def test_images_may_lie_elsewhere_and_threads_differ_with_a_warning(
         train(replace(recipe, batch_size=4), out, progress=False)
 
 
-def test_several_labels_an_image(tmp_path: Path) -> None:
+def test_several_labels_of_an_image(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     rows = ["path,label"]
     for number in range(40):
@@ -362,9 +362,7 @@ def test_several_labels_an_image(tmp_path: Path) -> None:
         assert sum(told[name] == cell for name, cell in cells.items()) >= 36
 
 
-def test_weights_that_are_spoilt_are_not_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_corrupt_weights_are_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoilt(state: State, batch: Batch) -> Tensor:
         loss = GradientStep()(state, batch)
         with torch.no_grad():

@@ -176,7 +176,7 @@ def masks_of(source: Dataset) -> Masks:
         ((2, 2, float("inf"), 5), "not finite numbers"),
     ],
 )
-def test_a_box_that_cannot_be_says_why(corners: tuple[float, ...], said: str) -> None:
+def test_invalid_boxes_are_named_with_the_reason(corners: tuple[float, ...], said: str) -> None:
     left, top, right, bottom = map(float, corners)
     with pytest.raises(ValueError, match=rf"cat .*{said}"):
         checked_box(BoxAnnotation("row 2", "cat", (left, top, right, bottom)), (30, 40))
@@ -189,7 +189,7 @@ def test_a_box_may_reach_out_by_one_pixel_as_libraries_count_from_0_and_from_1()
 
 @slow
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_the_three_layouts_of_boxes_say_the_same(kind: Any, tmp_path: Path) -> None:
+def test_the_three_layouts_of_boxes_are_equivalent(kind: Any, tmp_path: Path) -> None:
     path = LAYOUTS[kind](tmp_path)
     before = contents(tmp_path)
     for split, names in SPLITS.items():
@@ -239,14 +239,14 @@ def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
 
 
 @slow
-def test_a_class_that_does_not_train_is_named(tmp_path: Path) -> None:
+def test_a_class_without_training_boxes_is_named(tmp_path: Path) -> None:
     voc(tmp_path, {**GOOD, "e": [(2, 2, 9, 9, "horse")]})
     with pytest.raises(ValueError, match=r"e\.xml, object 1: the class 'horse' is unknown"):
         open_annotated(tmp_path, "voc")
 
 
 @slow
-def test_lists_and_files_that_do_not_fit_each_other_are_named(tmp_path: Path) -> None:
+def test_mismatches_between_lists_and_files_are_named(tmp_path: Path) -> None:
     voc(tmp_path)
     (tmp_path / "JPEGImages" / "b.png").unlink()
     (tmp_path / "Annotations" / "d.xml").unlink()
@@ -263,7 +263,7 @@ def test_lists_and_files_that_do_not_fit_each_other_are_named(tmp_path: Path) ->
 
 
 @slow
-def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path) -> None:
+def test_invalid_and_mismatched_annotations_are_named(tmp_path: Path) -> None:
     voc(tmp_path)
     (tmp_path / "Annotations" / "a.xml").write_text("<annotation><object>")
     (tmp_path / "Annotations" / "b.xml").write_text(
@@ -312,7 +312,7 @@ def test_annotations_that_are_none_or_of_another_image_are_named(tmp_path: Path)
         ),
     ],
 )
-def test_what_a_coco_json_has_wrong_is_named(
+def test_errors_of_a_coco_json_are_named(
     change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
 ) -> None:
     coco(tmp_path)
@@ -354,7 +354,7 @@ def as_floats(told: dict[str, Any]) -> None:
         as_floats,
     ],
 )
-def test_a_coco_json_as_other_programs_write_it_says_the_same(
+def test_coco_jsons_of_other_programs_are_read(
     change: Callable[[dict[str, Any]], Any], tmp_path: Path
 ) -> None:
     """Without the sizes of images, with the paths of Windows, with 3.0 for 3."""
@@ -378,7 +378,7 @@ def test_a_coco_json_as_other_programs_write_it_says_the_same(
         (lambda t: t.update(categories=[]), "the list categories is empty"),
     ],
 )
-def test_masks_that_cannot_be_those_of_their_boxes_are_named(
+def test_masks_outside_their_boxes_are_named(
     change: Callable[[dict[str, Any]], Any], said: str, tmp_path: Path
 ) -> None:
     changed(tmp_path, change)
@@ -387,7 +387,7 @@ def test_masks_that_cannot_be_those_of_their_boxes_are_named(
     assert said in str(error.value)
 
 
-def test_an_image_that_is_missing_is_one_mistake(tmp_path: Path) -> None:
+def test_a_missing_image_is_one_error(tmp_path: Path) -> None:
     """And not one more for each of its boxes."""
     changed(tmp_path, lambda told: told["images"][0].update(file_name="z.png"))
     with pytest.raises(ValueError, match=r"'z\.png' is missing") as error:
@@ -412,7 +412,7 @@ def test_images_without_any_box_are_nothing_to_learn_from(tmp_path: Path) -> Non
     assert len(open_annotated(tmp_path, "coco", split="val", on_unreadable="skip"))
 
 
-def test_an_annotation_of_the_unturned_image_says_so(tmp_path: Path) -> None:
+def test_annotations_of_images_before_exif_rotation_are_named(tmp_path: Path) -> None:
     coco(tmp_path)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -436,7 +436,7 @@ def test_an_annotation_of_the_unturned_image_says_so(tmp_path: Path) -> None:
         ("a.png,1,2,3", "row 8: 4 fields for 7 columns"),
     ],
 )
-def test_what_a_csv_of_boxes_has_wrong_is_named_with_its_row(
+def test_errors_of_a_csv_of_boxes_are_named_with_their_row(
     line: str, said: str, tmp_path: Path
 ) -> None:
     path = table(tmp_path)
@@ -448,7 +448,7 @@ def test_what_a_csv_of_boxes_has_wrong_is_named_with_its_row(
 
 
 @slow
-def test_wrong_layouts_say_what_is_looked_for(tmp_path: Path) -> None:
+def test_invalid_layouts_name_the_expected_files(tmp_path: Path) -> None:
     for kind, said in (("voc", "JPEGImages"), ("coco", "train.json"), ("masks", "trainannot")):
         with pytest.raises(ValueError, match=said):
             open_annotated(tmp_path, kind)  # type: ignore[arg-type]
@@ -492,7 +492,7 @@ def test_masks_are_read_by_number_palette_grey_and_colour(tmp_path: Path) -> Non
 
 
 @slow
-def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None:
+def test_mask_values_are_classes_ignored_or_errors(tmp_path: Path) -> None:
     mask = numbers(3)
     mask[5, 5] = 255
     masks(tmp_path, {"a": mask, "b": numbers(3, seed=1)})
@@ -528,7 +528,7 @@ def test_values_are_classes_are_not_judged_or_are_errors(tmp_path: Path) -> None
         (np.full((30, 40), 255, np.uint8), "PNG", "only the values 255, 0 of which can be"),
     ],
 )  # fmt: skip
-def test_masks_without_two_values_say_why(
+def test_masks_without_two_values_are_named(
     array: np.ndarray, ending: str, said: str, tmp_path: Path
 ) -> None:
     masks(tmp_path, {"a": numbers(), "b": numbers()})
@@ -547,7 +547,7 @@ def test_two_values_0_and_255_are_two_classes(tmp_path: Path) -> None:
 
 
 @slow
-def test_masks_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_mismatched_masks_are_named(tmp_path: Path) -> None:
     masks(tmp_path, {name: numbers(seed=ord(name)) for name in "abcdefg"})
     notes = tmp_path / "trainannot"
     Image.fromarray(numbers(size=(30, 41))).save(notes / "a.png")
@@ -579,7 +579,7 @@ def test_masks_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 @slow
-def test_names_choose_what_tests_and_the_seed_what_validates(tmp_path: Path) -> None:
+def test_patterns_select_test_images_and_the_seed_validation_images(tmp_path: Path) -> None:
     for place in range(10):
         picture(tmp_path / "image" / f"{place:02}.png")
         (tmp_path / "label").mkdir(exist_ok=True)
@@ -690,13 +690,13 @@ def test_run_lengths_are_those_of_cocos_own_library(
     assert (segmentation_mask(RunLengths(size=size, counts=counts), size) == wanted).all()
 
 
-def test_run_lengths_without_end_are_refused_at_once() -> None:
+def test_excessive_run_lengths_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match="longer than any image"):
         segmentation_mask(RunLengths(size=(30, 40), counts="o" * 10**6), (30, 40))
 
 
 @slow
-def test_of_two_folders_beside_the_images_one_has_the_masks(tmp_path: Path) -> None:
+def test_the_folder_of_masks_is_found_among_several(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a.png")
     picture(tmp_path / "images" / "b.png", seed=1)
     (tmp_path / "masks").mkdir()
@@ -751,7 +751,7 @@ def test_polygons_become_the_masks_of_their_boxes(tmp_path: Path) -> None:
 
 
 @slow
-def test_a_batch_of_boxes_leads_back_to_what_is_stored(tmp_path: Path) -> None:
+def test_batched_boxes_map_back_to_the_stored_image(tmp_path: Path) -> None:
     source = open_annotated(voc(tmp_path), "voc", size=(64, 64))
     with Loader(source, split="validation", batch_size=3) as loader:
         (batch,) = loader.epoch(0)
@@ -785,7 +785,7 @@ def test_without_a_size_images_stay_and_a_batch_is_padded(tmp_path: Path) -> Non
 
 
 @slow
-def test_images_without_truth_tell_how_they_were_scaled(tmp_path: Path) -> None:
+def test_images_without_annotations_have_their_scale(tmp_path: Path) -> None:
     source = open_annotated(voc(tmp_path), "voc", size=(15, 20))
     source = replace(source, annotations=Boxes.none(len(source)))
     with Loader(source, split="validation", batch_size=3) as loader:
@@ -823,7 +823,7 @@ def test_pixels_are_the_same_for_any_number_of_workers_and_any_batch(
 
 
 @slow
-def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_a_deleted_file_is_named(tmp_path: Path) -> None:
     source = open_annotated(voc(tmp_path), "voc", size=(32, 32))
     (tmp_path / "JPEGImages" / "a.png").unlink()
     gone = pytest.raises(RuntimeError, match=r"JPEGImages/a\.png cannot be used any more")
@@ -857,7 +857,7 @@ def few_cells(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 
 @slow
-def test_cells_lie_in_their_boxes_and_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synthetic_cells_fit_their_boxes_and_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     few_cells(monkeypatch, 12)
     source = open_cells("validation")
     truth = boxes_of(source)

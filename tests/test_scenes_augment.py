@@ -79,7 +79,7 @@ def test_a_flip_turns_boxes_and_masks_over_with_the_image() -> None:
             assert torch.equal(plane, wanted)
 
 
-def test_words_that_know_of_no_boxes_are_refused() -> None:
+def test_augmentations_without_support_for_boxes_are_refused() -> None:
     for word in ("randaugment", "trivialaugment", "autoaugment"):
         with pytest.raises(ValueError, match=f"{word}.*does not transform boxes"):
             scene_plan(f"flip {word}", (32, 32))
@@ -156,7 +156,7 @@ def test_a_mask_that_lies_between_the_pixels_of_a_small_image_stays() -> None:
 
 @slow
 @pytest.mark.parametrize("words", ["zoom1.5", "resize60", "rotate30", "rotate180", "resizedcrop"])
-def test_masks_lie_where_the_image_shows_their_things(words: str) -> None:
+def test_masks_stay_aligned_with_the_image(words: str) -> None:
     """Where new pixels are made between others, to within a rim of a pixel or so."""
     seen = []
     for seed in range(12):
@@ -171,7 +171,7 @@ def test_masks_lie_where_the_image_shows_their_things(words: str) -> None:
 
 @slow
 @given(st.lists(st.sampled_from(EXACT + SOFT), min_size=1, max_size=3), st.integers(0, 2**32))
-def test_classes_are_never_mixed_and_outside_is_not_judged(words: list[str], seed: int) -> None:
+def test_masks_are_not_interpolated_and_padding_is_ignored(words: list[str], seed: int) -> None:
     generator = np.random.default_rng(seed % 1009)
     mask = generator.choice([3, 7], (1, 30, 40)).astype(np.uint8)
     image = torch.from_numpy(np.repeat(mask * 30, 3, 0))
@@ -188,9 +188,7 @@ def test_classes_are_never_mixed_and_outside_is_not_judged(words: list[str], see
 
 @slow
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 80), st.integers(1, 80))
-def test_all_of_an_image_is_fitted_into_the_size(
-    height: int, width: int, tall: int, wide: int
-) -> None:
+def test_the_whole_image_fits_into_the_size(height: int, width: int, tall: int, wide: int) -> None:
     image = torch.zeros(1, height, width, dtype=torch.uint8)
     box = np.array([[0, 0, width, height, 0, 0]], np.float32)
     made = fit(Sample(image, boxes=box), (tall, wide))
@@ -205,7 +203,7 @@ def test_all_of_an_image_is_fitted_into_the_size(
 @slow
 @settings(max_examples=20)
 @given(st.integers(0, 2**32))
-def test_zooming_keeps_the_size_and_says_its_scale(seed: int) -> None:
+def test_zooming_keeps_the_size_and_records_its_scale(seed: int) -> None:
     scene = things(seed % 97, count=2, size=(48, 64))
     made = augmented(scene, "zoom2", seed)
     assert made.size == SIZE
@@ -216,7 +214,7 @@ def test_zooming_keeps_the_size_and_says_its_scale(seed: int) -> None:
 
 
 @slow
-def test_colours_change_and_places_do_not() -> None:
+def test_colour_augmentations_do_not_move_pixels() -> None:
     scene = things(3)
     made = augmented(scene, "jitter.4 grayscale", 5)
     assert (made.boxes == scene.boxes).all()

@@ -32,7 +32,7 @@ def test_the_rate_after_the_warm_up_is_the_full_one_exactly():
         assert [rate(s) for s in (50, 80, 100)] == [schedule(s) for s in (50, 80, 100)]
 
 
-def test_a_warm_up_starts_where_it_is_told_and_may_be_empty():
+def test_a_warm_up_starts_at_its_rate_and_may_be_empty():
     assert warmup(constant(0.1), 4, start=0.02)(0) == 0.02
     assert warmup(constant(0.1), 4, start=0.02)(2) == pytest.approx(0.06)
     assert warmup(constant(0.1), 0)(0) == 0.1
@@ -65,7 +65,7 @@ def test_one_cycle_is_torchs(total):
     assert at(total) == at(total - 1)
 
 
-def test_one_lucky_batch_does_not_end_the_warm_up_and_no_unlucky_one_brings_it_back():
+def test_one_batch_neither_ends_nor_restarts_the_warm_up():
     rate = WarmupUntil(steps(0.1, [100]), window=3)
     rates = []
     for step, error in enumerate([0.7, 0.9, 0.9, 0.9, 0.81, 0.8, 0.79, 0.79, 1.0, 1.0, 1.0]):
@@ -116,6 +116,6 @@ def test_patience_runs_out_and_is_kept_as_plain_values():
         (lambda: WarmupUntil(constant(0.1)).observe(Report(1, 0.1, 1.0, {})), "reports an error"),
     ],
 )
-def test_what_makes_no_schedule_is_refused(make, words):
+def test_invalid_schedules_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()

@@ -268,7 +268,7 @@ def tree() -> list[Module]:
 
 
 @pytest.mark.parametrize("rule", BREAKS, ids=lambda rule: rule.__name__)
-def test_the_package_keeps_the_rule(tree, rule):
+def test_the_package_calls_no_forbidden_function(tree, rule):
     assert rule(tree) == []
 
 
@@ -277,7 +277,7 @@ def test_the_package_keeps_the_rule(tree, rule):
     [(rule, each) for rule, cases in BREAKS.items() for each in cases],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_a_module_that_breaks_the_rule_is_found(rule, broken):
+def test_a_forbidden_call_is_found(rule, broken):
     assert rule([broken]) != []
 
 
@@ -372,6 +372,6 @@ def test_importing_all_of_plusx_touches_nothing(tmp_path):
         ("os.mkdir('y')", "os.mkdir y"),
     ],
 )
-def test_the_watch_sees_what_it_has_to(tmp_path, deed, seen):
+def test_the_audit_hook_detects_every_access(tmp_path, deed, seen):
     told = watched(deed, tmp_path)
     assert any(event.startswith(seen) for event in told["seen"])

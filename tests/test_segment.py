@@ -76,7 +76,7 @@ def test_a_focal_loss_is_the_definition() -> None:
 
 
 @pytest.mark.parametrize("word", ["dice", "tversky", "lovasz"])
-def test_losses_of_sets_are_those_of_sure_answers(word: str) -> None:
+def test_overlap_losses_of_confident_outputs_equal_the_set_formulas(word: str) -> None:
     """Of answers that are sure, they are 1 - the index that they are named after."""
     targets = torch.tensor([[[0, 0, 0, 1], [0, 1, 1, 255]]], dtype=torch.uint8)
     answer = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 0]]])
@@ -90,7 +90,7 @@ def test_losses_of_sets_are_those_of_sure_answers(word: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("word", LOSSES)
 @given(seed=st.integers(0, 1000))
-def test_what_is_not_judged_changes_no_loss(word: str, seed: int) -> None:
+def test_ignored_positions_do_not_change_the_loss(word: str, seed: int) -> None:
     batch = random_scene(seed)
     other = batch.inputs + 9 * torch.randn_like(batch.inputs) * (batch.targets == 255)[:, None]
     one = LOSSES[word](told(batch.inputs, batch.targets))
@@ -99,7 +99,7 @@ def test_what_is_not_judged_changes_no_loss(word: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("word", LOSSES)
-def test_an_image_without_a_judged_position_has_no_loss(word: str) -> None:
+def test_an_image_of_ignored_positions_has_zero_loss(word: str) -> None:
     targets = torch.full((1, 2, 2), 255, dtype=torch.uint8)
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = LOSSES[word](told(logits, targets)).sum()
@@ -139,7 +139,7 @@ def probabilities(task: Task, x: Tensor) -> Tensor:
     return task.predict(Batch(x)).tensors()["probabilities"]
 
 
-def test_figures_are_scikit_learns() -> None:
+def test_metrics_equal_those_of_scikit_learn() -> None:
     batch = random_scene(3, n=4, k=5)
     batch.targets[batch.targets == 3] = 2  # a class that is told and never right
     meter = SegmentationMeter(list("abcde"), background=0)
@@ -165,7 +165,7 @@ def test_figures_are_scikit_learns() -> None:
     assert figures["image_dice"] == pytest.approx(np.mean(images))
 
 
-def test_a_class_that_is_nowhere_has_no_figures() -> None:
+def test_an_absent_class_has_no_metrics() -> None:
     meter = SegmentationMeter(["a", "b", "c"])
     answer = F.one_hot(torch.tensor([[[0, 1], [1, 1]]]), 3).permute(0, 3, 1, 2).float()
     update(meter, answer, torch.tensor([[[0, 1], [0, 255]]], dtype=torch.uint8))
@@ -175,7 +175,7 @@ def test_a_class_that_is_nowhere_has_no_figures() -> None:
     assert figures["positions"] == 3
 
 
-def test_figures_of_nothing_are_refused() -> None:
+def test_metrics_of_no_positions_are_refused() -> None:
     with pytest.raises(ValueError, match="there was no batch"):
         SegmentationMeter().compute()
     meter = SegmentationMeter()
@@ -215,7 +215,7 @@ def test_wrong_settings_are_refused() -> None:
 
 @pytest.mark.slow
 @given(length=st.integers(1, 60), window=st.integers(1, 70), overlap=st.floats(0, 0.99))
-def test_windows_cover_everything_and_overlap_as_is_asked(
+def test_windows_cover_all_positions_with_the_given_overlap(
     length: int, window: int, overlap: float
 ) -> None:
     found = starts(length, window, overlap)
@@ -227,7 +227,7 @@ def test_windows_cover_everything_and_overlap_as_is_asked(
 
 
 @pytest.mark.parametrize("size", [(23,), (9, 14), (7, 6, 9)])
-def test_windows_tell_what_the_whole_tells(size: tuple[int, ...]) -> None:
+def test_windowed_predictions_equal_those_of_the_whole(size: tuple[int, ...]) -> None:
     """Of a network that looks at single positions."""
     x = torch.randn(2, 1, *size)
     task = Segment(Pointwise(3)).eval()
@@ -242,7 +242,7 @@ def test_windows_tell_what_the_whole_tells(size: tuple[int, ...]) -> None:
     torch.testing.assert_close(torch.cat([said for _, said in bands], 2), whole)
 
 
-def test_of_a_large_input_no_more_than_a_band_is_told_at_a_time() -> None:
+def test_large_inputs_are_predicted_in_slabs() -> None:
     x = torch.zeros(1, 1, 4000, 700)
     bands = slabs(partial(probabilities, Segment(Pointwise(2))), x, [700, 700], 0.5)
     sizes = [said.shape[2] for _, said in bands]
@@ -250,7 +250,7 @@ def test_of_a_large_input_no_more_than_a_band_is_told_at_a_time() -> None:
     assert max(sizes) <= 700
 
 
-def test_views_are_turned_back_to_where_they_are() -> None:
+def test_predictions_of_views_are_transformed_back() -> None:
     task, x = Segment(Pointwise(3)).eval(), torch.randn(2, 1, 4, 5)
     torch.testing.assert_close(
         probabilities(TestTimeAugmented(task, "flip"), x), probabilities(task, x)
@@ -276,7 +276,7 @@ def test_the_middle_of_a_window_weighs_most() -> None:
 
 
 @pytest.mark.parametrize(("background", "first"), [("", "mean_iou"), ("sky", "dice")])
-def test_the_figure_that_a_task_is_judged_by_is_told_first(background: str, first: str) -> None:
+def test_the_main_metric_is_first(background: str, first: str) -> None:
     # progress shows the first figure of a log
     task = Segment(Pointwise(2), class_names=["sky", "road"], background=background)
     found = evaluate(task, [random_scene(3, k=2)])

@@ -134,7 +134,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.mark.slow
-def test_a_run_learns_where_things_are(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_segmentation_run_learns(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = said(["evaluate", str(trained), "--json"], capsys)
     assert told["metrics"][0] == "dice"
     assert told["tta"] == "flip"
@@ -151,7 +151,7 @@ def test_a_run_learns_where_things_are(trained: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_predictions_are_drawn_beside_image_and_truth(
+def test_predictions_are_drawn_beside_image_and_annotation(
     trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, mask = scene(7, (50, 90))  # another size: all of it is seen, and told of
@@ -197,7 +197,7 @@ def test_the_report_shows_validation_images(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_truth_of_test_images_is_a_use_of_the_test_set(trained: Path, data: Path) -> None:
+def test_annotations_of_test_images_are_a_use_of_the_test_set(trained: Path, data: Path) -> None:
     run = runs.load_run(trained)
     told = runs.predict(run, [data / "test"])
     assert all("ground_truth" in row for row in told["predictions"])
@@ -206,7 +206,7 @@ def test_the_truth_of_test_images_is_a_use_of_the_test_set(trained: Path, data: 
 
 
 @pytest.mark.slow
-def test_the_weights_alone_tell_the_same(trained: Path, data: Path) -> None:
+def test_the_weight_file_alone_predicts_the_same(trained: Path, data: Path) -> None:
     path = data / "val" / "1.png"
     whole = runs.predict(runs.load_run(trained), [path], tta="none")
     alone = runs.predict(runs.load_run(trained / "model.safetensors"), [path])
@@ -215,7 +215,7 @@ def test_the_weights_alone_tell_the_same(trained: Path, data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_bit_for_bit(data: Path, tmp_path: Path) -> None:
     text = RECIPE.format(path=data).replace("epochs = 8", "epochs = 2")
     text += "\n[checkpoint]\nevery_steps = 1\nevery_seconds = 0.0\nkeep = 20\n"
     recipe = tmp_path / "again.toml"
@@ -236,7 +236,7 @@ def test_a_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_images_are_judged_as_the_weights_that_it_began_with_expect_them(
+def test_evaluation_uses_the_preprocessing_of_the_initial_weights(
     data: Path, tmp_path: Path
 ) -> None:
     first, weights = create_model("resnet20", seed=1), tmp_path / "first.safetensors"
@@ -259,7 +259,7 @@ def test_images_are_judged_as_the_weights_that_it_began_with_expect_them(
 
 
 @pytest.mark.slow
-def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> None:
+def test_images_of_any_size_are_predicted_unscaled(data: Path, tmp_path: Path) -> None:
     """Without a size nothing is scaled; what is told window by window has the image's size too."""
     for split in ("train", "val"):
         image, mask = scene(5, (41, 67))
@@ -300,7 +300,7 @@ def test_images_of_any_size_are_told_as_they_are(data: Path, tmp_path: Path) -> 
         ("window = [8, 8, 8]", "2 numbers are needed"),
     ],
 )
-def test_what_is_said_of_volumes_alone_is_refused_before_training(said: str, message: str) -> None:
+def test_fields_of_volumes_are_refused_for_images(said: str, message: str) -> None:
     text = RECIPE.format(path="nowhere").replace("[data]", f"{said}\n\n[data]")
     source = Dataset(
         name="one",
@@ -314,7 +314,7 @@ def test_what_is_said_of_volumes_alone_is_refused_before_training(said: str, mes
         resolved(parse_recipe(text), source)
 
 
-def test_shares_of_volumes_are_of_all_their_slices() -> None:
+def test_class_fractions_of_volumes_count_all_slices() -> None:
     shares = ({"ground": 1.0, "disc": 0.0}, {"ground": 0.5, "disc": 0.5})
     rows = [
         {"path": "a", "size": [2, 2, deep], "label": "ground", "class_fractions": each}
@@ -365,7 +365,7 @@ def test_grad_cam_of_every_stage(head: Any) -> None:
 
 
 @pytest.mark.slow
-def test_grad_cam_adds_up_where_all_is_linear() -> None:
+def test_grad_cam_of_a_linear_network_adds_up() -> None:
     """Of a head that is one linear map of the last stage, a map is that of its weights."""
 
     class Linear(torch.nn.Module):
@@ -395,7 +395,7 @@ def test_run_lengths_are_cocos() -> None:
 
 @pytest.mark.slow
 @given(arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(1, 6))))
-def test_run_lengths_lead_back_to_their_mask(plane: np.ndarray) -> None:
+def test_run_lengths_round_trip(plane: np.ndarray) -> None:
     height, width = plane.shape
     counts = InstanceMask.of(plane).run_lengths((height, width))["counts"]
     values = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
@@ -408,9 +408,7 @@ def test_run_lengths_lead_back_to_their_mask(plane: np.ndarray) -> None:
     st.tuples(st.integers(1, 7), st.integers(1, 7)),
     st.tuples(st.integers(1, 20), st.integers(1, 20)),
 )
-def test_masks_are_told_between_the_positions_as_torch_does(
-    seen: tuple[int, int], size: tuple[int, int]
-) -> None:
+def test_masks_are_interpolated_like_torch(seen: tuple[int, int], size: tuple[int, int]) -> None:
     told = torch.rand(3, 8, 9, generator=torch.Generator().manual_seed(sum(seen) + sum(size)))
     inside = told[None, :, : seen[0], : seen[1]]
     whole = functional.interpolate(inside, size, mode="bilinear", align_corners=False)[0]
@@ -443,7 +441,7 @@ def seeing(task: Segment, path: Path, size: tuple[int, int], sized: bool) -> run
 
 
 @pytest.mark.slow
-def test_large_images_are_told_and_drawn_within_bounds(tmp_path: Path) -> None:
+def test_large_images_are_predicted_and_drawn_in_bounded_memory(tmp_path: Path) -> None:
     """Few at a time, and no picture larger than can be looked at; masks are as large as images."""
     task = Brightness().eval()
     run = seeing(task, tmp_path, (1024, 1280), sized=True)
@@ -470,7 +468,7 @@ def test_large_images_are_told_and_drawn_within_bounds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mask_is_told_in_bands_as_it_is_told_whole(tmp_path: Path) -> None:
+def test_a_mask_predicted_in_slabs_equals_the_whole(tmp_path: Path) -> None:
     task = Segment(torch.nn.Conv2d(3, 4, 3, padding=1), window=(16, 16)).eval()
     run = seeing(task, tmp_path, (64, 64), sized=False)
     image = torch.randint(0, 256, (3, 43, 60), dtype=torch.uint8)
@@ -497,7 +495,7 @@ def test_coco_has_width_and_height() -> None:
     assert made["images"] == [{"id": 1, "file_name": "a.png", "width": 6, "height": 4}]
 
 
-def test_drawings_show_what_is_told() -> None:
+def test_overlays_show_the_prediction() -> None:
     grey = np.full((8, 10, 3), 100, np.uint8)
     mask = np.zeros((8, 10), np.uint8)
     mask[2:5, 3:7] = 1
@@ -515,7 +513,7 @@ def test_drawings_show_what_is_told() -> None:
     assert stretched.max() == 255
 
 
-def test_how_much_of_a_class_is_told() -> None:
+def test_class_fractions_are_reported() -> None:
     class Fixed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -555,7 +553,7 @@ class Told(Task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("masks", [False, True])
-def test_boxes_are_told_in_pixels_of_the_stored_image(masks: bool, tmp_path: Path) -> None:
+def test_boxes_are_in_pixels_of_the_stored_image(masks: bool, tmp_path: Path) -> None:
     rows = torch.zeros(1, 3, 6 + 28 * 28 * masks)
     # in a network's input of 30 x 60, where an image of 60 x 80 is half as large
     rows[0, 0, :6] = torch.tensor([5, 5, 20, 15, 0.4, 0])
@@ -601,7 +599,7 @@ def test_boxes_are_told_in_pixels_of_the_stored_image(masks: bool, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_what_a_task_does_not_tell_judges_no_run(data: Path, tmp_path: Path) -> None:
+def test_an_unknown_monitor_is_refused(data: Path, tmp_path: Path) -> None:
     said = ['evaluate.monitor="map50"']
     with pytest.raises(ValueError, match=r"monitor = .map50.: .* has dice, loss, mean_iou"):
         runs.train(parse_recipe(RECIPE.replace("{path}", str(data)), said), tmp_path / "run")
@@ -609,7 +607,7 @@ def test_what_a_task_does_not_tell_judges_no_run(data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_look_at_the_test_set_is_recorded_before_the_first_truth_is_told(
+def test_a_use_of_the_test_set_is_recorded_before_the_first_annotation(
     trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*arguments: object) -> None:
@@ -624,7 +622,7 @@ def test_a_look_at_the_test_set_is_recorded_before_the_first_truth_is_told(
 
 
 @pytest.mark.slow
-def test_an_embedding_is_one_vector_an_image(
+def test_an_embedding_is_one_vector_per_image(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = said(["probe", str(trained), "--json"], capsys)

@@ -369,7 +369,7 @@ def test_librispeech(tmp_path: Path) -> None:
         open_transcripts(tmp_path, FREE, rules=TextRules(), split="validation")
 
 
-def test_what_sound_is_recognised_as(tmp_path: Path) -> None:
+def test_layouts_of_recordings_are_recognised(tmp_path: Path) -> None:
     """Other files beside recordings do not change it, nor the transcripts of LibriSpeech."""
     rng = np.random.default_rng(0)
     root = class_folder(tmp_path / "keywords", letters="ab", count=2)

@@ -185,7 +185,7 @@ values = st.recursive(
 @pytest.mark.slow
 @given(values)
 @settings(max_examples=60)
-def test_json_comes_back_as_it_went(tmp_path_factory, value):
+def test_json_round_trips(tmp_path_factory, value):
     folder = tmp_path_factory.getbasetemp()
     store.write_json(folder / "a.json", value)
     back = store.read_json(folder / "a.json")
@@ -212,7 +212,7 @@ def test_the_order_of_keys_changes_no_byte(tmp_path):
         ({"a": b"x"}, "a is a bytes"),
     ],
 )
-def test_what_json_cannot_say_is_refused_by_its_place(tmp_path, value, said):
+def test_values_that_json_cannot_hold_are_refused_with_their_place(tmp_path, value, said):
     with pytest.raises(ValueError, match=said):
         store.write_json(tmp_path / "a.json", value)
     assert os.listdir(tmp_path) == []
@@ -234,7 +234,7 @@ def test_what_json_cannot_say_is_refused_by_its_place(tmp_path, value, said):
         (b'"' + b"x" * 2000 + b'"', "at most 1,000"),
     ],
 )
-def test_json_with_another_reading_is_refused(tmp_path, text, said):
+def test_invalid_json_is_refused(tmp_path, text, said):
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(ValueError, match=said):
         store.read_json(tmp_path / "a.json", limit=1000 if b"xxx" in text else 1 << 20)
@@ -294,7 +294,7 @@ def test_equal_tensors_give_equal_bytes_whatever_their_order_and_layout(tmp_path
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_what_the_format_has_no_word_for_is_refused(tmp_path):
+def test_unsupported_types_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'z' is torch.complex64"):
         store.save_tensors(tmp_path / "a", {"z": torch.ones(1, dtype=torch.complex64)})
     with pytest.raises(ValueError, match="20,001 tensors"):
@@ -396,7 +396,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_log_goes_on_where_the_checkpoint_left_off(tmp_path):
+def test_a_log_continues_at_the_position_of_the_checkpoint(tmp_path):
     path = tmp_path / "log.jsonl"
     with store.Log(path) as log:
         log.append({"step": 1, "loss": 0.1})
@@ -412,7 +412,7 @@ def test_a_log_goes_on_where_the_checkpoint_left_off(tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_a_log_without_a_position_goes_on_after_its_last_whole_line(tmp_path):
+def test_a_log_without_a_position_continues_after_its_last_complete_line(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"a": 1}\n{"a": ' + "x" * 100_000)
     with store.Log(path) as log:
@@ -439,7 +439,7 @@ def test_a_log_shorter_than_its_checkpoint_is_refused(tmp_path):
     assert path.read_text() == '{"a": 1}\n'
 
 
-def test_a_log_takes_data_only(tmp_path):
+def test_a_log_accepts_json_values_only(tmp_path):
     with store.Log(tmp_path / "log.jsonl") as log:
         with pytest.raises(ValueError, match="loss is nan"):
             log.append({"loss": math.nan})

@@ -45,7 +45,7 @@ def load_with_warnings(folder: Path) -> tuple[store.Checkpoint | None, list[str]
     return found, [str(warning.message) for warning in caught]
 
 
-def test_the_newest_is_loaded_and_the_last_two_are_kept(tmp_path):
+def test_the_newest_is_loaded_and_two_are_kept(tmp_path):
     for step in (1, 2, 3, 10, 9_999_999, 123_456_789):
         path = save(tmp_path, step)
         assert_is(store.load_checkpoint(tmp_path), step)
@@ -62,7 +62,7 @@ def test_as_many_as_asked_for_are_kept(tmp_path, keep):
     assert sorted(os.listdir(tmp_path)) == [f"step-{s:08d}" for s in range(8 - keep, 8)]
 
 
-def test_of_none_there_is_none(tmp_path):
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert store.load_checkpoint(tmp_path) is None
     assert store.load_checkpoint(tmp_path / "gone") is None
     (tmp_path / "step-1").mkdir()
@@ -87,7 +87,7 @@ def test_equal_states_give_equal_bytes(tmp_path):
 
 
 @pytest.mark.slow
-def test_200_of_200_flipped_bits_are_noticed_in_every_file(tmp_path):
+def test_200_of_200_flipped_bits_are_detected_in_every_file(tmp_path):
     good, bad = save(tmp_path, 1), save(tmp_path, 2)
     draw = random.Random(5)
     files = sorted(os.listdir(bad))
@@ -120,7 +120,7 @@ def test_any_bit_of_a_manifest_counts(tmp_path):
             store.load_checkpoint(tmp_path, strict=True)
 
 
-def test_other_damage_is_noticed_too(tmp_path):
+def test_other_damage_is_detected_too(tmp_path):
     save(tmp_path, 1)
     path = save(tmp_path, 2)
     before = {name: (path / name).read_bytes() for name in os.listdir(path)}
@@ -159,7 +159,7 @@ def test_a_whole_checkpoint_under_another_step_is_damage(tmp_path):
     assert "step-00000009" in said[0]
 
 
-def test_where_no_checkpoint_is_sound_nothing_is_started_over(tmp_path):
+def test_without_a_valid_checkpoint_a_run_does_not_restart(tmp_path):
     for step in (1, 2):
         path = save(tmp_path, step) / "state.json"
         path.write_bytes(flip(path.read_bytes(), 9))
@@ -184,7 +184,7 @@ def test_a_damaged_newest_is_replaced_by_saving_it_again(tmp_path):
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_a_run_that_goes_on_from_further_back_drops_the_future(tmp_path):
+def test_resuming_from_an_older_checkpoint_deletes_later_ones(tmp_path):
     for step in (1, 5):
         save(tmp_path, step)
     path = tmp_path / "step-00000005" / "state.json"
@@ -213,7 +213,7 @@ def test_nothing_is_deleted_where_the_new_one_does_not_verify(tmp_path, monkeypa
     assert (tmp_path / "step-00000001" / "manifest.json").exists()
 
 
-def test_what_is_not_ours_is_neither_deleted_nor_followed(tmp_path):
+def test_foreign_files_are_neither_deleted_nor_followed(tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "weights.safetensors").write_text("theirs")
@@ -247,7 +247,7 @@ def test_half_deleted_steps_and_half_written_ones_do_not_matter(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["step-00000002", "step-00000003"]
 
 
-def test_no_name_in_a_manifest_leads_out_of_the_folder(tmp_path):
+def test_names_in_a_manifest_cannot_leave_the_folder(tmp_path):
     import plusx.store.checkpoint as module
 
     (tmp_path / "secret.safetensors").write_bytes(b"x")
@@ -261,7 +261,7 @@ def test_no_name_in_a_manifest_leads_out_of_the_folder(tmp_path):
             store.load_checkpoint(tmp_path / "checkpoints", strict=True)
 
 
-def test_saving_beside_a_reader_never_shows_it_half_a_checkpoint(tmp_path):
+def test_a_concurrent_reader_never_sees_half_a_checkpoint(tmp_path):
     import threading
 
     save(tmp_path, 0, keep=1)

@@ -211,12 +211,12 @@ def record(tmp_path_factory) -> list:
     return recorder.record
 
 
-def test_whenever_the_power_goes_the_last_checkpoint_is_there(tmp_path, record):
+def test_a_power_failure_keeps_the_last_checkpoint(tmp_path, record):
     assert faults_after(tmp_path, record, 500) == []
 
 
 @pytest.mark.parametrize("forgotten", ["flush", "flush folder"])
-def test_without_a_flush_that_would_be_noticed(tmp_path, record, forgotten):
+def test_the_power_failure_test_detects_a_missing_flush(tmp_path, record, forgotten):
     # the control of the test above: the store as it would be without one kind of fsync
     careless = [event for event in record if event[0] != forgotten]
     assert len(careless) < len(record)
@@ -224,7 +224,7 @@ def test_without_a_flush_that_would_be_noticed(tmp_path, record, forgotten):
 
 
 @pytest.mark.slow
-def test_without_a_rename_that_would_be_noticed(tmp_path, record):
+def test_the_power_failure_test_detects_a_missing_rename(tmp_path, record):
     # and as it would be if it wrote everything under its final name
     for name in (f"{store.CHECKPOINTS}/step-00000001", "result.json"):
         (temporary,) = [old for kind, old, *new in record if kind == "rename" and new == [name]]
@@ -318,7 +318,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_so_does_a_limit_on_the_size_of_files(tmp_path, site):
+def test_a_file_size_limit_is_reported_like_a_full_disk(tmp_path, site):
     store.save_checkpoint(tmp_path / store.CHECKPOINTS, 1, {"weights": {"a": BIG[:9]}}, {"x": 1})
     with (
         files_of_at_most(200_000),

@@ -46,7 +46,7 @@ def test_one_process_cannot_hold_a_folder_twice(tmp_path):
 
 
 @pytest.mark.slow
-def test_of_two_that_start_together_exactly_one_wins(tmp_path):
+def test_exactly_one_of_two_processes_gets_the_lock(tmp_path):
     for round_ in range(20):
         folder = tmp_path / str(round_)
         gate, open_gate = os.pipe()
@@ -127,7 +127,7 @@ def test_a_fork_that_leaves_the_block_does_not_free_the_folder(tmp_path):
     assert not (tmp_path / store.LOCK).exists()
 
 
-def test_what_a_crash_left_is_cleaned_and_only_that(tmp_path):
+def test_only_leftovers_of_a_crash_are_deleted(tmp_path):
     run = tmp_path / "run"
     checkpoints = run / store.CHECKPOINTS
     checkpoints.mkdir(parents=True)
@@ -185,7 +185,7 @@ def test_where_the_file_system_has_no_locks_the_file_decides(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[]", b'{"pid": -1}'])
-def test_a_spoilt_lock_file_of_nobody_is_taken_over(tmp_path, content):
+def test_a_corrupt_stale_lock_file_is_taken_over(tmp_path, content):
     (tmp_path / store.LOCK).write_bytes(content)
     with store.lock(tmp_path):
         assert store.read_json(tmp_path / store.LOCK)["pid"] == os.getpid()

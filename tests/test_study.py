@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 
 @pytest.mark.slow
-def test_a_study_says_all_that_was_asked(made: tuple[Path, dict[str, Any]]) -> None:
+def test_a_study_has_question_settings_and_results(made: tuple[Path, dict[str, Any]]) -> None:
     out, result = made
     names = ["plain20", "resnet20", "plain20 no norm", "resnet20 no norm"]
     assert [row["name"] for row in result["rows"]] == names
@@ -71,7 +71,7 @@ def test_gradients_are_measured_at_the_start_and_at_checkpoints(
 
 
 @pytest.mark.slow
-def test_where_a_run_was_interrupted_is_no_place_to_look_at(tmp_path: Path) -> None:
+def test_interruptions_are_no_measured_checkpoints(tmp_path: Path) -> None:
     """Ctrl-C saves wherever a run is; here it is saved after each step, and every second is due."""
     said = ["steps=5", "data.train=64", "batch_size=8", "checkpoint.every_steps=1"]
     recipe = replace(load_recipe("degradation", [*said, "net.base=plain20"]), study=None)
@@ -80,7 +80,7 @@ def test_where_a_run_was_interrupted_is_no_place_to_look_at(tmp_path: Path) -> N
     assert measure_gradients(due, tmp_path / "run")["steps"] == [0, 2, 4, 5]
 
 
-def test_seeds_are_set_side_by_side_at_the_steps_that_all_have() -> None:
+def test_seeds_are_compared_at_common_steps() -> None:
     def seen(*steps: int) -> dict[str, Any]:
         places = list(steps)
         norms = [[float(step)] for step in steps]
@@ -92,7 +92,7 @@ def test_seeds_are_set_side_by_side_at_the_steps_that_all_have() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -> None:
+def test_finished_trials_are_not_repeated(made: tuple[Path, dict[str, Any]]) -> None:
     out, result = made
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("*/*.json")}
     recipe = load_recipe("degradation", SMALL)
@@ -110,7 +110,7 @@ def test_what_is_finished_is_not_made_again(made: tuple[Path, dict[str, Any]]) -
         ("data.json", "classes", ["a", "b"], "other data than the other runs"),
     ],
 )
-def test_a_run_unlike_the_others_is_shown_and_in_no_mean(
+def test_an_incomparable_run_is_listed_and_in_no_mean(
     made: tuple[Path, dict[str, Any]], file: str, key: str, value: object, why: str
 ) -> None:
     out, result = made
@@ -133,7 +133,7 @@ def test_a_run_unlike_the_others_is_shown_and_in_no_mean(
 
 
 @pytest.mark.slow
-def test_a_study_that_is_terminated_goes_on_from_there(tmp_path: Path) -> None:
+def test_a_terminated_study_resumes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "plusx", "study", "degradation", "--out", str(out), "--json"]
     command += ["--jobs", "1", "study.kinds=[resnet]", "study.depths=[20]", "study.seeds=[0,1,2]"]
@@ -178,7 +178,7 @@ def test_a_study_that_is_terminated_goes_on_from_there(tmp_path: Path) -> None:
         ("generalisation", ["data.augment="], "augmentation is data.augment"),
     ],
 )
-def test_what_cannot_be_studied_is_said_before_anything_begins(
+def test_invalid_studies_are_refused_before_training(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     recipe: str,
@@ -209,7 +209,7 @@ def test_another_recipe_is_refused_in_a_studys_folder(
 
 
 @pytest.mark.parametrize("kind", ["skips", "ablation"])
-def test_a_cell_of_another_depth_is_not_taken_for_this_one(
+def test_a_trial_of_another_depth_is_not_reused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     """The depth is of [study], which may change between two starts, and is in no cell's name."""
@@ -251,7 +251,7 @@ def test_every_kind_of_study_has_a_recipe_of_its_name() -> None:
 
 
 @pytest.mark.slow
-def test_a_training_that_diverges_is_an_answer(tmp_path: Path) -> None:
+def test_a_diverged_training_is_a_result(tmp_path: Path) -> None:
     """Batch norm bears any rate; without norms the weights are soon no numbers."""
     said = ["epochs=4", "data.train=64", "study.kinds=[resnet]", "study.depths=[20]"]
     said += ["study.seeds=[0]", "optim.lr=3.0", "study.norms=[batch,none]"]
@@ -270,7 +270,7 @@ def test_a_training_that_diverges_is_an_answer(tmp_path: Path) -> None:
         study(load_recipe("degradation", [*said, "study.norms=[none]"]), tmp_path / "other")
 
 
-def test_the_number_of_updates_is_said_as_the_recipe_has_it() -> None:
+def test_the_number_of_updates_is_in_the_unit_of_the_recipe() -> None:
     by_steps, by_epochs = (
         EXPERIMENTS["generalisation"].notes(recipe, recipe.study, [])
         for recipe in (
@@ -285,7 +285,7 @@ def test_the_number_of_updates_is_said_as_the_recipe_has_it() -> None:
 @pytest.mark.parametrize(
     ("start", "said"), [(3000.0, "have settled"), (0.3, "are steady"), (2.0, "are steady")]
 )
-def test_gradients_settle_where_they_did_not_begin_so(start: float, said: str) -> None:
+def test_the_finding_distinguishes_start_and_end_of_training(start: float, said: str) -> None:
     rows = [
         {"name": f"plain{depth}", "kind": "plain", "norm": "batch", "depth": depth,
          "train_error": spread(errors), "ratio_start": start, "ratio_end": 1.5}
@@ -294,7 +294,7 @@ def test_gradients_settle_where_they_did_not_begin_so(start: float, said: str) -
     assert EXPERIMENTS["degradation"].finding(rows).endswith(f"while its gradients {said}.")
 
 
-def test_the_first_is_not_told_from_those_that_are_as_soon() -> None:
+def test_ties_for_the_first_place_are_reported() -> None:
     def row(name: str, epochs: list[float]) -> dict[str, Any]:
         told = {"seeds": epochs, "mean": sum(epochs) / len(epochs)}
         return {"name": name, "seeds": [0, 1, 2], "reached": 3, "epochs": told, "seconds": told}

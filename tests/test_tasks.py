@@ -42,7 +42,7 @@ def test_t1_class_weights_weigh_each_sample_and_parts_add_up(smoothing):
     assert "class_weights" not in task.state_dict()
 
 
-def test_shares_of_classes_are_accepted_and_agree_with_class_numbers():
+def test_soft_targets_agree_with_class_indices():
     one_hot = F.one_hot(CLASSES, 3).float()
     for options in ({}, {"label_smoothing": 0.2}, {"class_weights": [1.0, 3.0, 0.5]}):
         task = classify(**options)
@@ -54,7 +54,7 @@ def test_shares_of_classes_are_accepted_and_agree_with_class_numbers():
     )
 
 
-def test_several_labels_are_questions_of_their_own():
+def test_multilabel_outputs_are_independent():
     task = classify(multilabel=True, class_weights=[1.0, 2.0, 3.0], label_smoothing=0.2)
     expected = F.binary_cross_entropy_with_logits(
         LOGITS, ROWS * 0.8 + 0.1, pos_weight=torch.tensor([1.0, 2.0, 3.0])
@@ -65,7 +65,7 @@ def test_several_labels_are_questions_of_their_own():
     assert float(task.scalars["error"]) == pytest.approx(6 / 12)
 
 
-def test_what_was_seen_is_the_share_that_was_wrong_and_holds_no_graph():
+def test_the_training_error_holds_no_graph():
     logits = LOGITS.clone().requires_grad_()
     task = classify()
     task(Batch(logits, CLASSES))
@@ -117,12 +117,12 @@ def test_targets_that_do_not_fit_are_refused(options, targets, words):
         ({"class_weights": [1.0], "class_names": ["a", "b"]}, "1 numbers for 2 classes"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options, words):
+def test_invalid_options_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         classify(**options)
 
 
-def test_evaluation_merges_the_figures_over_batches():
+def test_evaluation_merges_metrics_over_batches():
     figures = evaluate(
         classify(class_names=["a", "b", "c"]),
         [Batch(LOGITS[:3], CLASSES[:3]), Batch(LOGITS[3:], CLASSES[3:])],
@@ -164,7 +164,7 @@ def test_half_precision_computes_in_halves_and_keeps_the_parameters_whole(precis
     assert set(task.scalars) == {"error"}
 
 
-def test_devices_and_precisions_that_are_not_there_are_refused():
+def test_unavailable_devices_and_precisions_are_refused():
     assert find_device("cpu") == torch.device("cpu")
     assert find_device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(ValueError, match=r"'cup' is not available; this machine has .*cpu"):

@@ -50,7 +50,7 @@ def _made(
     return made
 
 
-def test_the_tables_say_what_their_figures_are_and_contradict_nothing(tmp_path: Path) -> None:
+def test_the_tables_have_units_and_no_contradictions(tmp_path: Path) -> None:
     recipe = _recipe("study.threshold=0.8")
     made = _made(tmp_path, recipe)
     rows = three_tables.TABLES.rows(grouped(made))
@@ -77,7 +77,7 @@ def test_the_time_of_an_epoch_and_its_number_make_the_total(tmp_path: Path) -> N
         assert product == pytest.approx(row["total_time"]["mean"])
 
 
-def test_what_no_seed_reaches_is_not_reached(tmp_path: Path) -> None:
+def test_thresholds_that_no_seed_reaches_are_not_reached(tmp_path: Path) -> None:
     recipe = _recipe("study.threshold=0.99")
     made = [
         replace(each, trial=replace(each.trial, factors={"threshold": 0.99}))
@@ -111,7 +111,7 @@ def test_what_no_seed_reaches_is_not_reached(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_tables_that_cannot_be_true_are_not_printed(
+def test_contradictory_tables_are_not_printed(
     tmp_path: Path, changed: dict[str, Any], counts: tuple[int, ...], said: str
 ) -> None:
     recipe = _recipe()

@@ -84,7 +84,7 @@ def images(step: int = 0, n: int = 12) -> Batch:
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_is_that_of_the_book(nesterov):
+def test_sgd_equals_its_definition(nesterov):
     state = begin(momentum=0.9, nesterov=nesterov, weight_decay=0.01)
     w, v = weights(state.task), np.zeros(3)
     for report in fit(state, (sample(s) for s in range(6)), steps(0.1, [3])):
@@ -293,7 +293,7 @@ def test_a_gradient_that_is_not_finite_is_not_clipped_into_the_weights():
     assert weights(state.task).tobytes() == before.tobytes()
 
 
-def test_scaling_leaves_a_sound_gradient_as_it_is_to_the_bit():
+def test_scaling_does_not_change_a_finite_gradient():
     results = []
     for update in (GradientStep(clip=1e6), GradientStep(clip=1e6, scaling=Scaling())):
         state = begin(task=Line(dtype=torch.float32))
@@ -328,7 +328,7 @@ def test_scaling_halves_on_overflow_leaves_the_step_out_and_doubles_after_patien
     assert (again.loss_scale, again.clean_steps) == (values["loss_scale"], values["clean_steps"])
 
 
-def test_scaling_gives_up_where_no_scale_helps():
+def test_scaling_ends_with_an_error_at_the_smallest_scale():
     class Root(Line):
         def forward(self, batch: Batch) -> Float[Tensor, ""]:
             return (self.net.weight.sum() * 0).sqrt()
@@ -350,7 +350,7 @@ def test_float16_learns_on_this_machine():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_reports_tell_the_step_the_rate_and_what_was_seen():
+def test_reports_have_step_rate_and_scalars():
     task = Classify(convolutional())
     state = State(task, make_optimizer(task))
     reports = list(fit(state, (images(s) for s in range(4)), steps(0.1, [2])))
@@ -469,7 +469,7 @@ def test_a_state_of_other_parameters_is_refused():
         (lambda: make_optimizer(Line().requires_grad_(False)), "nothing can be trained"),
     ],
 )
-def test_what_makes_no_update_is_refused(make, words):
+def test_invalid_updates_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
 

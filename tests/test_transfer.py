@@ -84,7 +84,7 @@ def test_what_is_not_trained_stays_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_training_a_part_of_what_is_drawn_by_chance_is_said(
+def test_training_only_a_part_of_random_weights_is_a_warning(
     before: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(_recipe("net.train=head"), tmp_path / "drawn")
@@ -94,7 +94,7 @@ def test_training_a_part_of_what_is_drawn_by_chance_is_said(
 
 
 @pytest.mark.slow
-def test_a_frozen_run_goes_on_where_it_was_stopped(before: Path, tmp_path: Path) -> None:
+def test_a_frozen_run_resumes(before: Path, tmp_path: Path) -> None:
     """Depth rates and what is frozen are the recipe's, and the state is whole without them."""
     said = ["net.train=1", "optim.layer_decay=0.5", "checkpoint.every_steps=1", "epochs=2"]
     whole = train(_begun(before, *said), tmp_path / "whole", progress=False)
@@ -144,7 +144,7 @@ def test_depth_rises_from_the_stem_to_the_head(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_stands_on_features_is_the_head() -> None:
+def test_layers_after_the_features_are_the_head() -> None:
     with torch.device("meta"):
         net = NetworkWithHead(create_model("resnet20"), UNet(width=8), 2)
     depths = depths_of(net)
@@ -181,7 +181,7 @@ def test_groups_of_the_optimizer_have_the_rates_of_their_depth() -> None:
         (["data.bands=[2]"], "digits has no band 2, it has 1 to 1"),
     ],
 )
-def test_what_cannot_be_is_named(tmp_path: Path, said: list[str], message: str) -> None:
+def test_invalid_tables_are_named(tmp_path: Path, said: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(_recipe(*said), tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -220,7 +220,7 @@ def test_classes_and_images_of_each_are_chosen() -> None:
 
 
 @pytest.mark.slow
-def test_bands_are_chosen_in_the_order_that_is_said() -> None:
+def test_bands_are_selected_in_the_given_order() -> None:
     source = open_bands("test", None, 0)
     three = of_bands(source, (4, 3, 2))
     assert torch.equal(images_of(three), images_of(source)[:, [3, 2, 1]])
@@ -262,7 +262,7 @@ def test_filters_for_colours_serve_other_channels(tmp_path: Path) -> None:
     assert adapt_input_conv(net, tensors)["conv1.weight"] is tensors["conv1.weight"]
 
 
-def test_a_transfer_study_begins_with_runs_of_its_own() -> None:
+def test_a_transfer_study_pretrains_its_own_runs() -> None:
     recipe = load_recipe("transfer", ["study.seeds=[3]", "study.networks=[resnet20]"])
     source = build.open_split(recipe, "train")
     assert source.labels.bincount().tolist() == [10] * 5
@@ -277,7 +277,7 @@ def test_a_transfer_study_begins_with_runs_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_a_transfer_study_is_made_in_one_go(tmp_path: Path) -> None:
+def test_a_transfer_study_runs_from_start_to_end(tmp_path: Path) -> None:
     said = ["steps=4", "study.epochs=1", "study.networks=[resnet20]", "study.seeds=[0,1]",
             "study.ways=[scratch,all]"]  # fmt: skip
     recipe = load_recipe("transfer", said)
@@ -301,7 +301,7 @@ def test_filters_of_grey_images_are_taken_for_colours() -> None:
     torch.testing.assert_close(net(image.expand(-1, 3, -1, -1)), grey(image))
 
 
-def test_weights_that_are_not_there_are_named_with_their_key(
+def test_missing_weights_are_named_with_their_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = ["train", "digits", "net.weights=none", "--out", str(tmp_path / "x")]

@@ -322,7 +322,7 @@ def test_folders_that_may_be_people_name_both_commands(tmp_path: Path, run: Run)
         (["info", "digits", "--out", f"x/{'b' * 256}/y.html"], "... has 256 bytes"),
     ],
 )
-def test_messages_say_what_to_do(
+def test_messages_suggest_a_remedy(
     words: list[str], message: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -359,7 +359,7 @@ def test_a_link_is_not_replaced_by_a_packed_file(run: Run, tmp_path: Path) -> No
     assert "threads = -1: from 1 to 1024, or 0" in err
 
 
-def test_classes_that_differ_in_what_is_not_seen_are_refused(run: Run, tmp_path: Path) -> None:
+def test_classes_that_differ_in_invisible_characters_are_refused(run: Run, tmp_path: Path) -> None:
     for number, other in enumerate(("fish\u200b", "fish\u00ad", "fi\ufeffsh")):
         root = tree(photos(["fish", other], first=number))(tmp_path / str(number))
         code, _, err = run("info", root)

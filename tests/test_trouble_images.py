@@ -158,7 +158,7 @@ def test_t4_a_split_folder_that_is_a_link_out_of_the_root_is_refused(tmp_path: P
     assert "the split folder test is a file" in message(open_data, tmp_path / "set")
 
 
-def test_t4_what_lies_beside_split_folders_is_named(tmp_path: Path) -> None:
+def test_t4_files_beside_split_folders_are_named(tmp_path: Path) -> None:
     photos(tmp_path / "train"), photos(tmp_path / "val"), photos(tmp_path / "extra")
     (tmp_path / "notes.txt").write_text("about")
     (tmp_path / "more").symlink_to("/")
@@ -169,7 +169,7 @@ def test_t4_what_lies_beside_split_folders_is_named(tmp_path: Path) -> None:
         assert "skipped more: a link that leaves the folder" in warnings
 
 
-def test_t5_what_plusx_wrote_is_no_class(tmp_path: Path) -> None:
+def test_t5_folders_written_by_plusx_are_no_classes(tmp_path: Path) -> None:
     photos(tmp_path)
     first = open_data(tmp_path).fingerprint()
     run, why = tmp_path / "runs" / "images", tmp_path / "runs" / "explain-images"
@@ -532,7 +532,7 @@ def test_t12_a_batch_of_one_is_refused_before_anything_is_written(
         )
 
 
-def test_t15_what_happens_after_the_end_is_said() -> None:
+def test_t15_schedule_steps_after_the_end_are_a_warning() -> None:
     recipe = load_recipe(
         "digits-resnet20", ["schedule.kind=steps", "schedule.milestones=[50, 900]"]
     )
@@ -650,7 +650,7 @@ def test_t15_class_weights_say_what_is_allowed(value: str, reason: str) -> None:
     assert recipe.task.class_weights == (1.0, 2.0, 0.0)
 
 
-def test_x13_batches_of_an_epoch_are_not_silently_over(tmp_path: Path) -> None:
+def test_x13_an_exhausted_epoch_is_an_error(tmp_path: Path) -> None:
     epoch = batches("digits", batch_size=500)
     assert len(list(epoch)) == 3
     assert "the batches of this epoch are over" in message(list, epoch)
@@ -659,7 +659,7 @@ def test_x13_batches_of_an_epoch_are_not_silently_over(tmp_path: Path) -> None:
     workers.close()  # type: ignore[attr-defined]
 
 
-def test_t15_full_shared_memory_is_said_at_once(
+def test_t15_full_shared_memory_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_free_shared_memory", lambda: 1000)

@@ -45,7 +45,7 @@ def test_the_plain_twin_of_option_a_has_its_count_and_its_sentences(depth: int) 
 
 @pytest.mark.parametrize("name", ADDING)
 @pytest.mark.parametrize("merge", ["none", "gate", "concat"])
-def test_every_twin_is_legal_merges_as_told_and_reaches_its_cost(name: str, merge: str) -> None:
+def test_every_twin_is_valid_and_has_its_merge_and_cost(name: str, merge: str) -> None:
     net = replace(net_of(name), size=32)
     twin = with_merge(net, merge)  # type: ignore[arg-type]
     validate(twin)
@@ -75,7 +75,7 @@ def test_no_norm_is_left_and_biases_stand_in_their_place(name: str) -> None:
     assert built(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_dropout_stands_before_the_last_convolution() -> None:
+def test_dropout_is_before_the_last_convolution() -> None:
     first = with_dropout(net_of("resnet20"), 0.25).stages[0].blocks[0]
     assert first.body == "conv3s norm act drop.25 conv3 norm + act"
     assert measure(with_dropout(net_of("resnet56"), 0.3)) == measure(net_of("resnet56"))
@@ -136,7 +136,7 @@ def test_several_comparisons_hold_together() -> None:
     assert wrong / 200 < 0.1
 
 
-def test_holm_tests_the_clearest_difference_first_and_stops_at_the_first_doubt() -> None:
+def test_holm_tests_the_smallest_p_value_first_and_stops_at_the_first_failure() -> None:
     base = [0.10, 0.11, 0.12]
     clear, near, constant = [0.50, 0.51, 0.52], [0.15, 0.16, 0.17], [0.2, 0.2, 0.2]
     found = differences([(near, base), (clear, base), (constant, constant)])
@@ -168,7 +168,7 @@ def test_ties_of_the_paper_leave_an_order_without_ties_below_1() -> None:
     assert max_tau_with_ties(paper) < max_tau_with_ties([0.06, 0.07, 0.08]) == 1.0
 
 
-def test_an_order_is_no_surer_than_the_difference_of_its_means() -> None:
+def test_an_order_is_no_more_certain_than_its_differences() -> None:
     """No draw of these seeds with replacement turns them round, yet three seeds do not decide."""
     errors = [[0.10, 0.11, 0.12], [0.125, 0.13, 0.135]]
     apart = difference(errors[1], errors[0])

@@ -74,7 +74,7 @@ def test_few_values_have_no_confidence_sequence_and_more_make_it_narrower() -> N
     assert confidence_sequence([0.99, 1.0, 1.0, 1.0], bounds=(0.0, 1.0)).high == 1.0
 
 
-def test_all_intervals_of_a_sequence_hold_the_mean_at_once() -> None:
+def test_all_intervals_of_a_sequence_contain_the_mean_at_once() -> None:
     """Student's t interval, looked at after each value, leaves it out too often."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(2_000, 40))

@@ -106,7 +106,9 @@ def test_an_array_turns_to_every_orientation_and_back(held: str, wanted: str) ->
 
 @pytest.mark.slow
 @given(st.integers(1, 9), st.sampled_from([0.5, 1.0, 1.7, 3.0]), st.sampled_from([0.5, 1.0, 2.0]))
-def test_what_is_even_stays_even_at_every_spacing(count: int, old: float, new: float) -> None:
+def test_constant_volumes_stay_constant_at_every_spacing(
+    count: int, old: float, new: float
+) -> None:
     values = np.full((1, count, 2, 3), 5.0, np.float32)
     made = resampled(values, (old, 1.0, 1.0), (new, 1.0, 1.0))
     assert made.shape == (1, count_at(count, old, new), 2, 3)
@@ -145,7 +147,7 @@ def test_dicom_and_nifti_of_one_scan_are_the_same_volume(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_mask_is_written_where_its_volume_lies(tmp_path: Path) -> None:
+def test_a_mask_is_written_with_the_affine_of_its_volume(tmp_path: Path) -> None:
     import nibabel
 
     affine = affine_of("IAR", (2.0, 1.0, 0.5))
@@ -161,7 +163,7 @@ def test_a_mask_is_written_where_its_volume_lies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(found.dataobj), mask)
 
 
-def test_units_of_a_file_are_minded(tmp_path: Path) -> None:
+def test_units_of_a_file_are_respected(tmp_path: Path) -> None:
     import nibabel
 
     affine = np.diag([0.001, 0.002, 0.001, 1])
@@ -175,7 +177,7 @@ def test_units_of_a_file_are_minded(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_scans_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+def test_unusable_scans_are_named_with_the_reason(tmp_path: Path) -> None:
     good = ct((4, 4, 4))
     broken = good.copy()
     broken[1, 2, 3] = np.nan
@@ -203,7 +205,7 @@ def test_scans_that_cannot_be_used_say_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_series_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+def test_unusable_series_are_named_with_the_reason(tmp_path: Path) -> None:
     slices = ct((5, 4, 3))
     missing = write_series(tmp_path / "missing", slices)
     sorted(missing.iterdir())[2].unlink()
@@ -239,7 +241,7 @@ def _of_another_size(made: Any) -> None:
     "change", [_without_rows, _lying_nowhere, _turned_by_five_numbers, _of_another_size]
 )
 @pytest.mark.parametrize("number", [0, 2])
-def test_headers_of_slices_in_ruins_are_named(change: Any, number: int, tmp_path: Path) -> None:
+def test_corrupt_headers_of_slices_are_named(change: Any, number: int, tmp_path: Path) -> None:
     import pydicom
 
     folder = write_series(tmp_path / "series", ct((5, 4, 3)))
@@ -340,7 +342,7 @@ def test_masks_that_are_not_of_their_volumes_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_spacings_are_one_or_said(tmp_path: Path) -> None:
+def test_different_spacings_are_an_error(tmp_path: Path) -> None:
     root = a_folder(tmp_path / "set")
     own = opened(root, split="all").modality.space
     assert own is not None
@@ -382,7 +384,7 @@ def test_patients_are_in_one_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_read_is_kept_and_follows_the_files(tmp_path: Path) -> None:
+def test_decoded_volumes_are_cached_until_files_change(tmp_path: Path) -> None:
     root = a_folder(tmp_path / "set")
     first = opened(root, split="all")
     kept = sorted((tmp_path / "cache" / "volumes").iterdir())
@@ -428,7 +430,7 @@ def test_patches_are_a_function_of_seed_epoch_and_index() -> None:
 
 
 @pytest.mark.slow
-def test_patches_hold_foreground_as_often_as_is_said() -> None:
+def test_patches_contain_foreground_at_the_given_rate() -> None:
     few = open_ellipsoids("validation", 2, 0, (4, 8, 8), 60, 1.0)
     with Loader(few, split="train", batch_size=120) as loader:
         (batch,) = loader.epoch(0)
@@ -473,7 +475,7 @@ def test_no_threshold_finds_the_ellipsoids() -> None:
     assert 0.2 < best <= 0.6
 
 
-def test_the_grid_of_a_network_is_kept_with_it() -> None:
+def test_the_spacing_of_a_network_is_stored_with_it() -> None:
     space = Space((8, 16, 16), (2.0, 1.0, 1.0), "SPL", (-1024.0, 3071.0))
     told = VolumeModality((16, 16), 1, (0.5,), (0.25,), -160.0, 240.0, space=space)
     assert modality_from_dict(told.to_dict()) == told
@@ -695,7 +697,7 @@ def test_s11_folders_of_nnunet_and_of_the_decathlon_are_read(channels: int, tmp_
 
 
 @pytest.mark.slow
-def test_s11_what_nibabel_warns_of_names_the_file(
+def test_s11_warnings_of_nibabel_name_the_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_nifti(tmp_path / "odd.nii", ct((4, 3, 2)))

@@ -137,7 +137,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_folder_of_volumes_is_learned(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_volumes_learns(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = told(capsys, "evaluate", str(trained))
     assert figures["count"] == 2
     assert figures["dice"] > 0.7  # 0.9 and more is usual
@@ -153,7 +153,7 @@ def test_a_folder_of_volumes_is_learned(trained: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_other_volumes_are_judged_as_a_whole(
+def test_other_volumes_are_evaluated_as_a_whole(
     trained: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(3):
@@ -166,7 +166,7 @@ def test_other_volumes_are_judged_as_a_whole(
 
 
 @pytest.mark.slow
-def test_masks_lie_where_the_volumes_do(
+def test_masks_have_the_affine_of_their_volumes(
     trained: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of the same patient as NIfTI in another orientation and spacing, and as DICOM."""
@@ -212,7 +212,7 @@ def test_volumes_of_another_range_are_refused_in_prediction(
 
 
 @pytest.mark.slow
-def test_the_truth_of_known_volumes_stands_beside_them(
+def test_annotations_of_known_volumes_are_drawn_beside_them(
     trained: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = home / "set" / "images" / "case7"
@@ -229,7 +229,7 @@ def a_network(ndim: int) -> Network:
     )
 
 
-def test_a_network_of_images_looks_at_every_slice_by_itself() -> None:
+def test_an_image_network_predicts_slice_by_slice() -> None:
     net = NetworkWithHead(a_network(2), UNet(width=4), 2).eval()
     x = torch.randn(2, 1, 3, 8, 8)
     with torch.inference_mode():
@@ -240,7 +240,7 @@ def test_a_network_of_images_looks_at_every_slice_by_itself() -> None:
 
 
 @pytest.mark.slow
-def test_a_network_of_images_is_trained_on_slices(tmp_path: Path) -> None:
+def test_an_image_network_is_trained_on_slices(tmp_path: Path) -> None:
     words = ["steps=1", "data.train=2", "data.validation=1", "data.patches=1", "evaluate.every=0"]
     result = train(load_recipe("volumes-slices", words), tmp_path / "run", progress=False)
     assert result["steps"] == 1
@@ -295,7 +295,7 @@ def test_a_class_that_is_missed_is_counted_and_has_no_distance() -> None:
 
 
 @pytest.mark.slow
-def test_a_look_at_test_volumes_is_recorded_before_the_first_truth_is_told(
+def test_a_use_of_test_volumes_is_recorded_before_the_first_annotation(
     trained: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in ("images", "labels"):
@@ -319,7 +319,7 @@ def test_a_look_at_test_volumes_is_recorded_before_the_first_truth_is_told(
 
 
 @pytest.mark.slow
-def test_volumes_that_lie_in_no_file_are_drawn_for_the_report(trained: Path) -> None:
+def test_synthetic_volumes_are_drawn_for_the_report(trained: Path) -> None:
     run = load_run(trained)
     assert run.recipe is not None
     stored = build.open_split(run.recipe, "validation")
@@ -341,9 +341,7 @@ def test_an_affine_is_made_of_an_orientation(orientation: str) -> None:
 
 
 @pytest.mark.slow
-def test_distances_are_told_to_people_in_mm(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_distances_are_printed_in_mm(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = told(capsys, "evaluate", str(trained))
     far = f"{figures['hd95']:.2f} mm"
     assert cli.run(["evaluate", str(trained)]) == 0

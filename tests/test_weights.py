@@ -73,7 +73,7 @@ def test_a_file_builds_and_fills_exactly_its_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["resnet8_keras", "googlenet", pytest.param("alexnet", marks=pytest.mark.slow)]
 )
-def test_plain_modules_come_back_too(name: str, tmp_path: Path) -> None:
+def test_external_modules_round_trip_too(name: str, tmp_path: Path) -> None:
     net = stirred(EXTERNAL[name](3, 2))
     save_network(net, tmp_path / "net.safetensors")
     again, weights = open_network(tmp_path / "net.safetensors")
@@ -150,7 +150,7 @@ def test_strict_loading_names_what_does_not_fit(change: object, expected: str) -
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in before.items())
 
 
-def test_partial_loading_says_how_much_it_was() -> None:
+def test_partial_loading_reports_what_was_loaded() -> None:
     net, tensors = trouble(lambda t: t.pop("fc.weight"))
     report = load_weights(net, tensors, strict=False)
     total = sum(parameter.numel() for parameter in net.parameters())
@@ -166,7 +166,7 @@ def test_partial_loading_of_nothing_is_an_error() -> None:
         load_weights(net, {"other": torch.ones(1)}, strict=False)
 
 
-def test_a_count_of_batches_that_nobody_kept_is_zero() -> None:
+def test_a_missing_num_batches_tracked_is_zero() -> None:
     net, tensors = trouble(lambda t: [t.pop(n) for n in list(t) if n.endswith("tracked")])
     stirred(net)
     assert load_weights(net, tensors).complete
@@ -228,7 +228,7 @@ def test_weights_of_another_network_are_refused(saved: Path) -> None:
         plusx.create_model("plain20", weights=saved)  # every tensor would fit
 
 
-def test_without_leave_the_head_is_not_replaced(saved: Path) -> None:
+def test_the_head_is_replaced_only_on_request(saved: Path) -> None:
     net = plusx.create_model("resnet20")
     with pytest.raises(ValueError, match=r"fc\.weight is 7 x 64, not 10 x 64"):
         load_named_or_file(net, "resnet20", saved)
@@ -250,7 +250,7 @@ class Payload:
         return Path.write_text, (self.canary, "ran")
 
 
-def test_the_payload_works(tmp_path: Path) -> None:
+def test_the_malicious_pickle_of_these_tests_works(tmp_path: Path) -> None:
     """The control of the tests below: opened as a pickle, it does run."""
     pickle.loads(pickle.dumps(Payload(tmp_path / "canary")))
     assert (tmp_path / "canary").exists()
@@ -334,7 +334,7 @@ def test_malformed_files_are_refused_at_once(name: str, tmp_path: Path) -> None:
         {"preprocessing": "[" * 100_000},
     ],
 )
-def test_metadata_that_makes_no_sense_is_refused(metadata: dict[str, str], tmp_path: Path) -> None:
+def test_invalid_metadata_is_refused(metadata: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(peer_save({"a": torch.ones(1)}, {"format": "plusx weights 1", **metadata}))
     with pytest.raises(ValueError, match=r"the metadata of .*bad\.safetensors"):
@@ -360,7 +360,7 @@ def test_another_librarys_safetensors_are_opened_without_a_network(tmp_path: Pat
         open_network(path)
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no file"):
         read_weights(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="is a folder"):

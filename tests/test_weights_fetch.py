@@ -112,7 +112,7 @@ def test_a_file_is_fetched_once_checked_converted_and_kept(
 
 
 @pytest.mark.slow
-def test_what_rots_in_the_cache_is_noticed_and_fetched_again(address: str, data: bytes) -> None:
+def test_a_corrupt_cached_file_is_downloaded_again(address: str, data: bytes) -> None:
     entry = item(address, data)
     path = fetch(entry)
     whole = path.read_bytes()
@@ -125,7 +125,7 @@ def test_what_rots_in_the_cache_is_noticed_and_fetched_again(address: str, data:
 
 
 @pytest.mark.slow
-def test_a_file_put_there_by_hand_is_used_and_left(
+def test_a_file_placed_by_hand_is_used_and_not_moved(
     address: str, data: bytes, tmp_path: Path
 ) -> None:
     entry = replace(item(address, data), url="http://127.0.0.1:9/" + item(address, data).file)
@@ -137,7 +137,7 @@ def test_a_file_put_there_by_hand_is_used_and_left(
     assert place.read_bytes() == data
 
 
-def test_offline_the_error_names_the_address_and_the_place(
+def test_without_a_network_the_error_names_url_and_folder(
     address: str, data: bytes, tmp_path: Path
 ) -> None:
     with socket.socket() as free:
@@ -167,7 +167,7 @@ def test_offline_the_error_names_the_address_and_the_place(
         ),
     ],
 )
-def test_what_is_not_the_published_file_is_not_kept(
+def test_a_file_with_another_hash_is_not_kept(
     change: object, expected: str, address: str, data: bytes, tmp_path: Path
 ) -> None:
     with pytest.raises(OSError, match=expected) as caught:
@@ -176,13 +176,13 @@ def test_what_is_not_the_published_file_is_not_kept(
     assert not cached(tmp_path)
 
 
-def test_a_file_cut_short_on_the_way_is_not_kept(address: str, data: bytes, tmp_path: Path) -> None:
+def test_a_truncated_download_is_not_kept(address: str, data: bytes, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="could not be downloaded"):
         fetch(item(address, data, prefix="cut"))
     assert not cached(tmp_path)
 
 
-def test_a_wrong_file_put_there_by_hand_is_named_and_left(address: str, tmp_path: Path) -> None:
+def test_a_wrong_file_placed_by_hand_is_named_and_not_deleted(address: str, tmp_path: Path) -> None:
     entry = item(address, b"published")
     place = tmp_path / "cache" / "weights" / entry.file
     place.parent.mkdir(parents=True)
@@ -247,7 +247,7 @@ def test_the_entries_are_torchvisions() -> None:
         ),
     ],
 )
-def test_an_unknown_name_is_refused_with_those_there_are(
+def test_an_unknown_name_is_refused_with_the_known_ones(
     model: str, name: str, expected: str
 ) -> None:
     with pytest.raises(ValueError, match=expected):

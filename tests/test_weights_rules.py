@@ -133,13 +133,13 @@ def test_two_names_that_become_one_are_refused() -> None:
         rename(tensors, "akamaster")
 
 
-def test_an_unknown_source_is_refused_with_those_there_are() -> None:
+def test_an_unknown_source_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown source 'torchvison'.*torchvision"):
         rename({}, "torchvison")
     assert set(SOURCES) == {"plusx", "torchvision", "timm", "akamaster", "keras"}
 
 
-def test_vgg_of_another_depth_is_told_by_what_remains() -> None:
+def test_vgg_of_another_depth_is_recognised_by_its_tensors() -> None:
     with torch.device("meta"):
         theirs = torchvision.models.vgg13().state_dict()
     ours = built("vgg11")

@@ -63,11 +63,11 @@ def multiply_adds(net: Net | External) -> int:
     return net.multiply_adds if isinstance(net, External) else measure(net).multiply_adds
 
 
-def test_every_promised_name_is_there() -> None:
+def test_every_required_name_exists() -> None:
     assert set(PROMISED.split()) <= set(names())
 
 
-def test_every_network_is_legal_and_says_where_it_is_from() -> None:
+def test_every_network_is_valid_and_has_a_source() -> None:
     for name, entry in ZOO.items():
         assert isinstance(entry, Entry)
         assert find(name) == entry.net
@@ -201,7 +201,7 @@ def test_an_unknown_name_suggests_close_ones(given: str, meant: str) -> None:
         find(given)
 
 
-def test_a_name_unlike_any_other_says_where_the_names_are() -> None:
+def test_an_unknown_name_points_to_the_list_of_names() -> None:
     with pytest.raises(ValueError, match="`plusx models` lists all names"):
         find("!")
 

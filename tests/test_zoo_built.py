@@ -80,7 +80,7 @@ def built(name: str) -> nn.Module:
     "name",
     [pytest.param(name, marks=pytest.mark.slow if deep(name) else ()) for name in names()],
 )
-def test_a_built_network_is_what_arithmetic_says(name: str) -> None:
+def test_a_built_network_equals_the_arithmetic(name: str) -> None:
     spec, net = find(name), built(name)
     said = spec if isinstance(spec, External) else measure(spec)
     assert sum(parameter.numel() for parameter in net.parameters()) == said.parameters

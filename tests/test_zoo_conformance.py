@@ -60,7 +60,7 @@ def given(spec: Net | External, batch: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
-def test_evaluation_keeps_its_promises(name: str) -> None:
+def test_evaluation_is_deterministic_and_independent_of_the_batch(name: str) -> None:
     spec = spec_of(name)
     net, x, said = network(spec).double(), inputs(spec, 3), measure(spec)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def cancelled(key: str, spec: Net) -> bool:
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "revnet110")) for n in EXTERNAL]
 )
-def test_plain_modules_keep_the_same_promises(name: str) -> None:
+def test_external_modules_are_deterministic_too(name: str) -> None:
     spec = find(name)
     torch.manual_seed(0)
     net = EXTERNAL[name](spec.num_classes, spec.in_channels).eval()

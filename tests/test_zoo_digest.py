@@ -46,7 +46,7 @@ def test_no_two_networks_compute_the_same() -> None:
     assert [group for group in same.values() if len(group) > 1] == twins
 
 
-def test_a_moved_stride_is_seen() -> None:
+def test_a_moved_stride_is_detected() -> None:
     # the count is the same wherever a bottleneck takes its stride
     logits = []
     for block in (BOTTLENECK, BOTTLENECK_V1):

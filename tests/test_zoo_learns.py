@@ -143,7 +143,9 @@ def test_sixteen_images_are_learned_within_100_steps(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain18", "plain34", *names("plain[!1]*"), "plain110"])
-def test_what_plain_networks_reach_is_printed(name: str, capsys: pytest.CaptureFixture) -> None:
+def test_the_accuracy_of_plain_networks_is_printed(
+    name: str, capsys: pytest.CaptureFixture
+) -> None:
     steps, share = learn(name)
     with capsys.disabled():
         print(f"\n{name}: {share:.0%} of 16 images after {steps} steps")

@@ -17,7 +17,7 @@ def recipe_of(*overrides: str) -> Recipe:
     return load_recipe("digits-resnet20", overrides)
 
 
-def test_by_default_a_run_begins_as_create_model_does() -> None:
+def test_by_default_a_run_is_initialised_like_create_model() -> None:
     net, _ = build.make_net(recipe_of("seed=3", "net.size=8"))
     theirs = create_model("resnet20", seed=3)
     for (name, ours), other in zip(net.state_dict().items(), theirs.state_dict().values()):
@@ -27,13 +27,13 @@ def test_by_default_a_run_begins_as_create_model_does() -> None:
 @pytest.mark.parametrize(
     ("rule", "spread"), [("he", (2 / 144) ** 0.5), ("normal0.01", 0.01), ("pytorch", 1 / 432**0.5)]
 )
-def test_a_rule_of_the_recipe_is_how_convolutions_begin(rule: str, spread: float) -> None:
+def test_the_init_rule_of_the_recipe_initialises_convolutions(rule: str, spread: float) -> None:
     net, _ = build.make_net(recipe_of(f'init.rule="{rule}"'))
     weight = net.get_parameter("layer1.0.conv1.weight")
     assert float(weight.detach().std()) == pytest.approx(spread, rel=0.05)
 
 
-def test_the_last_gamma_and_the_gates_begin_as_told() -> None:
+def test_last_gamma_and_gates_are_initialised_as_in_the_recipe() -> None:
     net, _ = build.make_net(recipe_of("init.zero_last_gamma=true"))
     assert not net.get_parameter("layer2.1.bn2.weight").any()
     assert net.get_parameter("layer2.1.bn1.weight").all()
@@ -49,7 +49,7 @@ def test_the_last_gamma_and_the_gates_begin_as_told() -> None:
             assert all(bool((gate == bias).all()) for gate in gates)
 
 
-def test_a_plain_module_begins_in_its_own_way(
+def test_an_external_module_keeps_its_initialisation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "digits-resnet20", "net.base=resnet8_keras", "init.rule=he"]
@@ -58,7 +58,7 @@ def test_a_plain_module_begins_in_its_own_way(
 
 
 @pytest.mark.parametrize(("train", "count"), [("100", 100), ("0.5", 600), ("1200", 1200)])
-def test_a_part_of_the_images_has_every_class_alike(train: str, count: int) -> None:
+def test_a_subset_has_the_same_number_of_images_of_each_class(train: str, count: int) -> None:
     source = build.open_split(recipe_of(f"data.train={train}"), "train")
     counts = Counter(source.labels.tolist())
     assert len(source) == count
@@ -71,14 +71,14 @@ def test_a_part_of_the_images_has_every_class_alike(train: str, count: int) -> N
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_part_is_drawn_by_the_seed(seed: int) -> None:
+def test_a_subset_depends_on_the_seed(seed: int) -> None:
     ours = build.open_split(recipe_of("data.train=100", f"seed={seed}"), "train")
     other = build.open_split(recipe_of("data.train=100", f"seed={seed + 2}"), "train")
     assert ours.fingerprint() != other.fingerprint()
 
 
 @pytest.mark.parametrize("train", ["0", "1201", "1.0", "-1"])
-def test_a_part_that_is_none_is_refused(
+def test_an_invalid_subset_size_is_refused(
     train: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "digits-resnet20", f"data.train={train}", "--out", str(tmp_path / "out")]

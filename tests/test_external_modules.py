@@ -20,7 +20,7 @@ def test_the_zoo_has_the_same_names() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_zoos_figures_are_those_of_the_module(name: str) -> None:
+def test_the_counts_of_the_zoo_are_those_of_the_module(name: str) -> None:
     figures = zoo.find(name)
     with torch.device("meta"):
         net = EXTERNAL[name](figures.num_classes, figures.in_channels).eval()
@@ -71,7 +71,7 @@ def test_the_gradient_reaches_the_input_and_every_parameter(name: str) -> None:
     assert all(parameter.grad.abs().sum() > 0 for parameter in net.parameters())
 
 
-def test_what_is_not_asked_for_is_not_computed() -> None:
+def test_later_stages_are_not_computed() -> None:
     net = plusx.create_model("resnet8_keras").eval()
     net.layer3.register_forward_hook(lambda *_: pytest.fail("layer3 was run"))
     maps = net.features(torch.rand(1, 3, 32, 32), out=(0, 1))
