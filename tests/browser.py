@@ -67,11 +67,11 @@ class Browser:
         while time.monotonic() < deadline:
             while b"\0" in self._buffer:
                 text, _, self._buffer = self._buffer.partition(b"\0")
-                said = json.loads(text)
-                if "method" in said:
-                    self.events.append(said)
-                if wanted(said):
-                    return said
+                result = json.loads(text)
+                if "method" in result:
+                    self.events.append(result)
+                if wanted(result):
+                    return result
             with contextlib.suppress(BlockingIOError):
                 more = os.read(self._read, 1 << 16)
                 assert more, "the browser ended"

@@ -94,9 +94,9 @@ def test_files_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
     tifffile.imwrite(root / "dark" / "holes.tif", holes, planarconfig="contig")
     with pytest.raises(ValueError, match="2 of 8 files cannot be used") as refused:
         open_data(root, split="all", modality=KNOWN)
-    said = str(refused.value)
-    assert "dark/bright.tif: its values run from 20000 to 20000, outside 0 to 10000" in said
-    assert "dark/holes.tif: 320 of its values are not finite" in said
+    text = str(refused.value)
+    assert "dark/bright.tif: its values run from 20000 to 20000, outside 0 to 10000" in text
+    assert "dark/holes.tif: 320 of its values are not finite" in text
     source = open_data(root, split="all", modality=KNOWN, on_unreadable="skip")
     assert len(source) == 6
     assert any("skipped dark/holes.tif" in warning for warning in source.warnings)
@@ -129,11 +129,11 @@ try:
 except UnreadableInput as error:
     print(error)
 """
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
     )
-    assert told.stdout
-    assert not told.stderr
+    assert process.stdout
+    assert not process.stderr
 
 
 def test_augmentations_for_8_bit_images_are_refused() -> None:

@@ -129,7 +129,7 @@ def test_a_signal_before_the_first_round_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("names", "options", "said"),
+    ("names", "options", "message"),
     [
         (["resnet21"], {}, "did you mean .*resnet20"),
         (["alexnet"], {"size": 64}, "external module"),
@@ -140,9 +140,9 @@ def test_a_signal_before_the_first_round_writes_nothing(
     ],
 )
 def test_invalid_arguments_are_refused_before_the_measurement(
-    names: list[str], options: dict[str, Any], said: str
+    names: list[str], options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         bench(names, progress=quiet, **options)
 
 
@@ -173,9 +173,9 @@ def test_the_command_writes_json_and_a_page(
         "0.01",
     ]
     assert cli.run([*asked, "--threads", "1", "--out", str(tmp_path), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     kept = store.read_json(tmp_path / "bench.json")
-    assert said["rows"] == kept["rows"]
+    assert result["rows"] == kept["rows"]
     for row in kept["rows"]:
         for key in ("latency_seconds", "images_per_second", "step_seconds"):
             assert 0 < row[key]["low"] <= row[key]["median"] <= row[key]["high"]

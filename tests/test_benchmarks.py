@@ -98,13 +98,13 @@ def test_a_training_step_is_measured_and_recorded(
     command = ["--tiny", "--models", "resnet20_b", "--threads", "1", "--out", str(out)]
     assert training_step.main(command) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
-    found = store.read_json(out)
-    (row,) = found["rows"]
+    result = store.read_json(out)
+    (row,) = result["rows"]
     assert set(row["targets"]) == {"default / ours", "channels_last / ours"}
     assert row["machine_at_best"]["convolution_flops"] > 0
-    assert set(found["value"]) == set(found["spread"])
-    for name, (low, high) in found["spread"].items():
-        assert 0 < low <= found["value"][name] <= high
+    assert set(result["value"]) == set(result["spread"])
+    for name, (low, high) in result["spread"].items():
+        assert 0 < low <= result["value"][name] <= high
 
 
 @pytest.mark.parametrize("command", [["--help"], ["models"], ["describe", "resnet50"]])
@@ -164,10 +164,10 @@ def test_loading_times_are_measured_and_recorded(name: str, tmp_path: Path) -> N
     if name == "folders":
         pytest.importorskip("simplejpeg")
     assert benchmark.main(["--tiny", "--out", str(out)]) == 0
-    found = store.read_json(out)
-    assert set(found["value"]) == set(found["spread"])
-    assert all(row["ratios"] and row["images_per_second"] for row in found["rows"])
-    for each in found["rows"][0]["targets"] if name == "folders" else []:
+    result = store.read_json(out)
+    assert set(result["value"]) == set(result["spread"])
+    assert all(row["ratios"] and row["images_per_second"] for row in result["rows"])
+    for each in result["rows"][0]["targets"] if name == "folders" else []:
         assert each["met"] == (each["reached"]["low"] >= each["target"])
 
 
@@ -219,12 +219,12 @@ def test_memory_is_measured_and_recorded(
     out = tmp_path / "result.json"
     assert memory.main(["--tiny", "--threads", "1", "--out", str(out)]) == 0
     assert "ours segments" in capsys.readouterr().out
-    found = store.read_json(out)
-    rows = {(row["model"], row["name"]): row for row in found["rows"]}
+    result = store.read_json(out)
+    rows = {(row["model"], row["name"]): row for row in result["rows"]}
     assert rows["resnet50", "ours"]["saved_share"] == pytest.approx(1, abs=1e-3)
     assert rows["resnet50", "ours recompute"]["saved_share"] < 0.6
     assert rows["densenet121", "torchvision memory_efficient"]["live_share"] < 0.9
-    assert found["recipe"]["gradients_apart"]["resnet50"]["ours segments"] < 1e-7
+    assert result["recipe"]["gradients_apart"]["resnet50"]["ours segments"] < 1e-7
 
 
 class Multiples(torch.nn.Conv2d):
@@ -268,10 +268,10 @@ def test_segmentation_is_compared_in_equal_time(
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_a_recorded_result_has_command_versions_and_machine(path: Path) -> None:
-    found = store.read_json(path)
-    assert set(found) - {"figures"} == {
+    result = store.read_json(path)
+    assert set(result) - {"figures"} == {
         *("value", "spread", "seeds", "command", "recipe", "versions", "machine", "date", "rows")
     }
-    assert found["command"].startswith("python benchmarks/")
-    assert found["machine"]["processor_flags"]
-    assert "tiny" not in found["command"]
+    assert result["command"].startswith("python benchmarks/")
+    assert result["machine"]["processor_flags"]
+    assert "tiny" not in result["command"]

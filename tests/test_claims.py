@@ -440,9 +440,9 @@ def test_the_command_lists_and_loads_neither_torch_nor_pydantic(tmp_path: Path) 
 def test_the_command_prints_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept(tmp_path, version="0.0.9")
     assert cli.run(["claims", "parameters-resnet11*", "--results", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"parameters-resnet110 +arithmetic +PASS \*", said)
-    assert "* parameters-resnet110: plusx 0.0.9" in said
+    output = capsys.readouterr().out
+    assert re.search(r"parameters-resnet110 +arithmetic +PASS \*", output)
+    assert "* parameters-resnet110: plusx 0.0.9" in output
     assert cli.run(["claims", "nothing-like-it"]) == 2
     assert "unknown claim" in capsys.readouterr().err
     assert cli.run(["claims", "--kind", "nonsense"]) == 2

@@ -32,8 +32,8 @@ def plusx(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
 
     def run(*arguments: object) -> Said:
         code = cli.run(list(map(str, arguments)))
-        said = capsys.readouterr()
-        return Said(code, said.out, said.err)
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
 
     return run
 
@@ -56,13 +56,13 @@ def test_models(plusx: Callable[..., Said]) -> None:
 
 
 def test_describe(plusx: Callable[..., Said]) -> None:
-    said = plusx("describe", "resnet20", "num_classes=100", "--json").json()
+    result = plusx("describe", "resnet20", "num_classes=100", "--json").json()
     assert {"name", "parameters", "multiply_adds", "depth", "input", "stages", "source"} <= set(
-        said
+        result
     )
-    assert said["parameters"] == 275_572
-    assert said["input"] == [3, 32, 32]
-    assert said["stages"][1]["sentences"] == [
+    assert result["parameters"] == 275_572
+    assert result["input"] == [3, 32, 32]
+    assert result["stages"][1]["sentences"] == [
         {"body": "conv3s norm act conv3 norm + act", "shortcut": "pad"}
     ]
     text = plusx("describe", "densenet121").out
@@ -190,12 +190,12 @@ def test_recipes_are_listed_with_their_first_sentence(plusx: Callable[..., Said]
 
 
 def test_evaluate(plusx: Callable[..., Said], trained: Path) -> None:
-    said = plusx("evaluate", trained, "--json").json()
+    result = plusx("evaluate", trained, "--json").json()
     keys = "data split count loss accuracy precision recall f1 averaging per_class confusion"
-    assert set(keys.split()) <= set(said)
-    assert (said["data"], said["split"], said["count"]) == ("digits", "validation", 100)
-    assert 0 <= said["accuracy"] <= 1
-    assert len(said["confusion"]) == 10
+    assert set(keys.split()) <= set(result)
+    assert (result["data"], result["split"], result["count"]) == ("digits", "validation", 100)
+    assert 0 <= result["accuracy"] <= 1
+    assert len(result["confusion"]) == 10
     assert not (trained / "test_uses.jsonl").exists()
     for uses in (1, 2):
         tested = plusx("evaluate", trained, "--split", "test", "--json").json()
@@ -227,9 +227,9 @@ def test_a_run_opened_before_it_is_finished(plusx: Callable[..., Said], trained:
 
 def test_report_and_info(plusx: Callable[..., Said], trained: Path) -> None:
     assert plusx("report", trained, "--json").json() == {"report": str(trained / "report.html")}
-    said = plusx("info", "--json").json()
-    assert said["torch"]
-    assert "digits-resnet20" in said["recipes"]
+    result = plusx("info", "--json").json()
+    assert result["torch"]
+    assert "digits-resnet20" in result["recipes"]
     assert "recipes" in plusx("info").out
 
 

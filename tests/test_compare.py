@@ -92,8 +92,8 @@ print(tuple(run_job(job)), torch.get_num_threads())
 @pytest.mark.slow
 def test_a_run_is_also_evaluated_with_the_threads_of_its_recipe(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _THREADS, str(tmp_path / "run")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said.splitlines()[-1] == "('', False, False, False) 1"
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "('', False, False, False) 1"
     assert (tmp_path / "run" / "test.json").is_file()
 
 

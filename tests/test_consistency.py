@@ -438,13 +438,13 @@ def test_the_command_lists_contradictions_and_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["check-tables", str(TEXT1)]) == 1
-    said = capsys.readouterr()
-    assert "Table 1, ResNet-34, recall: 94.6 %" in said.out
-    assert "contradiction" in said.err
+    captured = capsys.readouterr()
+    assert "Table 1, ResNet-34, recall: 94.6 %" in captured.out
+    assert "contradiction" in captured.err
     assert run(["check-tables", str(TEXT1), "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert len(told["complaints"]) == 20
-    assert len(told["consistent"]) == 6
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["complaints"]) == 20
+    assert len(result["consistent"]) == 6
     good = tmp_path / "good.toml"
     good.write_text('[[tables]]\ncolumns = {error = "%"}\nrows = {a = {error = "5 ± 1"}}')
     assert run(["check-tables", str(good)]) == 0
@@ -458,5 +458,7 @@ def test_the_checker_needs_no_torch() -> None:
         "from plusx.study.printed import read_tables; "
         f"print(len(check(read_tables({str(TEXT1)!r}))), 'torch' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert told.stdout.split() == ["20", "False"]
+    process = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert process.stdout.split() == ["20", "False"]

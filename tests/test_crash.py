@@ -343,8 +343,8 @@ def test_another_environment_is_a_warning_and_with_exact_an_error(server, folder
     out = folder / "moved"
     ended = stopped(server, out, random.Random(0), [signal.SIGTERM], (12, 12))
     assert ended["exit"] == 143
-    known = store.read_json(out / "environment.json")
-    store.write_json(out / "environment.json", {**known, "torch": "2.0.0", "threads": 7})
+    result = store.read_json(out / "environment.json")
+    store.write_json(out / "environment.json", {**result, "torch": "2.0.0", "threads": 7})
     ended = server.train(out, "--exact")
     assert ended["exit"] == 2, ended["said"]
     assert "torch 2.0.0 -> " in ended["said"]

@@ -245,9 +245,9 @@ def rewritten(file: Path, change: Callable[[Any], object]) -> None:
     data = file.read_bytes()
     length = int.from_bytes(data[-len(MAGIC) - 8 : -len(MAGIC)], "little")
     end = len(data) - len(MAGIC) - 40 - length
-    said = json.loads(data[end : end + length])
-    change(said)
-    written(file, said, data[len(MAGIC) : end])
+    result = json.loads(data[end : end + length])
+    change(result)
+    written(file, result, data[len(MAGIC) : end])
 
 
 @pytest.mark.parametrize(
@@ -412,8 +412,8 @@ def test_the_command_prints_time_and_size(
 ) -> None:
     file = tmp_path / "x.plusx"
     assert cli.run(["pack", str(folder), "--out", str(file), "--size", "16", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["images"], said["side"], said["bytes"]) == (13, 18, file.stat().st_size)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["images"], result["side"], result["bytes"]) == (13, 18, file.stat().st_size)
     assert cli.run(["pack", str(folder), "--out", str(file), "--side", "20"]) == 0
     assert "13 images of 2 classes, 20 pixels on the shorter side" in capsys.readouterr().out
     assert cli.run(["pack", str(tmp_path / "none"), "--out", str(file)]) == 2

@@ -123,8 +123,8 @@ def test_every_box_larger_than_the_finest_stride_has_a_position(
 
 
 def told(sizes: Sequence[tuple[int, int]], channels: int, seed: int = 0) -> list[Tensor]:
-    made = torch.Generator().manual_seed(seed)
-    return [torch.randn(2, channels, *size, generator=made) for size in sizes]
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, channels, *size, generator=generator) for size in sizes]
 
 
 BOXES = torch.tensor(
@@ -248,10 +248,10 @@ def suppressed_by_hand(boxes: Tensor, scores: Tensor, least: float, overlap: flo
 @settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_nms_keeps_the_box_of_the_highest_score(seed: int, count: int) -> None:
-    made = torch.Generator().manual_seed(seed)
-    begin = torch.rand(count, 2, generator=made) * 20
-    boxes = torch.cat([begin, begin + 5 + 10 * torch.rand(count, 2, generator=made)], 1)
-    scores = torch.rand(count, 2, generator=made)
+    generator = torch.Generator().manual_seed(seed)
+    begin = torch.rand(count, 2, generator=generator) * 20
+    boxes = torch.cat([begin, begin + 5 + 10 * torch.rand(count, 2, generator=generator)], 1)
+    scores = torch.rand(count, 2, generator=generator)
     rows = suppressed(boxes, scores, 100)
     for category in range(2):
         own = rows[rows[:, 5] == category]

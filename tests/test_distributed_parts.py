@@ -55,10 +55,10 @@ def test_a_second_signal_does_not_end_a_distributed_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("mps", "2 processes need cpu or cuda"), ("cuda:1", "need cpu or cuda")]
+    ("kind", "message"), [("mps", "2 processes need cpu or cuda"), ("cuda:1", "need cpu or cuda")]
 )
-def test_a_device_that_processes_cannot_share_is_refused(kind: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_device_that_processes_cannot_share_is_refused(kind: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         DistributedContext(1, 2, 1).device(kind)
 
 
@@ -74,17 +74,19 @@ def test_half_of_torchruns_variables_are_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("optim.ema=0.9", "does not support optim.ema"),
         ("net.drop_path=0.5", "does not support net.drop_mode"),
         ("device.memory=segments", "does not support memory"),
     ],
 )
-def test_options_that_sharded_state_does_not_support_are_refused(override: str, said: str) -> None:
+def test_options_that_sharded_state_does_not_support_are_refused(
+    override: str, message: str
+) -> None:
     given = ("device.parallel=fsdp", "net.num_classes=10", "net.in_channels=1", "net.size=8")
     recipe = load_recipe("digits-resnet20", [*given, override])
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         engine_of(recipe, object.__new__(State), DistributedContext(0, 2))  # nothing looks at it
 
 
@@ -137,10 +139,10 @@ def test_projected_speed_grows_sublinearly_with_gpus(scale: ModuleType) -> None:
 def test_many_processes_are_measured_and_recorded(scale: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     assert scale.main(["--tiny", "--out", str(out)]) == 0
-    found = store.read_json(out)
-    rows = [row for row in found["rows"] if row["what"] == "bytes"]
+    result = store.read_json(out)
+    rows = [row for row in result["rows"] if row["what"] == "bytes"]
     assert {row["engine"] for row in rows} == {"ddp", "fsdp"}
     for row in rows:
         # what goes besides is signs of life and sums; gloo sums whole gradients for fsdp
         assert 1 <= row["counted"] / row["computed"] < 1.5
-    assert set(found["value"]) == set(found["spread"])
+    assert set(result["value"]) == set(result["spread"])

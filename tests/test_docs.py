@@ -411,9 +411,9 @@ def test_links_and_paths_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.name)
 def test_a_result_has_its_command_and_machine(file: Path) -> None:
-    found = json.loads(file.read_text(encoding="utf-8"))
+    result = json.loads(file.read_text(encoding="utf-8"))
     keys = {"value", "spread", "seeds", "command", "recipe", "versions", "machine", "date"}
-    assert keys <= set(found)
+    assert keys <= set(result)
     text = file.read_text(encoding="utf-8")
     assert str(ROOT) not in text
     assert re.findall(r"(?<![\w.$])/(?:root|home|tmp|Users|mnt|var|work)/\S*", text) == []

@@ -108,15 +108,15 @@ def test_train_kill_resume_evaluate_predict(photos: Path, tmp_path: Path) -> Non
     (on_unreadable / "broken.jpg").write_bytes(next(iter(before.values()))[:200])
     some = [photos / "warm" / "00.jpg", photos / "cold" / "01.jpg"]
     done = plusx("predict", "run", *some, "=new", "--out", "said", "--json", ok=0, cwd=tmp_path)
-    said = json.loads(done.stdout)
-    assert [row["label"] for row in said["predictions"]] == ["warm", "cold"]
-    assert all(abs(sum(row["probabilities"]) - 1) < 1e-5 for row in said["predictions"])
+    result = json.loads(done.stdout)
+    assert [row["label"] for row in result["predictions"]] == ["warm", "cold"]
+    assert all(abs(sum(row["probabilities"]) - 1) < 1e-5 for row in result["predictions"])
     assert "broken.jpg" in done.stderr
-    assert [each["path"] for each in said["failed"]] == ["=new/broken.jpg"]
+    assert [each["path"] for each in result["failed"]] == ["=new/broken.jpg"]
     with (tmp_path / "said" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["warm", "cold"]
-    assert json.loads((tmp_path / "said" / "predictions.json").read_text()) == said
+    assert json.loads((tmp_path / "said" / "predictions.json").read_text()) == result
 
     with pytest.raises(RuntimeError, match=r"the only file cannot be used: .*broken\.jpg"):
         predict(load_run(out), [on_unreadable])

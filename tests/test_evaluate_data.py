@@ -79,8 +79,8 @@ def test_a_moved_folder_keeps_its_held_out_images(folder: Path, tmp_path: Path) 
     """Some classes, and some images of each: of the same folder, wherever it lies."""
     root = photos(tmp_path / "photos", 3)
     shutil.copytree(root / "dog", root / "fox")
-    said = [f"data.path={root}", "data.classes=[dog,cat]", "data.per_class=5", *SMALL]
-    train(load_recipe("images", said), tmp_path / "run", progress=False)
+    overrides = [f"data.path={root}", "data.classes=[dog,cat]", "data.per_class=5", *SMALL]
+    train(load_recipe("images", overrides), tmp_path / "run", progress=False)
     run = load_run(tmp_path / "run")
     own = evaluate(run)
     shutil.copytree(root, renamed := tmp_path / "renamed")
@@ -110,8 +110,8 @@ def test_a_folder_that_changed_is_refused(tmp_path: Path) -> None:
 
 def test_without_held_out_images_there_is_a_warning(tmp_path: Path) -> None:
     root = photos(tmp_path / "photos", 8, 4)
-    said = [f"data.path={root}", "data.validation=0", *SMALL]
-    train(load_recipe("images", said), tmp_path / "run", progress=False)
+    overrides = [f"data.path={root}", "data.validation=0", *SMALL]
+    train(load_recipe("images", overrides), tmp_path / "run", progress=False)
     shutil.copytree(root, tmp_path / "copy")
     for data in (root, tmp_path / "copy"):
         figures = evaluate(load_run(tmp_path / "run"), data=data)
@@ -130,13 +130,13 @@ def test_skipped_files_are_reported(tmp_path: Path, capsys: pytest.CaptureFixtur
     photos(tmp_path / "photos" / "train", 5, 6)
     photos(tmp_path / "photos" / "val", 6, 3)
     (tmp_path / "photos" / "val" / "cat" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
-    said = [
+    overrides = [
         "net.base=resnet20",
         f"data.path={tmp_path / 'photos'}",
         "data.on_unreadable=skip",
         *SMALL,
     ]
-    train(load_recipe("images", said), tmp_path / "run")
+    train(load_recipe("images", overrides), tmp_path / "run")
     warnings = store.read_json(tmp_path / "run" / "data.json")["warnings"]
     assert any("val/cat/cut.png" in warning for warning in warnings)
     assert "plusx: 1 of 7 files skipped" in capsys.readouterr().err
@@ -302,9 +302,13 @@ def test_x10_a_fine_tuned_network_names_the_data_of_its_weights(
     monkeypatch.setitem(SOURCE_DEFAULTS, "akamaster", learned)
     net = create_model("resnet20", in_channels=1, seed=0)
     save_network(net, tmp_path / "w.safetensors", model="resnet20", source="akamaster")
-    said = ["net.base=resnet20", "net.in_channels=1", f"net.weights={tmp_path / 'w.safetensors'}"]
+    overrides = [
+        "net.base=resnet20",
+        "net.in_channels=1",
+        f"net.weights={tmp_path / 'w.safetensors'}",
+    ]
     with pytest.warns(UserWarning, match="weights of akamaster were trained on all training"):
-        make_net(load_recipe("digits", said))
+        make_net(load_recipe("digits", overrides))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_net(load_recipe("digits", [*said, "data.validation=0"]))
+        make_net(load_recipe("digits", [*overrides, "data.validation=0"]))

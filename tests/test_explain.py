@@ -358,11 +358,11 @@ def test_the_command_prints_one_object(
     options = ["--out", str(out), "--class", "<b>green</b>", "--checked", "0", "--device", "cpu"]
     assert cli.run(["explain", str(weights), str(photos), *options, "--json"]) == 0
     captured = capsys.readouterr()
-    said = json.loads(captured.out)
-    assert said["out"] == str(out)
-    assert {row["class"] for row in said["images"]} == {"<b>green</b>"}
-    assert said["faithfulness"] is None
-    assert said["images"][1]["nothing"]
+    result = json.loads(captured.out)
+    assert result["out"] == str(out)
+    assert {row["class"] for row in result["images"]} == {"<b>green</b>"}
+    assert result["faithfulness"] is None
+    assert result["images"][1]["nothing"]
     assert "broken.png" in captured.err
     assert cli.run(["explain", str(weights), str(photos / "broken.png"), "--out", str(out)]) == 1
 
@@ -411,10 +411,10 @@ def test_captums_methods_from_the_command_line(
     out = tmp_path / "why"
     assert cli.run(["explain", str(weights), str(photos), "--out", str(out),
                     "--method", method, "--json"]) == 0  # fmt: skip
-    said = json.loads(capsys.readouterr().out)
-    assert said["method"] == method
-    assert said["positions"] == [SIDE, SIDE]
-    faith = said["faithfulness"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["method"] == method
+    assert result["positions"] == [SIDE, SIDE]
+    faith = result["faithfulness"]
     assert faith["deletion"]["map"]["mean"] < faith["deletion"]["random"]["mean"]
     assert (out / "explain.html").is_file()
 

@@ -85,9 +85,9 @@ def assert_exported(net: nn.Module, sizes: tuple[int, ...], tokens: int = 0) -> 
     """Export, and compare with torch: eight inputs, one, and the sizes that the file states."""
     inputs = example_inputs(sizes, tokens)
     content = to_onnx(net, inputs[:1])
-    found = compare(net, content, inputs)
-    assert found.inputs == len(inputs)
-    assert found.error <= found.allowed <= 1e-4 * max(1.0, found.largest)
+    result = compare(net, content, inputs)
+    assert result.inputs == len(inputs)
+    assert result.error <= result.allowed <= 1e-4 * max(1.0, result.largest)
     read = checked(with_digest(content, {}), "it")
     assert (read.sizes, read.tokens) == (sizes, tokens > 0)
     return content
@@ -112,8 +112,8 @@ def test_every_head_computes_what_torch_does(kind: str, any_size: bool) -> None:
     net = NetworkWithHead(plusx.create_model(spec, seed=0), HEADS[kind], 3).eval()
     inputs = example_inputs((3, 64, 96), count=2)
     content = to_onnx(net, inputs[:1], any_size=any_size)
-    found = compare(net, content, inputs)
-    assert found.error <= found.allowed
+    result = compare(net, content, inputs)
+    assert result.error <= result.allowed
     read = checked(with_digest(content, {}), "it")
     assert read.sizes == ((3, 0, 0) if any_size else (3, 64, 96))
     if any_size:

@@ -73,20 +73,20 @@ def opened(content: bytes, folder: Path) -> run.Run:
 
 
 def test_the_metadata_of_a_file_are_complete(tmp_path: Path) -> None:
-    found = opened(written(multilabel="true"), tmp_path)
-    assert found.classes == ("cat", "<b>dog</b>")
-    assert found.preprocessing == ImageModality(
+    dataset = opened(written(multilabel="true"), tmp_path)
+    assert dataset.classes == ("cat", "<b>dog</b>")
+    assert dataset.preprocessing == ImageModality(
         (2, 2), 3, (0.5,) * 3, (0.25,) * 3, resize="stretch"
     )
-    assert all((found.named, found.multilabel, found.finished))
-    assert not found.has_gradients
+    assert all((dataset.named, dataset.multilabel, dataset.finished))
+    assert not dataset.has_gradients
     x = torch.arange(24, dtype=torch.float32).reshape(2, 3, 2, 2)
-    torch.testing.assert_close(found.net(x), x.mean((2, 3))[:, :2])
+    torch.testing.assert_close(dataset.net(x), x.mean((2, 3))[:, :2])
 
 
 def test_a_file_without_names_numbers_its_classes(tmp_path: Path) -> None:
-    found = opened(written(classes=""), tmp_path)
-    assert (found.classes, found.named) == (("0", "1"), False)
+    dataset = opened(written(classes=""), tmp_path)
+    assert (dataset.classes, dataset.named) == (("0", "1"), False)
 
 
 @given(st.data())

@@ -37,8 +37,8 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) 
     capsys.readouterr()
     given = [str(each) for each in arguments]
     assert command([*given, "--json"]) == code
-    found = capsys.readouterr()
-    return json.loads(found.out) if code == 0 else found.err
+    captured = capsys.readouterr()
+    return json.loads(captured.out) if code == 0 else captured.err
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +114,9 @@ def test_int8_export_of_a_run_reports_its_cost(
     exact, rounded = (probabilities(said(capsys, "predict", p, images)) for p in (trained, onnx))
     assert 0 < np.abs(exact - rounded).max() < 0.5
     assert command(["export", str(trained), "--int8", "--out", str(onnx)]) == 0
-    shown = capsys.readouterr().out
-    assert f"{found['images']} images for training" in shown
-    assert "have the same class" in shown
+    output = capsys.readouterr().out
+    assert f"{found['images']} images for training" in output
+    assert "have the same class" in output
 
 
 @pytest.mark.slow

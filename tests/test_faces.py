@@ -473,8 +473,8 @@ def test_s8_validation_people_are_drawn_from_training_people(tmp_path, monkeypat
 def test_s8_a_recipe_leaves_a_split_of_people_out(nobody, tmp_path, monkeypatch):
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
     root = write_people(tmp_path / "faces", dict.fromkeys("abcd", 2))
-    said = [f"data.path={root}", f"data.validation={nobody}", f"data.test={nobody}"]
-    train, validation = open_train_and_validation(load_recipe("faces-verify", said))
+    overrides = [f"data.path={root}", f"data.validation={nobody}", f"data.test={nobody}"]
+    train, validation = open_train_and_validation(load_recipe("faces-verify", overrides))
     assert len(train.classes) == 4
     assert validation is None
 

@@ -124,8 +124,8 @@ def test_an_evaluation_on_test_people_is_recorded(trained: Path) -> None:
 
 def test_other_people_are_evaluated_as_a_whole(trained: Path, faces: Path, tmp_path: Path) -> None:
     others = _folder_of(faces, tmp_path / "others", ["p0", "p1", "p2"])
-    told = runs.evaluate(runs.load_run(trained), data=others, device="cpu")
-    assert (told["split"], told["people"], told["count"]) == ("all", 3, 18)
+    result = runs.evaluate(runs.load_run(trained), data=others, device="cpu")
+    assert (result["split"], result["people"], result["count"]) == ("all", 3, 18)
 
 
 def test_predictions_are_unit_vectors(trained: Path, faces: Path, tmp_path: Path) -> None:
@@ -244,9 +244,9 @@ def test_the_commands_print_json_and_name_errors(
 ) -> None:
     picture = str(sorted((faces / "test1").iterdir())[0])
     assert command(["verify", str(gallery), picture, "--json", "--device", "cpu"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert set(said["answers"][0]) == {"path", "person", "score", "nearest"}
-    assert said["answers"][0]["nearest"] == "test1"
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["answers"][0]) == {"path", "person", "score", "nearest"}
+    assert result["answers"][0]["nearest"] == "test1"
 
     assert command(["verify", str(gallery), picture, "--person", "test0", "--device", "cpu"]) == 0
     assert "not test0" in capsys.readouterr().out
@@ -271,17 +271,17 @@ def test_a_corrupt_gallery_is_refused(gallery: Path, tmp_path: Path) -> None:
     copy.mkdir()
     for file in gallery.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    known = store.read_json(copy / "gallery.json")
-    store.write_json(copy / "gallery.json", {**known, "people": known["people"][:2]})
+    result = store.read_json(copy / "gallery.json")
+    store.write_json(copy / "gallery.json", {**result, "people": result["people"][:2]})
     with pytest.raises(ValueError, match="2 people, but vectors of shape"):
         open_gallery(copy)
-    store.write_json(copy / "gallery.json", {**known, "format": "another"})
+    store.write_json(copy / "gallery.json", {**result, "format": "another"})
     with pytest.raises(ValueError, match="its format is not"):
         open_gallery(copy)
-    store.write_json(copy / "gallery.json", {**known, "tta": "sideways"})
+    store.write_json(copy / "gallery.json", {**result, "tta": "sideways"})
     with pytest.raises(ValueError, match="tta = 'sideways'"):
         open_gallery(copy)
-    store.write_json(copy / "gallery.json", known)
+    store.write_json(copy / "gallery.json", result)
     headed = NetworkWithHead(create_model("resnet20"), Fcn(), 2)
     shown = ImageModality((32, 32), 3, (0.5,) * 3, (0.5,) * 3).to_dict()
     save_network(headed, copy / "model.safetensors", preprocessing=shown)

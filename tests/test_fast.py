@@ -109,7 +109,7 @@ def test_eigenvectors_are_sorted_and_small_eigenvalues_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("net", "images", "error", "said"),
+    ("net", "images", "error", "message"),
     [
         (nn.Linear(3, 2), [], ValueError, "no convolution"),
         (nn.Conv2d(1, 9, 2), [], ValueError, "at most 8 filters"),
@@ -118,9 +118,9 @@ def test_eigenvectors_are_sorted_and_small_eigenvalues_are_bounded() -> None:
     ],
 )
 def test_networks_that_cannot_be_whitened_are_refused(
-    net: nn.Module, images: list[Tensor], error: type[Exception], said: str
+    net: nn.Module, images: list[Tensor], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         whiten(net, images)
 
 
@@ -231,8 +231,8 @@ def test_the_benchmark_runs(
 ) -> None:
     asked = ["--tiny", "--out", str(tmp_path / "fast.json"), "--cells", str(tmp_path / "cells")]
     assert fast.main(asked) == 0
-    found = store.read_json(tmp_path / "fast.json")
-    assert [row["name"] for row in found["rows"]] == list(fast.CONTENDERS)
+    result = store.read_json(tmp_path / "fast.json")
+    assert [row["name"] for row in result["rows"]] == list(fast.CONTENDERS)
     assert "resnet20" in (tmp_path / "cells" / "fast.html").read_text()
     capsys.readouterr()
     assert fast.main(asked) == 0

@@ -164,8 +164,8 @@ def test_s3_xml_of_an_unknown_encoding_is_named_and_can_be_skipped(tmp_path: Pat
         open_annotated(tmp_path, "voc")
     assert "b.xml: cannot be read" in str(error.value)
     classes = LayoutOptions(classes=("cat", "dog"))
-    kept = open_annotated(tmp_path, "voc", split="all", on_unreadable="skip", options=classes)
-    assert len(kept) == 3
+    dataset = open_annotated(tmp_path, "voc", split="all", on_unreadable="skip", options=classes)
+    assert len(dataset) == 3
     entities = '<!DOCTYPE a [<!ENTITY x "y">]><annotation></annotation>'
     note.write_bytes(entities.encode("utf-16"))
     with pytest.raises(ValueError, match=r"a\.xml: cannot be read: it declares entities"):

@@ -180,7 +180,7 @@ def test_specs_survive_toml(plan: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"stem_widht": 3}, "did you mean stem_width"),
         ({"stages": []}, None),
@@ -193,12 +193,12 @@ def test_specs_survive_toml(plan: dict[str, object]) -> None:
         ({"size": [3, "4"]}, "size"),
     ],
 )
-def test_errors_in_a_mapping_are_named(change: dict[str, object], said: str | None) -> None:
+def test_errors_in_a_mapping_are_named(change: dict[str, object], message: str | None) -> None:
     mapping = {**to_dict(net()), **change}
-    if said is None:
+    if message is None:
         assert from_dict(mapping).stages == ()
     else:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             from_dict(mapping)
 
 

@@ -251,14 +251,14 @@ def test_a_failed_forward_pass_leaks_no_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("net", "plan", "said"),
+    ("net", "plan", "message"),
     [
         ("resnet20", "recmpute", "did you mean recompute"),
         ("revnet38", "recompute", "they recompute activations already"),
     ],
 )
-def test_invalid_plans_are_refused(net: str, plan: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_plans_are_refused(net: str, plan: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         save_memory(plusx.create_model(net), plan)
 
 
@@ -523,14 +523,14 @@ def test_describe_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
 
     command = ["describe", "wrn16_4", "--memory", "120MB", "--batch-size", "16"]
     assert run([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [row["plan"] for row in found["plans"]] == list(PLANS)
-    assert [row["fits"] for row in found["plans"]] == [False, True, True]
-    assert [row["saved_bytes_per_image"] for row in found["plans"]] == sorted(
-        (row["saved_bytes_per_image"] for row in found["plans"]), reverse=True
+    result = json.loads(capsys.readouterr().out)
+    assert [row["plan"] for row in result["plans"]] == list(PLANS)
+    assert [row["fits"] for row in result["plans"]] == [False, True, True]
+    assert [row["saved_bytes_per_image"] for row in result["plans"]] == sorted(
+        (row["saved_bytes_per_image"] for row in result["plans"]), reverse=True
     )
-    assert found["state_bytes"]["weights"] == 4 * found["parameters"]
-    by_name = {row["name"]: row["plan"] for row in found["family"]}
+    assert result["state_bytes"]["weights"] == 4 * result["parameters"]
+    by_name = {row["name"]: row["plan"] for row in result["family"]}
     assert by_name == {"wrn16_4": "recompute", "wrn40_4": None}
     assert run(command) == 0
     assert "training a batch of 16 images in 120 MB" in capsys.readouterr().out

@@ -45,8 +45,8 @@ def made(kind: str, out: Path, *overrides: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_finding_names_vanishing_and_exploding_gradients(tmp_path: Path) -> None:
     networks = "study.networks=[plain20,preact_resnet20]"
-    said = ["study.rules=[he,normal0.01]", "study.acts=[relu]"]
-    result = made("gradients", tmp_path / "out", *STEPS, networks, *said)
+    overrides = ["study.rules=[he,normal0.01]", "study.acts=[relu]"]
+    result = made("gradients", tmp_path / "out", *STEPS, networks, *overrides)
     rows = {row["name"]: row for row in result["rows"]}
     assert len(rows) == 2 * 2 * 2
     for row in rows.values():
@@ -76,9 +76,9 @@ def test_responses_have_a_line_for_each_network(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_lesions_list_blocks_that_cannot_be_deleted(tmp_path: Path) -> None:
-    said = ["study.networks=[plain20,resnet20]", "study.counts=[1,3,8]", "study.draws=2"]
+    overrides = ["study.networks=[plain20,resnet20]", "study.counts=[1,3,8]", "study.draws=2"]
     out = tmp_path / "out"
-    result = made("lesion", out, *SMALL, *said, "study.split=test", "study.images=60")
+    result = made("lesion", out, *SMALL, *overrides, "study.split=test", "study.images=60")
     plain, residual = result["rows"]
     assert (plain["deleted"], plain["kept"], plain["images"]) == (7, 2, 60)
     assert (residual["deleted"], residual["kept"]) == (9, 0)
@@ -110,8 +110,8 @@ def test_lesions_of_given_weights_are_beside_trained_networks(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_paths_are_binomial_and_weighted(tmp_path: Path) -> None:
-    said = ["study.networks=[resnet20]", "study.samples=3"]
-    result = made("paths", tmp_path / "out", *SMALL, *said)
+    overrides = ["study.networks=[resnet20]", "study.samples=3"]
+    result = made("paths", tmp_path / "out", *SMALL, *overrides)
     (row,) = result["rows"]
     assert (row["blocks"], row["usual"]) == (9, 4.5)
     assert 0 <= row["shortest"]["mean"] <= row["length"]["mean"] <= row["longest"]["mean"] <= 9
@@ -121,15 +121,15 @@ def test_paths_are_binomial_and_weighted(tmp_path: Path) -> None:
     assert paths["dashed"]
     # another number of samples is another look: the trained runs are kept, the answers are not
     logs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/runs/*/log.jsonl")}
-    again = made("paths", tmp_path / "out", *SMALL, said[0], "study.samples=2")
+    again = made("paths", tmp_path / "out", *SMALL, overrides[0], "study.samples=2")
     assert again["rows"] != result["rows"]
     assert {path: path.stat().st_mtime_ns for path in logs} == logs
 
 
 @pytest.mark.slow
 def test_every_network_has_a_loss_surface(tmp_path: Path) -> None:
-    said = ["study.networks=[plain20,resnet20]", "study.points=5", "study.span=0.5"]
-    result = made("surface", tmp_path / "out", *SMALL, *said)
+    overrides = ["study.networks=[plain20,resnet20]", "study.points=5", "study.span=0.5"]
+    result = made("surface", tmp_path / "out", *SMALL, *overrides)
     line, *maps = result["figures"]
     assert line["lines"][0]["x"] == [-0.5, -0.25, 0, 0.25, 0.5]
     assert [each["kind"] for each in maps] == ["map", "map"]
@@ -143,8 +143,8 @@ def test_every_network_has_a_loss_surface(tmp_path: Path) -> None:
 def test_a_step_of_deep_networks_is_reported_block_by_block(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "plusx", "study", "thousand", "--json"]
     command += ["study.networks=[preact_resnet164,plain110]", "--out", str(tmp_path / "out")]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    result = json.loads(told.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    result = json.loads(process.stdout)
     residual, plain = result["rows"]
     assert (residual["depth"], residual["blocks"], residual["reached"]) == (164, 54, 54)
     assert plain["ratio"] > 1e5
@@ -176,9 +176,9 @@ def test_a_network_that_a_study_does_not_support_is_refused(
 ) -> None:
     out = tmp_path / "out"
     assert cli.run(["study", recipe, *overrides, "--out", str(out)]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert re.search(message, said.err), said.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.search(message, captured.err), captured.err
     assert not out.exists()
 
 

@@ -213,10 +213,10 @@ def test_s11_a_run_keeps_the_ids_of_its_json(tmp_path: Path) -> None:
         for image in content["images"]:
             image["id"] += 1000
         path.write_text(json.dumps(content))
-    said = [f"data.path={root}", "data.size=[32,48]", "net.base=resnet20", "head.width=16",
+    overrides = [f"data.path={root}", "data.size=[32,48]", "net.base=resnet20", "head.width=16",
             "head.depth=1", "head.finest=4", "head.levels=2", "device.precision=float32",
             "device.threads=1", "data.kind=coco", "epochs=1", "batch_size=3"]  # fmt: skip
-    runs.train(load_recipe("blood-cells-detect", said), tmp_path / "run", progress=False)
+    runs.train(load_recipe("blood-cells-detect", overrides), tmp_path / "run", progress=False)
     assert store.read_json(tmp_path / "run" / "data.json")["category_ids"] == [18, 90]
     picture(tmp_path / "new" / "x.png")
     paths = [root / "val" / "d.png", tmp_path / "new" / "x.png"]

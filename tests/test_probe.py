@@ -23,22 +23,22 @@ from plusx.run.probing import probe
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run on the digits."""
     folder = tmp_path_factory.mktemp("digits") / "run"
-    said = ["epochs=2", "net.base=resnet20", "data.train=400", "device.threads=1"]
-    train(load_recipe("digits-resnet20", said), folder, progress=False)
+    overrides = ["epochs=2", "net.base=resnet20", "data.train=400", "device.threads=1"]
+    train(load_recipe("digits-resnet20", overrides), folder, progress=False)
     return folder
 
 
 @pytest.mark.slow
 def test_embeddings_separate_digits(digits: Path) -> None:
-    told = probe(load_run(digits))
-    assert told["width"] == 64
-    assert (told["count"], told["learned_from"]) == (300, 400)
+    result = probe(load_run(digits))
+    assert result["width"] == 64
+    assert (result["count"], result["learned_from"]) == (300, 400)
     for way in ("neighbours", "linear"):
-        assert told[way]["accuracy"] > 0.6  # chance is 0.1; as they are 0.9
-        assert len(told[way]["per_class"]) == 10
+        assert result[way]["accuracy"] > 0.6  # chance is 0.1; as they are 0.9
+        assert len(result[way]["per_class"]) == 10
     fewer = probe(load_run(digits), images=30, neighbours=50)
     assert (fewer["learned_from"], fewer["neighbours"]["k"]) == (30, 30)
-    assert probe(load_run(digits)) == told  # nothing is drawn
+    assert probe(load_run(digits)) == result  # nothing is drawn
 
 
 @pytest.mark.slow
@@ -47,9 +47,9 @@ def test_the_command_answers_in_json_and_counts_uses_of_the_test(
 ) -> None:
     before = uses_of(digits)
     assert cli.run(["probe", str(digits), "--split", "test", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {"neighbours", "linear", "random", "width", "split", "count"} <= set(told)
-    assert told["test_uses"] == before + 1 == uses_of(digits)
+    result = json.loads(capsys.readouterr().out)
+    assert {"neighbours", "linear", "random", "width", "split", "count"} <= set(result)
+    assert result["test_uses"] == before + 1 == uses_of(digits)
     assert cli.run(["probe", str(digits / "model.safetensors"), "--data", "digits"]) == 0
     assert "logistic regression" in capsys.readouterr().out
     assert uses_of(digits) == before + 1
@@ -132,12 +132,14 @@ def test_a_column_patient_keeps_rows_together_too(tmp_path: Path) -> None:
 
 def test_rows_of_at_most_one_label_can_be_asked_as_several(tmp_path: Path) -> None:
     path = _patients(tmp_path / "chest", 12, ["a", "b", ""])
-    said = [f"data.path={path}", "data.size=16", "net.weights=", "net.base=resnet20"]
-    source = build.open_split(load_recipe("chest-labels", said), "train")
+    overrides = [f"data.path={path}", "data.size=16", "net.weights=", "net.base=resnet20"]
+    source = build.open_split(load_recipe("chest-labels", overrides), "train")
     assert source.multilabel
     assert source.classes == ("a", "b")
     with pytest.raises(ValueError, match="row 4: no label"):
-        build.open_split(load_recipe("chest-labels", [*said, "task.multilabel=false"]), "train")
+        build.open_split(
+            load_recipe("chest-labels", [*overrides, "task.multilabel=false"]), "train"
+        )
 
 
 def test_a_missing_image_is_named_with_its_table_and_row(tmp_path: Path) -> None:
@@ -163,10 +165,10 @@ def test_findings_are_learned_by_patient_and_reported_with_intervals(
     names = [f"finding {number}" for number in range(14)]
     labels = [f"{names[i]}|{names[(i + 3) % 14]}" for i in range(14)] + ["", names[0], "", names[5]]
     path = _patients(tmp_path / "chest", 288, labels)
-    said = [f"data.path={path}", "data.size=16", "data.augment=resize16 centercrop",
+    overrides = [f"data.path={path}", "data.size=16", "data.augment=resize16 centercrop",
             "net.weights=", "net.base=resnet20", "epochs=6", "batch_size=16", "optim.lr=0.003",
             "device.threads=1", "evaluate.every=0"]  # fmt: skip
-    result = train(load_recipe("chest-labels", said), tmp_path / "run", progress=False)
+    result = train(load_recipe("chest-labels", overrides), tmp_path / "run", progress=False)
     figures = result["validation"]
     assert result["metrics"][0] == "auroc"
     assert figures["auroc"] > 0.7  # the labels are bright squares: 0.99 after a minute
@@ -178,10 +180,10 @@ def test_findings_are_learned_by_patient_and_reported_with_intervals(
     told = probe(load_run(tmp_path / "run"))
     assert told["linear"]["auroc"] > 0.7
     capsys.readouterr()
-    assert cli.run(["train", "chest-labels", *said, "--out", str(tmp_path / "run")]) == 0
-    shown = capsys.readouterr().out
-    assert f"train AUROC    {result['train']['auroc']:.3f}" in shown
-    assert f"AUROC {figures['auroc']:.3f} ({low:.3f} to {high:.3f})" in shown
+    assert cli.run(["train", "chest-labels", *overrides, "--out", str(tmp_path / "run")]) == 0
+    output = capsys.readouterr().out
+    assert f"train AUROC    {result['train']['auroc']:.3f}" in output
+    assert f"AUROC {figures['auroc']:.3f} ({low:.3f} to {high:.3f})" in output
     out = tmp_path / "out"
     assert cli.run(["predict", str(tmp_path / "run"), str(path.parent), "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -473,13 +473,13 @@ def test_the_interval_of_a_recorded_difference_is_that_of_the_tables(tmp_path: P
     assert record["interval"] == pytest.approx([gap.low, gap.high])
     assert record["verdict"] == "PASS"
     repository = Path(__file__).parents[1]
-    shown = (repository / "README.md").read_text(encoding="utf-8")
+    text = (repository / "README.md").read_text(encoding="utf-8")
     for name, record in read_results(repository / "results").items():
         of_shares = name.startswith("twin-") and find_claim(name).unit == "share"
         # the tables do not cut intervals at 100 %, which an error rate can exceed
         if of_shares and record["interval"] and record["interval"][0] > -1:
             low, high = (f"{100 * end:+.1f}" for end in record["interval"])
-            assert f"({low} to {high})" in shown, name
+            assert f"({low} to {high})" in text, name
 
 
 def test_a_budget_that_cannot_decide_decides_nothing(tmp_path: Path) -> None:
@@ -617,11 +617,11 @@ def test_quick_training_says_what_is_smaller(
     monkeypatch.setattr(training, "QUICK", 1e9)
     monkeypatch.chdir(tmp_path)
     assert cli.run(["reproduce", "error-resnet20-cifar10", "--quick", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["verdict"] == "INCONCLUSIVE"
-    assert "in place of cifar10" in said["smaller"]
-    assert said["seeds"] == [0]
-    assert "cost" not in said
+    result = json.loads(capsys.readouterr().out)
+    assert result["verdict"] == "INCONCLUSIVE"
+    assert "in place of cifar10" in result["smaller"]
+    assert result["seeds"] == [0]
+    assert "cost" not in result
     (row,) = ledger("error-resnet20-cifar10", results=tmp_path / "results")
     assert row["state"] == "INCONCLUSIVE"
     assert "--quick" in row["marks"][0]
@@ -642,10 +642,10 @@ def test_the_command_prints_verdict_value_and_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["reproduce", "erratum-1", "--quick", "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("WRONG  erratum-1\n")
+    output = capsys.readouterr().out
+    assert output.startswith("WRONG  erratum-1\n")
     for word in ("11,689,512", "1,700,000 ± 50,000", "seeds", "true", "ResNet-110"):
-        assert word in said
+        assert word in output
     assert cli.run(["reproduce", "erratum-3", "--json", "--out", str(tmp_path)]) == 0
     record = json.loads(capsys.readouterr().out)
     assert {"id", "verdict", "value", "claimed", "distance", "seeds"} <= set(record)
@@ -657,12 +657,12 @@ def test_the_command_runs_a_pattern_with_progress(
 ) -> None:
     command = ["reproduce", "option-?-*", "--quick", "--out", str(tmp_path)]
     assert cli.run(command) == 0
-    said = capsys.readouterr()
-    assert said.out.count("PASS") == 2
-    assert "1 of 2: " in said.err
+    captured = capsys.readouterr()
+    assert captured.out.count("PASS") == 2
+    assert "1 of 2: " in captured.err
     assert cli.run([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert {record["id"] for record in found["claims"]} == {"option-a-zeros", "option-b-minus-a"}
+    result = json.loads(capsys.readouterr().out)
+    assert {record["id"] for record in result["claims"]} == {"option-a-zeros", "option-b-minus-a"}
     assert cli.run(["reproduce", "scope-f1", "--out", str(tmp_path)]) == 2
     assert "task:regress" in capsys.readouterr().err
     assert cli.run(["reproduce", "scope-f*", "--out", str(tmp_path)]) == 0

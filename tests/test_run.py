@@ -96,9 +96,9 @@ def test_the_train_error_is_of_the_trained_network_on_images_as_they_are(finishe
     with evaluating(run.task), torch.inference_mode():
         for batch in Loader(open_data("digits"), split="all").epoch(0):
             meter.update(run.task.predict(batch), batch)
-    said = json.loads((finished / "result.json").read_text())
-    assert said["train_error"] == pytest.approx(1 - meter.compute()["accuracy"])
-    assert said["train"]["count"] == 1200
+    result = json.loads((finished / "result.json").read_text())
+    assert result["train_error"] == pytest.approx(1 - meter.compute()["accuracy"])
+    assert result["train"]["count"] == 1200
 
 
 def test_runs_are_reproducible_and_differ_between_seeds(finished: Path, tmp_path: Path) -> None:
@@ -261,8 +261,8 @@ def test_prediction_and_evaluation_have_the_same_inputs(photos: Path, of_photos:
     loader = Loader(source, split="all", batch_size=20)
     with evaluating(run.task), torch.inference_mode():
         expected = run.task.predict(next(loader.epoch(0))).tensors()["probabilities"]
-    said = predict(run, source.paths or [])
-    told = torch.tensor([row["probabilities"] for row in said["predictions"]])
+    result = predict(run, source.paths or [])
+    told = torch.tensor([row["probabilities"] for row in result["predictions"]])
     assert torch.allclose(told, expected, atol=1e-6)
 
 

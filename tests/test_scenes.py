@@ -233,9 +233,9 @@ def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
         assert said in message
         place = {"voc": f"{name}.xml, object", "coco": f"{split}.json, annotation", "boxes": "row"}
         assert place[kind] in message
-        kept = open_annotated(path, kind, split=split, on_unreadable="skip", options=classes)
-        assert sum(map(len, boxes_of(kept).rows)) == sum(len(GOOD[n]) for n in SPLITS[split])
-        assert any(said in warning for warning in kept.warnings)
+        dataset = open_annotated(path, kind, split=split, on_unreadable="skip", options=classes)
+        assert sum(map(len, boxes_of(dataset).rows)) == sum(len(GOOD[n]) for n in SPLITS[split])
+        assert any(said in warning for warning in dataset.warnings)
 
 
 @slow
@@ -257,9 +257,9 @@ def test_mismatches_between_lists_and_files_are_named(tmp_path: Path) -> None:
     for said in ("row 2", "b.xml has no image", "'ghost': no such image", "row 5", "repeats",
                  "val.txt, row 1", "'d': no such annotation"):  # fmt: skip
         assert said in str(error.value)
-    kept = open_annotated(tmp_path, "voc", on_unreadable="skip")
-    assert len(kept) == 2
-    assert any("ghost" in warning for warning in kept.warnings)
+    dataset = open_annotated(tmp_path, "voc", on_unreadable="skip")
+    assert len(dataset) == 2
+    assert any("ghost" in warning for warning in dataset.warnings)
 
 
 @slow
@@ -316,9 +316,9 @@ def test_errors_of_a_coco_json_are_named(
     change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
 ) -> None:
     coco(tmp_path)
-    told = json.loads((tmp_path / "train.json").read_text())
-    change(told)
-    (tmp_path / "train.json").write_text(json.dumps(told))
+    result = json.loads((tmp_path / "train.json").read_text())
+    change(result)
+    (tmp_path / "train.json").write_text(json.dumps(result))
     with pytest.raises(ValueError, match=r"train\.json, ") as error:
         open_annotated(tmp_path, "coco", options=MASKED)
     assert said in str(error.value)
@@ -328,9 +328,9 @@ def test_errors_of_a_coco_json_are_named(
 def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     """A folder as COCO has it, whose training JSON is another."""
     coco(root)
-    told = json.loads((root / "train.json").read_text())
-    change(told)
-    (root / "train.json").write_text(json.dumps(told))
+    result = json.loads((root / "train.json").read_text())
+    change(result)
+    (root / "train.json").write_text(json.dumps(result))
     return root
 
 
@@ -496,10 +496,10 @@ def test_mask_values_are_classes_ignored_or_errors(tmp_path: Path) -> None:
     mask = numbers(3)
     mask[5, 5] = 255
     masks(tmp_path, {"a": mask, "b": numbers(3, seed=1)})
-    found = open_annotated(tmp_path, "masks", validation=0)
-    assert found.classes == ("0", "1", "2", "3")  # 255 is not judged
-    assert masks_of(found).mask(0)[5, 5] == 255
-    assert found.position_counts().sum() == 2 * 30 * 40 - 1
+    dataset = open_annotated(tmp_path, "masks", validation=0)
+    assert dataset.classes == ("0", "1", "2", "3")  # 255 is not judged
+    assert masks_of(dataset).mask(0)[5, 5] == 255
+    assert dataset.position_counts().sum() == 2 * 30 * 40 - 1
     named = LayoutOptions(classes=("x", "y", "z"), values=(3, 0, 1), ignore=(2,))
     source = open_annotated(tmp_path, "masks", validation=0, options=named)
     read = masks_of(source).mask(0)
@@ -519,7 +519,7 @@ def test_mask_values_are_classes_ignored_or_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "ending", "said"),
+    ("array", "ending", "message"),
     [
         (np.eye(30, 40, dtype=np.uint8)[..., None] * np.array([9, 0, 0], np.uint8), "PNG",
          r"the masks are in colours.*9,0,0.*classes\.csv"),
@@ -529,12 +529,12 @@ def test_mask_values_are_classes_ignored_or_errors(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_masks_without_two_values_are_named(
-    array: np.ndarray, ending: str, said: str, tmp_path: Path
+    array: np.ndarray, ending: str, message: str, tmp_path: Path
 ) -> None:
     masks(tmp_path, {"a": numbers(), "b": numbers()})
     for name in "ab":
         Image.fromarray(array).save(tmp_path / "trainannot" / f"{name}.png", format=ending)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         open_annotated(tmp_path, "masks")
 
 
@@ -561,9 +561,9 @@ def test_mismatched_masks_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train/b\.png: no mask") as listed:
         open_annotated(tmp_path, "masks")
     assert "trainannot/c.png: no image" in str(listed.value)
-    kept = open_annotated(tmp_path, "masks", on_unreadable="skip", validation=0)
-    assert [os.path.basename(path) for path in kept.paths or []] == ["g.png"]
-    warnings = "\n".join(kept.warnings)
+    dataset = open_annotated(tmp_path, "masks", on_unreadable="skip", validation=0)
+    assert [os.path.basename(path) for path in dataset.paths or []] == ["g.png"]
+    warnings = "\n".join(dataset.warnings)
     for said in (
         "a.png: it has 41 x 30 pixels, its image 40 x 30",
         "d.png: a colour image",
@@ -642,8 +642,8 @@ def test_any_value_in_a_coco_json_is_read_or_named(tmp_path: Path, data: st.Data
     if not (tmp_path / "val.json").exists():
         coco(tmp_path)
         (tmp_path / "first").write_bytes((tmp_path / "train.json").read_bytes())
-    told = json.loads((tmp_path / "first").read_bytes())
-    place: Any = told
+    result = json.loads((tmp_path / "first").read_bytes())
+    place: Any = result
     while True:
         key = data.draw(
             st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place)))
@@ -653,7 +653,7 @@ def test_any_value_in_a_coco_json_is_read_or_named(tmp_path: Path, data: st.Data
             break
         place = below
     place[key] = data.draw(JSON)
-    (tmp_path / "train.json").write_text(json.dumps(told))
+    (tmp_path / "train.json").write_text(json.dumps(result))
     for on_unreadable in ("error", "skip"):
         try:
             source = open_annotated(
@@ -713,9 +713,9 @@ def test_the_folder_of_masks_is_found_among_several(tmp_path: Path) -> None:
 @slow
 def test_an_image_of_two_jsons_is_named(tmp_path: Path) -> None:
     coco(tmp_path)
-    told = json.loads((tmp_path / "test.json").read_text())
-    told["images"][0]["file_name"] = "train/a.png"
-    (tmp_path / "test.json").write_text(json.dumps(told))
+    result = json.loads((tmp_path / "test.json").read_text())
+    result["images"][0]["file_name"] = "train/a.png"
+    (tmp_path / "test.json").write_text(json.dumps(result))
     with pytest.raises(ValueError, match=r"train\.json, image 0: 'a\.png' is in test already"):
         open_annotated(tmp_path, "coco")
 
@@ -908,9 +908,9 @@ def test_recipes_open_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     few_cells(monkeypatch, 4)
     said = 'kind = "cells"\ntrain = 0.5'
     text = RECIPE.format(head="mask-rcnn", task="detect", data=said)
-    made = open_split(parse_recipe(text, where="a.toml"), "train")
-    assert len(made) == 2
-    assert boxes_of(made).masks is not None
+    dataset = open_split(parse_recipe(text, where="a.toml"), "train")
+    assert len(dataset) == 2
+    assert boxes_of(dataset).masks is not None
 
 
 def published(name: str) -> Path:

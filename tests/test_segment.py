@@ -279,5 +279,5 @@ def test_the_middle_of_a_window_weighs_most() -> None:
 def test_the_main_metric_is_first(background: str, first: str) -> None:
     # progress shows the first figure of a log
     task = Segment(Pointwise(2), class_names=["sky", "road"], background=background)
-    found = evaluate(task, [random_scene(3, k=2)])
-    assert next(iter(found)) == task.metrics[0] == first
+    result = evaluate(task, [random_scene(3, k=2)])
+    assert next(iter(result)) == task.metrics[0] == first

@@ -335,16 +335,16 @@ def test_an_explanation_finds_the_class(trained: Path, data: Path, tmp_path: Pat
     from plusx.explain.explain import explain
 
     out = tmp_path / "why"
-    told = explain(
+    result = explain(
         runs.load_run(trained), [data / "val"], out, class_name="disc", stage="layer1", checked=2
     )
-    assert told["positions"] == [32, 40]
+    assert result["positions"] == [32, 40]
     maps = store.load_tensors(out / "maps.safetensors")[0]["maps"]
     masks = np.stack([pixels(path) for path in sorted((data / "valannot").iterdir())])
     inside = torch.from_numpy(masks == 1)
     # what speaks for the disc lies where it is, more than elsewhere
     assert float(maps[inside].mean()) > float(maps[~inside].mean())
-    assert told["shuffled_weights"]
+    assert result["shuffled_weights"]
     with pytest.raises(ValueError, match="only grad-cam"):
         explain(runs.load_run(trained), [data / "val"], tmp_path / "no", method="occlusion")
 
@@ -600,9 +600,9 @@ def test_boxes_are_in_pixels_of_the_stored_image(masks: bool, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_an_unknown_monitor_is_refused(data: Path, tmp_path: Path) -> None:
-    said = ['evaluate.monitor="map50"']
+    overrides = ['evaluate.monitor="map50"']
     with pytest.raises(ValueError, match=r"monitor = .map50.: .* has dice, loss, mean_iou"):
-        runs.train(parse_recipe(RECIPE.replace("{path}", str(data)), said), tmp_path / "run")
+        runs.train(parse_recipe(RECIPE.replace("{path}", str(data)), overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

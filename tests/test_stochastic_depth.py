@@ -122,8 +122,8 @@ def test_the_benchmark_compares_the_same_network_with_and_without(
     assert benchmark.main(["--tiny", "--out", str(out)]) == 0
     assert torch.get_num_threads() == threads
     assert "stochastic depth / constant depth" in capsys.readouterr().out
-    found = store.read_json(out)
-    (name,) = found["value"]
-    low, high = found["spread"][name]
-    assert 0 < low <= found["value"][name] <= high
-    assert found["rows"][0]["expected_share"] == pytest.approx(40.25 / 54)
+    result = store.read_json(out)
+    (name,) = result["value"]
+    low, high = result["spread"][name]
+    assert 0 < low <= result["value"][name] <= high
+    assert result["rows"][0]["expected_share"] == pytest.approx(40.25 / 54)

@@ -202,7 +202,7 @@ def test_the_order_of_keys_changes_no_byte(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ({"a": [1, {"b": math.nan}]}, r"a\[1\].b is nan"),
         ({"a": math.inf}, "a is inf"),
@@ -212,14 +212,14 @@ def test_the_order_of_keys_changes_no_byte(tmp_path):
         ({"a": b"x"}, "a is a bytes"),
     ],
 )
-def test_values_that_json_cannot_hold_are_refused_with_their_place(tmp_path, value, said):
-    with pytest.raises(ValueError, match=said):
+def test_values_that_json_cannot_hold_are_refused_with_their_place(tmp_path, value, message):
+    with pytest.raises(ValueError, match=message):
         store.write_json(tmp_path / "a.json", value)
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b'{"a": 1, "a": 2}', "'a' occurs twice"),
         (b'{"a": {"b": 1, "b": 1}}', "'b' occurs twice"),
@@ -234,9 +234,9 @@ def test_values_that_json_cannot_hold_are_refused_with_their_place(tmp_path, val
         (b'"' + b"x" * 2000 + b'"', "at most 1,000"),
     ],
 )
-def test_invalid_json_is_refused(tmp_path, text, said):
+def test_invalid_json_is_refused(tmp_path, text, message):
     (tmp_path / "a.json").write_bytes(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         store.read_json(tmp_path / "a.json", limit=1000 if b"xxx" in text else 1 << 20)
 
 

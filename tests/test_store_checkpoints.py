@@ -14,11 +14,11 @@ from plusx import store
 
 
 def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
-    made = torch.Generator().manual_seed(step)
+    generator = torch.Generator().manual_seed(step)
     return {
-        "weights": {"conv1.weight": torch.randn(4, 3, 3, 3, generator=made)},
-        "optimizer": {"conv1.weight.momentum_buffer": torch.randn(4, 3, 3, 3, generator=made)},
-        "average": {"conv1.weight": torch.randn(4, 3, 3, 3, generator=made)},
+        "weights": {"conv1.weight": torch.randn(4, 3, 3, 3, generator=generator)},
+        "optimizer": {"conv1.weight.momentum_buffer": torch.randn(4, 3, 3, 3, generator=generator)},
+        "average": {"conv1.weight": torch.randn(4, 3, 3, 3, generator=generator)},
     }
 
 

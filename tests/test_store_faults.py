@@ -274,9 +274,9 @@ def _log(path: Path) -> None:
 
 
 def assert_full_and_unharmed(folder: Path, error: OSError, before: dict[str, bytes]) -> None:
-    said = str(error)
-    assert str(folder) in said
-    numbers = [int(n.replace(",", "")) for n in re.findall(r"([0-9][0-9,]*) (?:bytes|free)", said)]
+    text = str(error)
+    assert str(folder) in text
+    numbers = [int(n.replace(",", "")) for n in re.findall(r"([0-9][0-9,]*) (?:bytes|free)", text)]
     assert numbers
     assert numbers[0] > 100_000
     assert store.load_checkpoint(folder / store.CHECKPOINTS, strict=True).values == {"x": 1}

@@ -63,18 +63,18 @@ def test_gradients_are_measured_at_the_start_and_at_checkpoints(
 ) -> None:
     out, _ = made
     folder = out / "runs" / "plain20-seed0"
-    seen = json.loads((folder / "gradients.json").read_text())
-    assert seen["steps"] == [0, 1, 2]
-    assert len(seen["blocks"]) == 9
-    assert all(len(norms) == 9 for norms in seen["outputs"])
+    result = json.loads((folder / "gradients.json").read_text())
+    assert result["steps"] == [0, 1, 2]
+    assert len(result["blocks"]) == 9
+    assert all(len(norms) == 9 for norms in result["outputs"])
     assert len(list((folder / "checkpoints").glob("step-*"))) == 1
 
 
 @pytest.mark.slow
 def test_interruptions_are_no_measured_checkpoints(tmp_path: Path) -> None:
     """Ctrl-C saves wherever a run is; here it is saved after each step, and every second is due."""
-    said = ["steps=5", "data.train=64", "batch_size=8", "checkpoint.every_steps=1"]
-    recipe = replace(load_recipe("degradation", [*said, "net.base=plain20"]), study=None)
+    overrides = ["steps=5", "data.train=64", "batch_size=8", "checkpoint.every_steps=1"]
+    recipe = replace(load_recipe("degradation", [*overrides, "net.base=plain20"]), study=None)
     run.train(recipe, tmp_path / "run", progress=False)
     due = replace(recipe, checkpoint=replace(recipe.checkpoint, every_steps=2))
     assert measure_gradients(due, tmp_path / "run")["steps"] == [0, 2, 4, 5]
@@ -115,12 +115,12 @@ def test_an_incomparable_run_is_listed_and_in_no_mean(
 ) -> None:
     out, result = made
     path = out / "runs" / "resnet20-seed1" / file
-    known = path.read_text()
-    path.write_text(json.dumps({**json.loads(known), key: value}))
+    text = path.read_text()
+    path.write_text(json.dumps({**json.loads(text), key: value}))
     try:
         changed = study(load_recipe("degradation", SMALL), out)
     finally:
-        path.write_text(known)
+        path.write_text(text)
     row = changed["rows"][1]
     assert (row["name"], row["seeds"]) == ("resnet20", [0])
     assert row["train_error"]["std"] is None
@@ -187,10 +187,10 @@ def test_invalid_studies_are_refused_before_training(
 ) -> None:
     out = tmp_path / "out"
     assert cli.run(["study", recipe, *overrides, "--out", str(out)]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 1
-    assert re.search(message, said.err), said.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert re.search(message, captured.err), captured.err
     assert not out.exists()
 
 
@@ -215,8 +215,8 @@ def test_a_trial_of_another_depth_is_not_reused(
     """The depth is of [study], which may change between two starts, and is in no cell's name."""
     chosen = {"skips": ["study.blocks=[basic]", "study.merges=[add]"],
               "ablation": ["study.variants=[original]"]}[kind]  # fmt: skip
-    said = [*chosen, "study.seeds=[0]", "study.depth=8"]
-    recipe = load_recipe(kind, said)
+    overrides = [*chosen, "study.seeds=[0]", "study.depth=8"]
+    recipe = load_recipe(kind, overrides)
     source = build.open_split(recipe, "train")
     (cell,) = EXPERIMENTS[kind].trials(recipe, recipe.study, source)
     cell = replace(cell, seed=0)
@@ -225,10 +225,10 @@ def test_a_trial_of_another_depth_is_not_reused(
     (tmp_path / "recipe.toml").write_text(to_toml(recipe))
     (folder / "recipe.toml").write_text(to_toml(build.resolved(cell.recipe, source)))
     (folder / "result.json").write_text("{}")
-    other = [*said[:-1], "study.depth=14"]
+    other = [*overrides[:-1], "study.depth=14"]
     assert cli.run(["study", kind, *other, "--out", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert f"{cell.folder} has a run of another recipe (net" in told
+    errors = capsys.readouterr().err
+    assert f"{cell.folder} has a run of another recipe (net" in errors
     assert (folder / "result.json").read_text() == "{}"
 
 

@@ -96,9 +96,9 @@ def test_training_only_a_part_of_random_weights_is_a_warning(
 @pytest.mark.slow
 def test_a_frozen_run_resumes(before: Path, tmp_path: Path) -> None:
     """Depth rates and what is frozen are the recipe's, and the state is whole without them."""
-    said = ["net.train=1", "optim.layer_decay=0.5", "checkpoint.every_steps=1", "epochs=2"]
-    whole = train(_begun(before, *said), tmp_path / "whole", progress=False)
-    half = _begun(before, *said)
+    overrides = ["net.train=1", "optim.layer_decay=0.5", "checkpoint.every_steps=1", "epochs=2"]
+    whole = train(_begun(before, *overrides), tmp_path / "whole", progress=False)
+    half = _begun(before, *overrides)
     trainer = make_trainer(half, tmp_path / "cut", DistributedContext())
     trainer.out.mkdir()
     trainer.begin(exact=True, allow_data_change=False)
@@ -278,9 +278,9 @@ def test_a_transfer_study_pretrains_its_own_runs() -> None:
 
 @pytest.mark.slow
 def test_a_transfer_study_runs_from_start_to_end(tmp_path: Path) -> None:
-    said = ["steps=4", "study.epochs=1", "study.networks=[resnet20]", "study.seeds=[0,1]",
+    overrides = ["steps=4", "study.epochs=1", "study.networks=[resnet20]", "study.seeds=[0,1]",
             "study.ways=[scratch,all]"]  # fmt: skip
-    recipe = load_recipe("transfer", said)
+    recipe = load_recipe("transfer", overrides)
     result = study(recipe, tmp_path / "out", jobs=1)
     names = [row["name"] for row in result["rows"]]
     assert names == ["resnet20 before", "resnet20 from scratch", "resnet20 all of it fine-tuned"]

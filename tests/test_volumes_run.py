@@ -132,8 +132,8 @@ def trained(home: Path) -> Path:
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     capsys.readouterr()
     assert cli.run([*words, "--json"]) == 0
-    made: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return made
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
 
 
 @pytest.mark.slow
@@ -345,9 +345,9 @@ def test_distances_are_printed_in_mm(trained: Path, capsys: pytest.CaptureFixtur
     figures = told(capsys, "evaluate", str(trained))
     far = f"{figures['hd95']:.2f} mm"
     assert cli.run(["evaluate", str(trained)]) == 0
-    shown = capsys.readouterr().out
-    assert f"HD95 {far}" in shown
-    row = next(line for line in shown.splitlines() if line.strip().startswith("ball"))
+    output = capsys.readouterr().out
+    assert f"HD95 {far}" in output
+    row = next(line for line in output.splitlines() if line.strip().startswith("ball"))
     assert f"{figures['hd95']:.3f}" in row
     page = write_report(trained).read_text()
     assert f"HD95 {far}" in page
