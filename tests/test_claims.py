@@ -140,12 +140,12 @@ EXACT = json.loads((Path(__file__).parent / "golden" / "published_counts.json").
 
 @pytest.mark.parametrize("classes", [10, 100])
 def test_cifar_networks_have_their_counts_to_the_unit(classes: int) -> None:
-    wanted = {
+    expected = {
         name: counts[classes == 100]
         for name, counts in EXACT["cifar"].items()
         if counts[classes == 100] and not name.startswith("dense")
     }
-    assert {name: measure(spec(name, classes)).parameters for name in wanted} == wanted
+    assert {name: measure(spec(name, classes)).parameters for name in expected} == expected
 
 
 @pytest.mark.slow
@@ -245,8 +245,8 @@ def test_a_recorded_claim_names_a_row_of_its_result_and_the_command() -> None:
 def test_every_row_of_the_texts_has_a_claim() -> None:
     rows = [name.removeprefix("scope-") for name in claim_names("scope-*")]
     counts = {"a": 11, "b": 7, "c": 8, "d": 4, "e": 6, "f": 5}
-    wanted = [f"{part}{i}" for part, count in counts.items() for i in range(1, count + 1)]
-    assert rows == wanted
+    expected = [f"{part}{i}" for part, count in counts.items() for i in range(1, count + 1)]
+    assert rows == expected
     for name in rows:
         claim = CLAIMS[f"scope-{name}"]
         assert bool(claim.runs) != bool(claim.missing), name

@@ -324,10 +324,10 @@ def test_normalising_is_torchvisions_bit_for_bit() -> None:
             large.modality.normalise(each)
             for each in (whole, whole.to(memory_format=torch.channels_last), whole[:, :, ::2, 1:])
         ]
-        wanted = v2.Normalize([0.5] * channels, [0.25] * channels)(whole.float() * (1.0 / 255))
-        assert torch.equal(made[0], wanted)
-        assert torch.equal(made[1], wanted)
-        assert torch.equal(made[2], wanted[:, :, ::2, 1:])
+        expected = v2.Normalize([0.5] * channels, [0.25] * channels)(whole.float() * (1.0 / 255))
+        assert torch.equal(made[0], expected)
+        assert torch.equal(made[1], expected)
+        assert torch.equal(made[2], expected[:, :, ::2, 1:])
         assert made[1].is_contiguous(memory_format=torch.channels_last)
 
 

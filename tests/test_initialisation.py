@@ -1,4 +1,4 @@
-"""How a run begins: its parameters by the rules of a recipe, and the part of the images it gets."""
+"""Parameters are initialised by the rule of a recipe, and a recipe may use a part of the images."""
 
 from collections import Counter
 from pathlib import Path

@@ -49,11 +49,11 @@ def test_the_iteration_acts_on_singular_values_alone(
     found = orthogonal(given_, steps)
     share = np.array(values) / (np.linalg.norm(values) + 1e-7)
     # the vectors stay: the result times the input's transpose is symmetric, of their products
-    wanted = np.sort(polynomial(share, steps) * np.array(values))
+    expected = np.sort(polynomial(share, steps) * np.array(values))
     product = (found @ given_.T).numpy()
     # the map multiplies an error by its slope at 0, 3.4445, in each step: 1e3 times 1e-16 of 10
     assert product == pytest.approx(product.T, abs=1e-9)
-    assert np.linalg.eigvalsh(product)[-rank:] == pytest.approx(wanted, rel=1e-8, abs=1e-9)
+    assert np.linalg.eigvalsh(product)[-rank:] == pytest.approx(expected, rel=1e-8, abs=1e-9)
 
 
 @settings(max_examples=40)

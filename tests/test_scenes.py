@@ -197,8 +197,8 @@ def test_the_three_layouts_of_boxes_are_equivalent(kind: Any, tmp_path: Path) ->
         assert source.classes == ("cat", "dog")
         assert [os.path.basename(p)[0] for p in source.paths or []] == list(names)
         for name, rows in zip(names, boxes_of(source).rows):
-            wanted = [(*box[:4], source.classes.index(box[4]), 0) for box in GOOD[name]]
-            assert sorted(map(tuple, rows.tolist())) == sorted(wanted)
+            expected = [(*box[:4], source.classes.index(box[4]), 0) for box in GOOD[name]]
+            assert sorted(map(tuple, rows.tolist())) == sorted(expected)
     train = open_annotated(path, kind)
     assert train.labels.tolist() == [[1, 1], [0, 1], [0, 0]]
     assert contents(tmp_path) == before
@@ -469,26 +469,26 @@ def test_invalid_layouts_name_the_expected_files(tmp_path: Path) -> None:
 @slow
 def test_masks_are_read_by_number_palette_grey_and_colour(tmp_path: Path) -> None:
     """One meaning, four ways to write it down."""
-    wanted = numbers(2)
+    expected = numbers(2)
     colours = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
-    palette = Image.fromarray(wanted).convert("P")
+    palette = Image.fromarray(expected).convert("P")
     palette.putpalette(colours.ravel().tolist())
-    grey = np.repeat(wanted[:, :, None], 3, 2)
-    for name, made in (("number", wanted), ("palette", palette), ("grey", grey)):
-        root = masks(tmp_path / name, {"a": wanted})
+    grey = np.repeat(expected[:, :, None], 3, 2)
+    for name, made in (("number", expected), ("palette", palette), ("grey", grey)):
+        root = masks(tmp_path / name, {"a": expected})
         image = made if isinstance(made, Image.Image) else Image.fromarray(made)
         image.save(root / "trainannot" / "a.png")
         source = open_annotated(root, "masks", validation=0)
         assert source.classes == ("0", "1", "2")
-        assert (masks_of(source).mask(0) == wanted).all()
-    for name, made in (("colours", colours[wanted]), ("shown", palette)):
-        root = masks(tmp_path / name, {"a": wanted})
+        assert (masks_of(source).mask(0) == expected).all()
+    for name, made in (("colours", colours[expected]), ("shown", palette)):
+        root = masks(tmp_path / name, {"a": expected})
         image = made if isinstance(made, Image.Image) else Image.fromarray(made)
         image.save(root / "trainannot" / "a.png")
         (root / "classes.csv").write_text("name,r,g,b\nground,0,0,0\nroad,128,0,0\n,0,128,0\n")
         source = open_annotated(root, "masks", validation=0)
         assert source.classes == ("ground", "road")
-        assert (masks_of(source).mask(0) == np.where(wanted == 2, 255, wanted)).all()
+        assert (masks_of(source).mask(0) == np.where(expected == 2, 255, expected)).all()
 
 
 @slow
@@ -678,16 +678,16 @@ def test_run_lengths_are_those_of_cocos_own_library(
     size: tuple[int, int], seed: int, share: float
 ) -> None:
     library = pytest.importorskip("faster_coco_eval.core.mask")
-    wanted = np.random.default_rng(seed).random(size) < share
-    packed = library.encode(np.asfortranarray(wanted.astype(np.uint8)))
+    expected = np.random.default_rng(seed).random(size) < share
+    packed = library.encode(np.asfortranarray(expected.astype(np.uint8)))
     text = packed["counts"]
     text = text.decode() if isinstance(text, bytes) else text
-    assert (segmentation_mask(RunLengths(size=size, counts=text), size) == wanted).all()
-    flat = wanted.T.ravel()
+    assert (segmentation_mask(RunLengths(size=size, counts=text), size) == expected).all()
+    flat = expected.T.ravel()
     edges = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff([0, *edges, flat.size]).tolist()
     counts = [0, *runs] if flat[0] else runs
-    assert (segmentation_mask(RunLengths(size=size, counts=counts), size) == wanted).all()
+    assert (segmentation_mask(RunLengths(size=size, counts=counts), size) == expected).all()
 
 
 def test_excessive_run_lengths_are_refused_at_once() -> None:
@@ -727,9 +727,9 @@ def test_a_polygon_on_the_edges_of_pixels_holds_just_these(
 ) -> None:
     right, bottom = left + width, top + height
     corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
-    wanted = np.zeros((40, 40), np.bool_)
-    wanted[top:bottom, left:right] = True
-    assert (polygon_mask(corners, (40, 40)) == wanted).all()
+    expected = np.zeros((40, 40), np.bool_)
+    expected[top:bottom, left:right] = True
+    assert (polygon_mask(corners, (40, 40)) == expected).all()
 
 
 @slow
@@ -740,9 +740,9 @@ def test_polygons_become_the_masks_of_their_boxes(tmp_path: Path) -> None:
     for place, rows in enumerate(truth.rows):
         planes = truth.masks_of(place, (30, 40))
         for (left, top, right, bottom, *_), plane in zip(rows.astype(int).tolist(), planes):
-            wanted = np.zeros((30, 40), np.uint8)
-            wanted[top:bottom, left:right] = 1
-            assert (plane == wanted).all()
+            expected = np.zeros((30, 40), np.uint8)
+            expected[top:bottom, left:right] = 1
+            assert (plane == expected).all()
     listing = read_coco(str(tmp_path / "train.json"))
     assert not any(image.split for image in listing.images)
 

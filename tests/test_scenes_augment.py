@@ -74,9 +74,9 @@ def test_a_flip_turns_boxes_and_masks_over_with_the_image() -> None:
         made = augmented(scene, "flip vflip rot90", seed)
         assert made.masks is not None
         for row, plane in zip(made.boxes.astype(int), made.masks):
-            wanted = torch.zeros_like(plane)
-            wanted[row[1] : row[3], row[0] : row[2]] = 1
-            assert torch.equal(plane, wanted)
+            expected = torch.zeros_like(plane)
+            expected[row[1] : row[3], row[0] : row[2]] = 1
+            assert torch.equal(plane, expected)
 
 
 def test_augmentations_without_support_for_boxes_are_refused() -> None:
@@ -104,9 +104,9 @@ def test_words_that_move_whole_pixels_keep_image_boxes_and_masks_together(
         grey = 60 * (int(row[4]) + 1)
         assert torch.equal(plane.bool(), made.tensor[0] == grey)
         left, top, right, bottom = row[:4].astype(int).tolist()
-        wanted = torch.zeros_like(plane)
-        wanted[top:bottom, left:right] = 1
-        assert torch.equal(plane, wanted)
+        expected = torch.zeros_like(plane)
+        expected[top:bottom, left:right] = 1
+        assert torch.equal(plane, expected)
     # nothing of which enough is left is lost
     gone = set(scene.boxes[:, 4]) - set(made.boxes[:, 4])
     for number in gone:

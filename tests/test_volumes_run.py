@@ -271,8 +271,8 @@ def test_distances_are_of_surfaces_and_in_mm() -> None:
             ]
             points.append(np.array(edge) * spacing)
         apart = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
-        wanted = max(np.percentile(apart.min(1), 95), np.percentile(apart.min(0), 95))
-        assert hd95(one, other, spacing) == pytest.approx(wanted)
+        expected = max(np.percentile(apart.min(1), 95), np.percentile(apart.min(0), 95))
+        assert hd95(one, other, spacing) == pytest.approx(expected)
     ball = np.zeros((9, 9, 9), bool)
     ball[2:6, 2:6, 2:6] = True
     assert hd95(ball, np.roll(ball, 3, 0), spacing) == pytest.approx(6)
