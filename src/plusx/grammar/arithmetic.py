@@ -46,8 +46,15 @@ class FeatureShape:
         """Return the same features without cost, as the start of a shortcut."""
         return replace(self, parameters=0, multiply_adds=0, depth=0, saved=0, heavy=(0, 0))
 
-    def add_cost(self, parameters: int, multiply_adds: int = 0, saved: int = 0) -> "FeatureShape":
-        """Return the same features at a higher cost."""
+    def add_cost(
+        self,
+        parameters: int,
+        multiply_adds: int = 0,
+        saved: int = 0,
+        *,
+        is_saved: bool | None = None,
+    ) -> "FeatureShape":
+        """Return the same features at a higher cost; `is_saved` replaces theirs."""
         return FeatureShape(  # much faster than dataclasses.replace, and called often
             self.channels,
             self.size,
@@ -57,13 +64,13 @@ class FeatureShape:
             self.depth,
             self.saved + saved,
             self.heavy,
-            self.is_saved,
+            self.is_saved if is_saved is None else is_saved,
         )
 
     def save(self) -> "FeatureShape":
         """Return the features as saved for the backward pass; they count once, however often they
         are needed."""
-        return self if self.is_saved else replace(self.add_cost(0, 0, self.nbytes), is_saved=True)
+        return self if self.is_saved else self.add_cost(0, 0, self.nbytes, is_saved=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,16 +362,17 @@ def _conv(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShap
     saved = shape.save().add_cost(
         weights + out * word.bias, weights * prod(size) if min(size) > 0 else 0
     )
-    after = replace(
+    nbytes = FLOAT * out * prod(size)
+    first, second = (nbytes * (per_value > limit) for limit in HEAVY)
+    return replace(
         saved,
         channels=out,
         size=size,
         stride=_times(shape, context, stride),
         depth=shape.depth + 1,
+        heavy=(shape.heavy[0] + first, shape.heavy[1] + second),
         is_saved=False,
     )
-    first, second = (after.nbytes * (per_value > limit) for limit in HEAVY)
-    return replace(after, heavy=(shape.heavy[0] + first, shape.heavy[1] + second))
 
 
 def _pool(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape:
@@ -512,7 +520,7 @@ def _pos(shape: FeatureShape, word: Word, context: LayerContext) -> FeatureShape
 
 def _new(shape: FeatureShape) -> FeatureShape:
     """Return the features as not saved yet."""
-    return replace(shape, is_saved=False) if shape.is_saved else shape
+    return shape.add_cost(0, is_saved=False) if shape.is_saved else shape
 
 
 # kind of a word: the features after it
