@@ -71,14 +71,14 @@ class Module:
         return f"{self.path}:{getattr(node, 'lineno', '?')}"
 
 
-def module(path: str, text: str) -> Module:
+def parse_module(path: str, text: str) -> Module:
     return Module(path, text, ast.parse(text, path))
 
 
 def modules() -> list[Module]:
     """Every module of the package."""
     found = sorted(PACKAGE.rglob("*.py"))
-    return [module(str(p.relative_to(PACKAGE)), p.read_text(encoding="utf-8")) for p in found]
+    return [parse_module(str(p.relative_to(PACKAGE)), p.read_text(encoding="utf-8")) for p in found]
 
 
 def argument(call: ast.Call, name: str) -> object:

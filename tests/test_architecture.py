@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import plusx
-from source_tree import Module, module, modules
+from source_tree import Module, modules, parse_module
 
 
 # What each room may import. "data.batch" is one module of a room.
@@ -132,12 +132,12 @@ Rule = Callable[[list[Module]], list[str]]
 def doors(tree: list[Module]) -> list[str]:
     """Imports follow the arrows."""
     wrong = []
-    for each in tree:
-        if each.room not in DOORS:
-            wrong.append(f"{each.path}: no arrow leads to {each.room}")
+    for module in tree:
+        if module.room not in DOORS:
+            wrong.append(f"{module.path}: no arrow leads to {module.room}")
             continue
-        allowed = DOORS[each.room]
-        for name in each.imports():
+        allowed = DOORS[module.room]
+        for name in module.imports():
             first, _, rest = name.partition(".")
             if first != "plusx" or not rest or rest == "__version__":
                 continue
@@ -145,20 +145,20 @@ def doors(tree: list[Module]) -> list[str]:
             if room == "errors":  # the one error type, which every room may raise
                 continue
             exact = any(rest == way or rest.startswith(f"{way}.") for way in allowed)
-            if room != each.room and not exact:
-                wrong.append(f"{each.path} imports {name}")
+            if room != module.room and not exact:
+                wrong.append(f"{module.path} imports {name}")
     return wrong
 
 
 def outside(tree: list[Module]) -> list[str]:
     """The rooms without torch have none."""
     return [
-        f"{each.path} imports {name}"
-        for each in tree
-        if each.room in OUTSIDE
-        for name in each.imports()
+        f"{module.path} imports {name}"
+        for module in tree
+        if module.room in OUTSIDE
+        for name in module.imports()
         if (first := name.partition(".")[0]) not in sys.stdlib_module_names
-        and first not in {"plusx", *OUTSIDE[each.room]}
+        and first not in {"plusx", *OUTSIDE[module.room]}
     ]
 
 
@@ -181,9 +181,9 @@ def written(name: str, call: ast.Call) -> bool:
     last = name.rpartition(".")[2]
     if last == "open" and name != "os.open":
         # the mode is the second argument of open(path, mode), the first of path.open(mode)
-        place = 1 if name in ("open", "io.open", "gzip.open") else 0
+        position = 1 if name in ("open", "io.open", "gzip.open") else 0
         modes = [
-            *call.args[place : place + 1],
+            *call.args[position : position + 1],
             *(k.value for k in call.keywords if k.arg == "mode"),
         ]
         return any(
@@ -202,13 +202,13 @@ def written(name: str, call: ast.Call) -> bool:
 def writers(tree: list[Module]) -> list[str]:
     """Nothing but the store writes files."""
     wrong = []
-    for each in tree:
-        allowed = WRITERS.get(each.path, (set(), ""))[0]
-        if each.room == "store":
+    for module in tree:
+        allowed = WRITERS.get(module.path, (set(), ""))[0]
+        if module.room == "store":
             continue
         wrong += [
-            f"{each.where(call)} writes: {name}"
-            for name, call in each.calls
+            f"{module.where(call)} writes: {name}"
+            for name, call in module.calls
             if name not in allowed and not name.startswith("store.") and written(name, call)
         ]
     return wrong
@@ -217,10 +217,10 @@ def writers(tree: list[Module]) -> list[str]:
 def printers(tree: list[Module]) -> list[str]:
     """Only run, study, evidence, bench and cli print."""
     return [
-        f"{each.where(call)} prints"
-        for each in tree
-        if each.room not in SPEAKERS and each.path not in PRINTERS
-        for name, call in each.calls
+        f"{module.where(call)} prints"
+        for module in tree
+        if module.room not in SPEAKERS and module.path not in PRINTERS
+        for name, call in module.calls
         if name in ("print", "sys.stdout.write", "sys.stderr.write", "rich.print")
     ]
 
@@ -228,42 +228,46 @@ def printers(tree: list[Module]) -> list[str]:
 def environment(tree: list[Module]) -> list[str]:
     """Only run, study, evidence, bench and cli read the environment."""
     return [
-        f"{each.where(node)} reads the environment"
-        for each in tree
-        if each.room not in SPEAKERS and each.path not in ENVIRONMENT
-        for node in each.nodes
+        f"{module.where(node)} reads the environment"
+        for module in tree
+        if module.room not in SPEAKERS and module.path not in ENVIRONMENT
+        for node in module.nodes
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "environb")
     ]
 
 
-def networks_know_no_place(tree: list[Module]) -> list[str]:
+def networks_name_no_device(tree: list[Module]) -> list[str]:
     """nn knows no file and no kind of device."""
     wrong = []
-    for each in tree:
-        if each.room != "nn":
+    for module in tree:
+        if module.room != "nn":
             continue
         banned = {"os", "io", "sys", "pathlib", "logging", "json", "safetensors"}
-        wrong += [f"{each.path} imports {n}" for n in each.imports() if n.split(".")[0] in banned]
-        for node in each.nodes:
+        wrong += [
+            f"{module.path} imports {n}" for n in module.imports() if n.split(".")[0] in banned
+        ]
+        for node in module.nodes:
             if isinstance(node, ast.Constant) and node.value in ("cuda", "mps", "cpu"):
-                wrong.append(f"{each.where(node)} names a device")
-        wrong += [f"{each.where(c)} calls {n}" for n, c in each.calls if n in ("open", "print")]
+                wrong.append(f"{module.where(node)} names a device")
+        wrong += [f"{module.where(c)} calls {n}" for n, c in module.calls if n in ("open", "print")]
     return wrong
 
 
 def tasks_see_no_optimizer(tree: list[Module]) -> list[str]:
     """A task sees no optimizer, step number, file or logger; prepare alone sees devices."""
     wrong = []
-    for each in tree:
-        if each.room != "tasks":
+    for module in tree:
+        if module.room != "tasks":
             continue
         banned = {"os", "io", "pathlib", "logging", "sys"}
-        wrong += [f"{each.path} imports {n}" for n in each.imports() if n.split(".")[0] in banned]
-        for node in each.nodes:
+        wrong += [
+            f"{module.path} imports {n}" for n in module.imports() if n.split(".")[0] in banned
+        ]
+        for node in module.nodes:
             names = [getattr(node, "id", ""), getattr(node, "arg", ""), getattr(node, "attr", "")]
-            seen = {"optim", "optimizer", "step", "epoch", "logger"} & {str(n) for n in names}
-            if seen and not isinstance(node, ast.Constant):
-                wrong.append(f"{each.where(node)} sees {seen}")
+            forbidden = {"optim", "optimizer", "step", "epoch", "logger"} & {str(n) for n in names}
+            if forbidden and not isinstance(node, ast.Constant):
+                wrong.append(f"{module.where(node)} sees {forbidden}")
     return wrong
 
 
@@ -271,19 +275,19 @@ def names_of_modules(tree: list[Module]) -> list[str]:
     """No module is a home for nothing in particular."""
     banned = {"util", "utils", "helper", "helpers", "common", "misc", "tools", "core", "base"}
     return [
-        each.path
-        for each in tree
-        if banned & {part.removesuffix(".py") for part in each.path.split("/")}
+        module.path
+        for module in tree
+        if banned & {part.removesuffix(".py") for part in module.path.split("/")}
     ]
 
 
 def keywords(tree: list[Module]) -> list[str]:
     """No function takes keywords that it does not name."""
     return [
-        f"{each.where(node)} takes **{node.args.kwarg.arg}"
-        for each in tree
-        if each.path not in KEYWORDS
-        for node in each.nodes
+        f"{module.where(node)} takes **{node.args.kwarg.arg}"
+        for module in tree
+        if module.path not in KEYWORDS
+        for node in module.nodes
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         and node.args.kwarg is not None
     ]
@@ -292,69 +296,72 @@ def keywords(tree: list[Module]) -> list[str]:
 def stars(tree: list[Module]) -> list[str]:
     """Nothing imports names that it does not say."""
     return [
-        each.where(node)
-        for each in tree
-        for node in each.nodes
+        module.where(node)
+        for module in tree
+        for node in module.nodes
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
     ]
 
 
 BREAKS: dict[Rule, list[Module]] = {
     doors: [
-        module("grammar/x.py", "import plusx.zoo"),
-        module("nn/x.py", "def f():\n    from plusx.tasks import task"),
-        module("nn/x.py", "from plusx import data"),
-        module("tasks/x.py", "from plusx.data.loader import batches"),
-        module("tasks/x.py", "import plusx.data.batches"),
-        module("tasks/x.py", "from plusx.train.state import State"),
-        module("train/x.py", "import plusx.run"),
-        module("data/x.py", "from plusx.nn.network import Network"),
-        module("run/x.py", "from plusx.study import compare"),
-        module("store/x.py", "from plusx.train import state"),
-        module("newcomer/x.py", ""),
+        parse_module("grammar/x.py", "import plusx.zoo"),
+        parse_module("nn/x.py", "def f():\n    from plusx.tasks import task"),
+        parse_module("nn/x.py", "from plusx import data"),
+        parse_module("tasks/x.py", "from plusx.data.loader import batches"),
+        parse_module("tasks/x.py", "import plusx.data.batches"),
+        parse_module("tasks/x.py", "from plusx.train.state import State"),
+        parse_module("train/x.py", "import plusx.run"),
+        parse_module("data/x.py", "from plusx.nn.network import Network"),
+        parse_module("run/x.py", "from plusx.study import compare"),
+        parse_module("store/x.py", "from plusx.train import state"),
+        parse_module("newcomer/x.py", ""),
     ],
     outside: [
-        module("grammar/x.py", "import torch"),
-        module("zoo/x.py", "if True:\n    from numpy import array"),
-        module("recipe/x.py", "import torch.nn"),
-        module("describe.py", "import pydantic"),
+        parse_module("grammar/x.py", "import torch"),
+        parse_module("zoo/x.py", "if True:\n    from numpy import array"),
+        parse_module("recipe/x.py", "import torch.nn"),
+        parse_module("describe.py", "import pydantic"),
     ],
     writers: [
-        module("run/x.py", "open(p, 'w')"),
-        module("run/x.py", "open(p, mode='ab')"),
-        module("run/x.py", "p.open('x')"),
-        module("data/x.py", "from os import replace\nreplace(a, b)"),
-        module("data/x.py", "import os as o\no.open(p, o.O_RDONLY | o.O_CREAT)"),
-        module("weights/x.py", "import torch\ntorch.save(x, p)"),
-        module("weights/x.py", "from safetensors.torch import save_file\nsave_file(x, p)"),
-        module("report/x.py", "p.write_text('x')"),
-        module("report/x.py", "figure.savefig(p)"),
-        module("cli/use.py", "import shutil\nshutil.rmtree(p)"),
-        module("study/x.py", "p.mkdir()"),
-        module("weights/fetch.py", "import os\nos.rename(a, b)"),
+        parse_module("run/x.py", "open(p, 'w')"),
+        parse_module("run/x.py", "open(p, mode='ab')"),
+        parse_module("run/x.py", "p.open('x')"),
+        parse_module("data/x.py", "from os import replace\nreplace(a, b)"),
+        parse_module("data/x.py", "import os as o\no.open(p, o.O_RDONLY | o.O_CREAT)"),
+        parse_module("weights/x.py", "import torch\ntorch.save(x, p)"),
+        parse_module("weights/x.py", "from safetensors.torch import save_file\nsave_file(x, p)"),
+        parse_module("report/x.py", "p.write_text('x')"),
+        parse_module("report/x.py", "figure.savefig(p)"),
+        parse_module("cli/use.py", "import shutil\nshutil.rmtree(p)"),
+        parse_module("study/x.py", "p.mkdir()"),
+        parse_module("weights/fetch.py", "import os\nos.rename(a, b)"),
     ],
     printers: [
-        module("train/x.py", "print(1)"),
-        module("data/x.py", "import sys\nsys.stderr.write('x')"),
+        parse_module("train/x.py", "print(1)"),
+        parse_module("data/x.py", "import sys\nsys.stderr.write('x')"),
     ],
     environment: [
-        module("nn/x.py", "import os\nos.environ['X']"),
-        module("train/x.py", "import os\nos.getenv('X')"),
+        parse_module("nn/x.py", "import os\nos.environ['X']"),
+        parse_module("train/x.py", "import os\nos.getenv('X')"),
     ],
-    networks_know_no_place: [
-        module("nn/x.py", "from pathlib import Path"),
-        module("nn/x.py", "x.to('cuda')"),
-        module("nn/x.py", "open('x')"),
+    networks_name_no_device: [
+        parse_module("nn/x.py", "from pathlib import Path"),
+        parse_module("nn/x.py", "x.to('cuda')"),
+        parse_module("nn/x.py", "open('x')"),
     ],
     tasks_see_no_optimizer: [
-        module("tasks/x.py", "def f(optimizer): ..."),
-        module("tasks/x.py", "import torch\ntorch.optim.SGD"),
-        module("tasks/x.py", "state.step"),
-        module("tasks/x.py", "import logging"),
+        parse_module("tasks/x.py", "def f(optimizer): ..."),
+        parse_module("tasks/x.py", "import torch\ntorch.optim.SGD"),
+        parse_module("tasks/x.py", "state.step"),
+        parse_module("tasks/x.py", "import logging"),
     ],
-    names_of_modules: [module("nn/utils.py", ""), module("helpers/x.py", "")],
-    keywords: [module("nn/x.py", "def f(**kwargs): ..."), module("x.py", "f = lambda **k: k")],
-    stars: [module("nn/x.py", "from torch import *")],
+    names_of_modules: [parse_module("nn/utils.py", ""), module("helpers/x.py", "")],
+    keywords: [
+        parse_module("nn/x.py", "def f(**kwargs): ..."),
+        module("x.py", "f = lambda **k: k"),
+    ],
+    stars: [parse_module("nn/x.py", "from torch import *")],
 }
 
 
@@ -370,7 +377,7 @@ def test_imports_of_the_package_follow_the_table(tree, rule):
 
 @pytest.mark.parametrize(
     ("rule", "broken"),
-    [(rule, each) for rule, cases in BREAKS.items() for each in cases],
+    [(rule, module) for rule, cases in BREAKS.items() for module in cases],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_a_forbidden_import_is_found(rule, broken):
@@ -379,15 +386,25 @@ def test_a_forbidden_import_is_found(rule, broken):
 
 def test_the_whole_package_is_read(tree):
     assert len(tree) > 50
-    assert {each.room for each in tree} >= {"grammar", "zoo", "nn", "data", "tasks", "train", "run"}
-    assert set(DOORS) - {"__main__"} <= {each.room for each in tree}
+    assert {module.room for module in tree} >= {
+        "grammar",
+        "zoo",
+        "nn",
+        "data",
+        "tasks",
+        "train",
+        "run",
+    }
+    assert set(DOORS) - {"__main__"} <= {module.room for module in tree}
 
 
 def test_the_page_draws_the_same_arrows():
     page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", page, flags=re.MULTILINE)
-    drawn = {room: set(re.findall(r"`([\w.]+)`", ways)) for room, ways in rows}
-    assert drawn == {room: ways for room, ways in DOORS.items() if not room.startswith("__")}
+    documented = {room: set(re.findall(r"`([\w.]+)`", targets)) for room, targets in rows}
+    assert documented == {
+        room: targets for room, targets in DOORS.items() if not room.startswith("__")
+    }
 
 
 def test_imports_between_rooms_have_no_cycle():
@@ -409,7 +426,7 @@ def test_every_exception_is_still_needed(tree, monkeypatch, table, rule):
         with monkeypatch.context() as patch:
             patch.delitem(table, path)
             assert rule(tree) != [], f"{path} needs no exception any more"
-    assert all(any(each.path == path for each in tree) for path in table)
+    assert all(any(module.path == path for module in tree) for path in table)
 
 
 def test_the_exported_names_are_the_promised_ones():

@@ -117,11 +117,11 @@ def test_a_second_task_costs_accuracy_and_leaves_the_run_alone(runs):
     before = {name: value.clone() for name, value in trained.task.state_dict().items()}
     train, evaluated, _ = train_and_evaluated(trained, None, "validation", "error")
     task = after_second_task(trained, train, steps=30)
-    again = after_second_task(trained, train, steps=30)
+    repeated = after_second_task(trained, train, steps=30)
     for name, value in trained.task.state_dict().items():
         assert torch.equal(value, before[name]), name
     after = task.state_dict()
-    for name, value in again.state_dict().items():
+    for name, value in repeated.state_dict().items():
         assert torch.equal(value, after[name]), name
     assert torch.equal(after["net.fc.weight"], before["net.fc.weight"])
     first = next(name for name in before if name.endswith("weight"))

@@ -73,20 +73,20 @@ def test_rows_checks_and_page(run, capsys, tmp_path):
     assert rows["fgsm", 0]["accuracy"] == rows["pgd", 0]["accuracy"] == clean > 0.6
     assert rows["pgd", 0.1]["accuracy"] < rows["pgd", 0.02]["accuracy"] <= clean
     for eps in (0, 0.02, 0.1):
-        parts = [rows[name, eps]["accuracy"] for name in ("fgsm", "pgd")]
-        assert rows["worst", eps]["accuracy"] <= min(parts)
+        accuracies = [rows[name, eps]["accuracy"] for name in ("fgsm", "pgd")]
+        assert rows["worst", eps]["accuracy"] <= min(accuracies)
     assert {check["name"] for check in result["checks"]} == CHECKS
     assert all(check["passed"] for check in result["checks"]), result["checks"]
     assert json.loads((out / "attack.json").read_text())["rows"] == result["rows"]
     text = (out / "attack.html").read_text()
     assert len(Page(text).attributes("src")) % 3 == 0  # input, perturbation, perturbed input
     assert "the perturbation, scaled to the full range" in text
-    again = attack(
+    second = attack(
         run, "--attack", "pgd", "--eps", "0.1", "--steps", 8, "--images", 100, "--checked", 0,
         "--out", out, capsys=capsys,
     )  # fmt: skip
-    assert again["rows"] == [rows["pgd", 0.1]]
-    assert again["checks"] == []
+    assert second["rows"] == [rows["pgd", 0.1]]
+    assert second["checks"] == []
 
 
 def test_the_promised_command(run, capsys, tmp_path):

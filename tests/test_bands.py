@@ -43,12 +43,12 @@ def _folder(root: Path, count: int = 6, side: int = 8) -> Path:
     return root
 
 
-def _recipe(folder: Path, *said: str) -> Any:
+def _recipe(folder: Path, *overrides: str) -> Any:
     return load_recipe(
         "bands-satellite",
         ["data.kind=folder", f"data.path={folder}", "data.channels=5", "data.range=[0.0,10000.0]",
          "data.size=8", "data.augment=pad1 crop flip", "net.base=resnet20", "epochs=8",
-         "batch_size=4", "optim.lr=0.05", "device.threads=1", "evaluate.every=0", *said],
+         "batch_size=4", "optim.lr=0.05", "device.threads=1", "evaluate.every=0", *overrides],
     )  # fmt: skip
 
 
@@ -145,12 +145,14 @@ def test_augmentations_for_8_bit_images_are_refused() -> None:
 
 
 def test_a_recipe_has_range_and_bands() -> None:
-    own = OwnData(kind="folder", path="x", size=8, channels=13, range=(0.0, 1e4), bands=(4, 3, 2))
-    known = own_modality(own)
-    assert known is not None
-    assert (known.channels, known.bands, known.high) == (3, (4, 3, 2), 10_000)
-    assert modality_from_dict(known.to_dict()) == known
-    assert known.kind == "bands"
+    declared = OwnData(
+        kind="folder", path="x", size=8, channels=13, range=(0.0, 1e4), bands=(4, 3, 2)
+    )
+    modality = own_modality(declared)
+    assert modality is not None
+    assert (modality.channels, modality.bands, modality.high) == (3, (4, 3, 2), 10_000)
+    assert modality_from_dict(modality.to_dict()) == modality
+    assert modality.kind == "bands"
     assert own_modality(OwnData(kind="folder", path="x")) is None
     grey = own_modality(OwnData(kind="folder", path="x", channels=1))
     assert grey is not None
@@ -163,10 +165,10 @@ def test_a_recipe_has_range_and_bands() -> None:
 
 def test_values_are_scaled_by_their_range() -> None:
     """((v - low) / (high - low) - mean) / std, in whatever type the values are stored."""
-    known = BandsModality((1, 2), 1, (0.5,), (0.25,), -100, 300)
+    modality = BandsModality((1, 2), 1, (0.5,), (0.25,), -100, 300)
     for kind in (torch.int16, torch.int32, torch.float32):
-        made = known.normalise(torch.tensor([[[[-100, 300]]]], dtype=kind))
-        assert torch.equal(made, torch.tensor([[[[-2.0, 2.0]]]]))
+        normalised = modality.normalise(torch.tensor([[[[-100, 300]]]], dtype=kind))
+        assert torch.equal(normalised, torch.tensor([[[[-2.0, 2.0]]]]))
 
 
 @pytest.mark.slow
@@ -179,9 +181,9 @@ def test_a_folder_of_bands_is_trained_on_evaluated_and_predicted(tmp_path: Path)
     other = _folder(tmp_path / "other", 3, side=16)
     assert evaluate(run, data=other, split="all")["count"] == 6
     (tmp_path / "picture.png").write_bytes((tmp_path / "data/dark/0.tif").read_bytes()[:40])
-    told = predict(run, [other / "dark" / "0.tif", tmp_path / "picture.png"])
-    assert [Path(row["path"]).name for row in told["predictions"]] == ["0.tif"]
-    assert len(told["failed"]) == 1
+    predictions = predict(run, [other / "dark" / "0.tif", tmp_path / "picture.png"])
+    assert [Path(row["path"]).name for row in predictions["predictions"]] == ["0.tif"]
+    assert len(predictions["failed"]) == 1
     flat = np.full((5, 8, 8), 0.4, np.float32)  # reflectances of another product
     tifffile.imwrite(tmp_path / "flat.tif", flat, photometric="minisblack")
     with pytest.warns(UserWarning, match="almost nothing of the range 0 to 10000"):
@@ -192,14 +194,14 @@ def test_a_folder_of_bands_is_trained_on_evaluated_and_predicted(tmp_path: Path)
 def test_pixels_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     source = open_data(_folder(tmp_path / "data", 3), split="all", modality=KNOWN)
     source = source.fitted()
-    made = []
+    inputs = []
     for workers in (0, 1):
         loader = Loader(source, split="train", augment="pad2 crop flip cutout2", batch_size=4,
                         seed=3, workers=workers)  # fmt: skip
         with loader:
-            made.append(torch.cat([batch.inputs for batch in loader.epoch(1)]))
-    assert torch.equal(*made)
-    assert made[0].shape == (6, 5, 8, 8)
+            inputs.append(torch.cat([batch.inputs for batch in loader.epoch(1)]))
+    assert torch.equal(*inputs)
+    assert inputs[0].shape == (6, 5, 8, 8)
 
 
 @pytest.mark.slow

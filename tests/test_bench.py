@@ -32,22 +32,22 @@ def quiet(line: str) -> None:
 @pytest.fixture
 def clockless(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Nothing is run or timed; who was measured, in turn."""
-    asked: list[str] = []
+    names: list[str] = []
 
     def taken(contender: Any) -> dict[str, float]:
-        asked.append(contender.name)
+        names.append(contender.name)
         return dict(TIMES)
 
     monkeypatch.setattr(module, "_round_seconds", taken)
-    return asked
+    return names
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=60))
 def test_median_and_interval_ends_are_measured_values(values: list[float]) -> None:
-    found = median_interval(values)
-    assert min(values) <= found.low <= found.median <= found.high <= max(values)
-    assert found.low in values
-    assert found.high in values
+    interval = median_interval(values)
+    assert min(values) <= interval.low <= interval.median <= interval.high <= max(values)
+    assert interval.low in values
+    assert interval.high in values
 
 
 def test_the_ranks_of_an_interval_are_those_of_the_binomial_distribution() -> None:
@@ -61,21 +61,26 @@ def test_memory_of_the_backward_pass_is_counted_to_the_byte() -> None:
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 5), torch.nn.Tanh())
     task, batch = Classify(net), Batch(torch.randn(4, 6), torch.zeros(4, dtype=torch.int64))
     # the linear layer keeps its input, tanh its output; the loss its logarithms, classes and weight
-    told = saved_bytes(task, batch)
-    assert told >= 4 * (4 * 6 + 4 * 5 + 4 * 5)
+    size = saved_bytes(task, batch)
+    assert size >= 4 * (4 * 6 + 4 * 5 + 4 * 5)
     doubled = Batch(torch.randn(8, 6), torch.zeros(8, dtype=torch.int64))
-    assert saved_bytes(task, doubled) == pytest.approx(2 * told, abs=16)
+    assert saved_bytes(task, doubled) == pytest.approx(2 * size, abs=16)
     assert all(parameter.grad is None for parameter in task.parameters())
 
 
 def test_known_accuracies_have_their_source(tmp_path: Path) -> None:
-    told = known_accuracies("resnet20", tmp_path / "none")
-    assert told["published"] == {
+    accuracies = known_accuracies("resnet20", tmp_path / "none")
+    assert accuracies["published"] == {
         "accuracy": 0.9125, "data": "cifar10 test", "source": "He 2015, table 6",
     }  # fmt: skip
-    assert told["measured"] is None
-    kept = {"name": "quick", "network": "resnet20", "metric": "validation accuracy", "value": 0.75}
-    store.write_json(tmp_path / "quick.json", kept)
+    assert accuracies["measured"] is None
+    record = {
+        "name": "quick",
+        "network": "resnet20",
+        "metric": "validation accuracy",
+        "value": 0.75,
+    }
+    store.write_json(tmp_path / "quick.json", record)
     (tmp_path / "broken.json").write_text("{")
     assert known_accuracies("resnet20", tmp_path)["measured"] == {
         "accuracy": 0.75, "data": "quick validation", "source": "quick.json",
@@ -100,14 +105,14 @@ def test_every_round_has_every_network_in_rotating_order(clockless: list[str]) -
 def test_a_signal_keeps_complete_rounds(
     tmp_path: Path, clockless: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken, count = module._round_seconds, 0
+    round_seconds, count = module._round_seconds, 0
 
     def interrupted(contender: Any) -> dict[str, float]:
         nonlocal count
         count += 1
         if count == 6:  # the second network of the third round, of which the first warmed up
             signal.raise_signal(signal.SIGINT)
-        return taken(contender)
+        return round_seconds(contender)
 
     monkeypatch.setattr(module, "_round_seconds", interrupted)
     result = bench(["resnet20", "resnet32"], tmp_path, size=8, batch=2, seconds=1e6, progress=quiet)
@@ -161,7 +166,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_reported(monkeypatch: pytest.M
 def test_the_command_writes_json_and_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = [
+    arguments = [
         "bench",
         "resnet20",
         "resnet32",
@@ -172,19 +177,19 @@ def test_the_command_writes_json_and_a_page(
         "--seconds",
         "0.01",
     ]
-    assert cli.run([*asked, "--threads", "1", "--out", str(tmp_path), "--json"]) == 0
+    assert cli.run([*arguments, "--threads", "1", "--out", str(tmp_path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    kept = store.read_json(tmp_path / "bench.json")
-    assert result["rows"] == kept["rows"]
-    for row in kept["rows"]:
+    saved = store.read_json(tmp_path / "bench.json")
+    assert result["rows"] == saved["rows"]
+    for row in saved["rows"]:
         for key in ("latency_seconds", "images_per_second", "step_seconds"):
             assert 0 < row[key]["low"] <= row[key]["median"] <= row[key]["high"]
     page = Page((tmp_path / "bench.html").read_text())
     assert "resnet32" in page.said
     # nothing is known of an accuracy on images of another size
     assert "He 2015, table 6" not in page.said
-    own = ["bench", "resnet20", "--batch-size", "2", "--seconds", "0.01", "--threads", "1"]
-    assert cli.run([*own, "--out", str(tmp_path)]) == 0
+    without_page = ["bench", "resnet20", "--batch-size", "2", "--seconds", "0.01", "--threads", "1"]
+    assert cli.run([*without_page, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "Saved for backward" in out
     assert "Accuracy published: cifar10 test, He 2015, table 6 (resnet20)." in out

@@ -43,10 +43,14 @@ def startup() -> ModuleType:
 
 
 def test_every_contender_runs_once_a_round_in_rotating_order(timing: ModuleType) -> None:
-    said: list[str] = []
-    times = timing.in_turns({name: lambda name=name: said.append(name) for name in "abc"}, 3)
-    assert "".join(said) == "abcbcacab"
-    assert {name: len(each.wall) for name, each in times.items()} == {"a": 3, "b": 3, "c": 3}
+    calls: list[str] = []
+    times = timing.in_turns({name: lambda name=name: calls.append(name) for name in "abc"}, 3)
+    assert "".join(calls) == "abcbcacab"
+    assert {name: len(measured.wall) for name, measured in times.items()} == {
+        "a": 3,
+        "b": 3,
+        "c": 3,
+    }
 
 
 def test_an_interval_keeps_the_pairs_of_a_round(timing: ModuleType) -> None:
@@ -64,7 +68,7 @@ def test_an_interval_keeps_the_pairs_of_a_round(timing: ModuleType) -> None:
 def test_both_training_steps_compute_the_same_weights(
     training_step: ModuleType, model: str
 ) -> None:
-    (case,) = (each for each in training_step.CASES if each.model == model)
+    (case,) = (candidate for candidate in training_step.CASES if candidate.model == model)
     for peer in case.peers:
         pytest.importorskip(peer)
     steps = training_step.contenders(replace(case, size=32, batch_size=8), torch.float64)
@@ -80,7 +84,7 @@ def test_both_training_steps_compute_the_same_weights(
 def test_training_steps_with_other_results_are_not_timed(training_step: ModuleType) -> None:
     case = replace(training_step.CASES[0], size=32, batch_size=4, classes=10)
     batches = training_step.training_data(case, torch.float32)
-    batches = [replace(each, inputs=each.inputs.flatten(1)[:, :12]) for each in batches]
+    batches = [replace(batch, inputs=batch.inputs.flatten(1)[:, :12]) for batch in batches]
     steps = {
         "peer": training_step.plain_loop(torch.nn.Linear(12, 10), batches),
         "ours": training_step.plain_loop(torch.nn.Linear(12, 10), batches),
@@ -167,8 +171,8 @@ def test_loading_times_are_measured_and_recorded(name: str, tmp_path: Path) -> N
     result = store.read_json(out)
     assert set(result["value"]) == set(result["spread"])
     assert all(row["ratios"] and row["images_per_second"] for row in result["rows"])
-    for each in result["rows"][0]["targets"] if name == "folders" else []:
-        assert each["met"] == (each["reached"]["low"] >= each["target"])
+    for target in result["rows"][0]["targets"] if name == "folders" else []:
+        assert target["met"] == (target["reached"]["low"] >= target["target"])
 
 
 def test_a_folder_of_other_pixels_is_not_timed(
@@ -192,7 +196,7 @@ def test_latency_is_measured_and_recorded(tmp_path: Path) -> None:
     (row,) = store.read_json(out)["rows"]
     assert row["difference"] <= 1
     assert set(row["ratios"]) == {"eager", "channels_last", "ort", "ort still", "openvino"}
-    slow = {name: each | {"value": 0.5} for name, each in row["ratios"].items()}
+    slow = {name: ratio | {"value": 0.5} for name, ratio in row["ratios"].items()}
     assert len(inference.missed(row | {"ratios": slow})) == 2
 
 

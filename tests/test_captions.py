@@ -59,12 +59,12 @@ def described(image: np.ndarray) -> str:
         groups.setdefault(f"{size} {colour} {shape}", []).append(middle)
     assert sum(map(len, groups.values())) == count <= 3
     names = {
-        name: ["a", "two", "three"][len(found) - 1] + f" {name}" + "s" * (len(found) > 1)
-        for name, found in groups.items()
+        name: ["a", "two", "three"][len(positions) - 1] + f" {name}" + "s" * (len(positions) > 1)
+        for name, positions in groups.items()
     }
     if len(groups) == 1:
         return names[next(iter(groups))]
-    (a, first), (b, second) = ((name, np.array(found)) for name, found in groups.items())
+    (a, first), (b, second) = ((name, np.array(positions)) for name, positions in groups.items())
     gaps = [
         (float(right[:, axis].min() - left[:, axis].max()), axis, names[c], names[d])
         for axis in (0, 1)

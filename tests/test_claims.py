@@ -54,11 +54,11 @@ WRONG = {"literature-misprint-resnet1001", "erratum-1", "part-2-resnet34", "part
 def kept(folder: Path, version: str = "0.1.0", **changed: object) -> Path:
     """A folder of results with one claim in it."""
     folder.mkdir(exist_ok=True)
-    found = {
+    records = {
         "environments": [{"versions": {"plusx": version}, "machine": {}}],
         "claims": {"parameters-resnet110": {**RECORD, **changed}},
     }
-    (folder / "claims.json").write_text(json.dumps(found))
+    (folder / "claims.json").write_text(json.dumps(records))
     return folder
 
 
@@ -101,10 +101,10 @@ def wrong_counts(metric: str, part: str) -> list[str]:
             or claim.network.startswith("dense") != (part == "dense")
         ):
             continue
-        found = ZOO[claim.network].net
-        if isinstance(found, Net):
-            found = measure(spec(claim.network, claim.num_classes))
-        if abs(getattr(found, metric.replace("-", "_")) - claim.value) > claim.tolerance:
+        network = ZOO[claim.network].net
+        if isinstance(network, Net):
+            network = measure(spec(claim.network, claim.num_classes))
+        if abs(getattr(network, metric.replace("-", "_")) - claim.value) > claim.tolerance:
             wrong.append(claim.id)
     return wrong
 
@@ -152,8 +152,8 @@ def test_cifar_networks_have_their_counts_to_the_unit(classes: int) -> None:
 def test_densenets_of_cifar_have_their_counts_to_the_unit() -> None:
     for name, counts in EXACT["cifar"].items():
         if name.startswith("dense"):
-            found = [measure(spec(name, classes)).parameters for classes in (10, 100)]
-            assert found == counts, name
+            parameters = [measure(spec(name, classes)).parameters for classes in (10, 100)]
+            assert parameters == counts, name
 
 
 def test_shortcuts_of_cifar_networks_have_their_counts_to_the_unit() -> None:
@@ -196,8 +196,8 @@ def test_an_erratum_quotes_the_text_where_its_words_are_on_record() -> None:
 
 
 def test_a_part_belongs_to_one_erratum() -> None:
-    parts = [claim for claim in CLAIMS.values() if claim.part_of is not None]
-    for part in parts:
+    halves = [claim for claim in CLAIMS.values() if claim.part_of is not None]
+    for part in halves:
         owners = [
             claim.erratum or claim.part_of
             for claim in CLAIMS.values()
@@ -254,7 +254,7 @@ def test_every_row_of_the_texts_has_a_claim() -> None:
 
 
 def test_sources_are_cited_papers_or_have_an_author() -> None:
-    known = (
+    cited = (
         *PAPERS,
         *TEXTS,
         "texts ",
@@ -267,7 +267,7 @@ def test_sources_are_cited_papers_or_have_an_author() -> None:
     others = ("torchvision", "MMPretrain", "KaimingHe/", "kuangliu/", "fb.resnet", "an independent",
               "as quoted")  # fmt: skip
     for claim in CLAIMS.values():
-        assert claim.source.startswith((*known, *others)), (claim.id, claim.source)
+        assert claim.source.startswith((*cited, *others)), (claim.id, claim.source)
 
 
 def runnable() -> list[str]:
@@ -280,7 +280,7 @@ def test_protocols_train_as_many_images_as_they_are_priced_for(
     monkeypatch.setattr(training, "imagenet", lambda: tmp_path)
     sets = {"cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167, "digits": 1_200}
     sets["svhn-extra"] = 604_388 - 6_000  # its own validation images
-    seen = set()
+    priced = set()
     for name in runnable():
         claim = find_claim(name)
         protocol = PROTOCOLS[claim.protocol]
@@ -296,8 +296,8 @@ def test_protocols_train_as_many_images_as_they_are_priced_for(
             selects = read.evaluate.keep == "best"
             assert (read.data.validation == 0) != selects, name
         assert claim.metric.partition(" of ")[0] in training.METRICS
-        seen.add(claim.protocol)
-    assert seen == set(PROTOCOLS) - {"published-weights"}
+        priced.add(claim.protocol)
+    assert priced == set(PROTOCOLS) - {"published-weights"}
 
 
 def test_the_recipe_of_the_first_paper_is_its_own() -> None:
@@ -319,8 +319,8 @@ def test_the_recipe_of_the_first_paper_is_its_own() -> None:
 
 def test_what_a_claim_costs() -> None:
     claim = find_claim("error-resnet20-cifar10")
-    each = network_count("resnet20", "multiply_adds")
-    assert cost_of(claim) == 3 * each * (3 * 64_000 * 128 + 60_000)
+    forward = network_count("resnet20", "multiply_adds")
+    assert cost_of(claim) == 3 * forward * (3 * 64_000 * 128 + 60_000)
     assert hours(int(RATE * 3600 * 4), 2) == 2
     assert cost_of(find_claim("parameters-resnet20")) == 0
     pair = find_claim("degradation-plain-digits")
@@ -344,7 +344,7 @@ def test_a_result_for_another_statement_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "mark"),
     [
         ({"version": "0.0.9"}, "plusx 0.0.9"),
         ({"claimed": 1_800_000}, "another claim"),
@@ -352,11 +352,11 @@ def test_a_result_for_another_statement_is_ignored(tmp_path: Path) -> None:
     ],
 )
 def test_a_result_of_another_version_or_claim_is_marked(
-    changed: dict[str, object], said: str, tmp_path: Path
+    changed: dict[str, object], mark: str, tmp_path: Path
 ) -> None:
     row = state(kept(tmp_path, **changed))
     assert row["state"] == "PASS"
-    assert said in str(row["marks"])
+    assert mark in str(row["marks"])
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,10 @@ def test_describe_a_spec_of_ones_own(plusx: Callable[..., Said], tmp_path: Path)
     )
     assert plusx("describe", file, "--json").json()["stages"][0]["blocks"] == 2
     file.write_text(file.read_text().replace("conv3s norm", "convv3s norm"))
-    said = plusx("describe", file)
-    assert said.code == 2
-    assert "mine.toml" in said.err
-    assert "convv3s" in said.err
+    result = plusx("describe", file)
+    assert result.code == 2
+    assert "mine.toml" in result.err
+    assert "convv3s" in result.err
 
 
 REFUSED = [
@@ -139,13 +139,13 @@ def test_a_wrong_command_is_one_line_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = plusx(*arguments)
-    assert said.code == 2, said
-    assert said.out == ""
-    assert said.err.startswith("plusx: ")
-    assert said.err.count("\n") == 1
+    result = plusx(*arguments)
+    assert result.code == 2, result
+    assert result.out == ""
+    assert result.err.startswith("plusx: ")
+    assert result.err.count("\n") == 1
     for word in words:
-        assert word in said.err
+        assert word in result.err
     assert os.listdir(tmp_path) == []
 
 
@@ -162,13 +162,13 @@ def test_help_has_examples_for_every_command(plusx: Callable[..., Said]) -> None
 def test_train_prints_only_json(plusx: Callable[..., Said], tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["train", "digits-resnet20", "steps=2", "device.threads=1", "--out", out, "--json"]
-    said = plusx(*command)
-    assert said.json()["steps"] == 2
-    assert said.json()["out"] == str(out)
-    assert "epoch 1/1" in said.err
-    again = plusx(*command)
-    assert again.json() == said.json()
-    assert "epoch" not in again.err
+    first = plusx(*command)
+    assert first.json()["steps"] == 2
+    assert first.json()["out"] == str(out)
+    assert "epoch 1/1" in first.err
+    second = plusx(*command)
+    assert second.json() == first.json()
+    assert "epoch" not in second.err
     (out / "result.json").unlink()
     assert "plusx: resuming from step 2 of 2" in plusx(*command).err
 
@@ -176,9 +176,9 @@ def test_train_prints_only_json(plusx: Callable[..., Said], tmp_path: Path) -> N
 def test_fields_of_a_recipe_given_as_options_are_explained(
     plusx: Callable[..., Said],
 ) -> None:
-    said = plusx("train", "digits-resnet20", "--epochs", "5")
-    assert said.code == 2
-    assert said.err == "plusx: --epochs is a field of the recipe: write epochs=5\n"
+    result = plusx("train", "digits-resnet20", "--epochs", "5")
+    assert result.code == 2
+    assert result.err == "plusx: --epochs is a field of the recipe: write epochs=5\n"
     assert "batch_size=64" in plusx("train", "digits-resnet20", "--batch-size=64").err
 
 
@@ -217,12 +217,12 @@ def test_evaluate(plusx: Callable[..., Said], trained: Path) -> None:
 def test_a_run_opened_before_it_is_finished(plusx: Callable[..., Said], trained: Path) -> None:
     moved = trained / "model.safetensors"
     figures = plusx("evaluate", trained, "--json").json()
-    kept = moved.read_bytes()
+    content = moved.read_bytes()
     moved.unlink()
     try:
         assert plusx("evaluate", trained, "--json").json()["loss"] == figures["loss"]
     finally:
-        moved.write_bytes(kept)
+        moved.write_bytes(content)
 
 
 def test_report_and_info(plusx: Callable[..., Said], trained: Path) -> None:
@@ -234,9 +234,9 @@ def test_report_and_info(plusx: Callable[..., Said], trained: Path) -> None:
 
 
 def test_debug_prints_a_traceback(plusx: Callable[..., Said]) -> None:
-    said = plusx("evaluate", "nowhere", "--debug")
-    assert said.code == 2
-    assert "Traceback" in said.err
+    result = plusx("evaluate", "nowhere", "--debug")
+    assert result.code == 2
+    assert "Traceback" in result.err
 
 
 @pytest.mark.parametrize(
@@ -258,9 +258,9 @@ def test_exit_codes(
         raise error
 
     monkeypatch.setattr("plusx.describe.list_networks", fail)
-    said = plusx("models")
-    assert said.code == code
-    assert said.err.count("\n") == 1
+    result = plusx("models")
+    assert result.code == code
+    assert result.err.count("\n") == 1
 
 
 def test_a_closed_output_pipe_is_no_error(tmp_path: Path) -> None:

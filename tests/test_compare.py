@@ -25,14 +25,14 @@ QUICK = ("steps=2", NETWORKS, "compare.seeds=[3]")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("comparison") / "out"
     with (out.parent / "said").open("w") as stream:
         return out, compare(load_recipe("digits", QUICK), out, jobs=1, progress=stream)
 
 
-def test_a_comparison_has_all_metrics_and_seeds(made: tuple[Path, dict[str, Any]]) -> None:
-    out, result = made
+def test_a_comparison_has_all_metrics_and_seeds(comparison: tuple[Path, dict[str, Any]]) -> None:
+    out, result = comparison
     assert result["split"] == "validation"
     assert [row["name"] for row in result["rows"]] == ["plain20", "resnet20"]
     for row in result["rows"]:
@@ -49,8 +49,8 @@ def test_a_comparison_has_all_metrics_and_seeds(made: tuple[Path, dict[str, Any]
     assert "<svg" in (out / "report.html").read_text()
 
 
-def test_every_run_is_an_ordinary_one(made: tuple[Path, dict[str, Any]]) -> None:
-    out, result = made
+def test_every_run_is_an_ordinary_one(comparison: tuple[Path, dict[str, Any]]) -> None:
+    out, result = comparison
     run = load_run(out / "runs" / "plain20-seed3")
     assert run.finished
     assert run.recipe is not None
@@ -59,8 +59,8 @@ def test_every_run_is_an_ordinary_one(made: tuple[Path, dict[str, Any]]) -> None
     assert result["rows"][0]["accuracy"]["seeds"] == [scores["accuracy"]]
 
 
-def test_finished_runs_are_not_repeated(made: tuple[Path, dict[str, Any]]) -> None:
-    out, result = made
+def test_finished_runs_are_not_repeated(comparison: tuple[Path, dict[str, Any]]) -> None:
+    out, result = comparison
     logs = sorted((out / "runs").glob("*/*"))
     before = [path.stat().st_mtime_ns for path in logs]
     with (out.parent / "said").open("w") as stream:
@@ -120,18 +120,20 @@ def test_a_recipe_that_compares_nothing_is_refused(tmp_path: Path) -> None:
         compare(load_recipe("digits-resnet20"), tmp_path / "out")
 
 
-def test_another_recipe_in_the_same_folder_is_refused(made: tuple[Path, dict[str, Any]]) -> None:
-    out, _ = made
+def test_another_recipe_in_the_same_folder_is_refused(
+    comparison: tuple[Path, dict[str, Any]],
+) -> None:
+    out, _ = comparison
     with pytest.raises(ValueError, match=r"another recipe \(optim.lr: [\d.]+ -> 0.3\)"):
         compare(load_recipe("digits", (*QUICK, "optim.lr=0.3")), out)
 
 
 def test_folders_of_something_else_are_refused(
-    tmp_path: Path, made: tuple[Path, dict[str, Any]]
+    tmp_path: Path, comparison: tuple[Path, dict[str, Any]]
 ) -> None:
     recipe = load_recipe("digits", QUICK)
     with pytest.raises(ValueError, match="is not the folder of a comparison"):
-        compare(recipe, made[0] / "runs" / "plain20-seed3")
+        compare(recipe, comparison[0] / "runs" / "plain20-seed3")
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(ValueError, match=r"not the folder of a comparison: photo\.jpg"):
         compare(recipe, tmp_path)
@@ -174,8 +176,8 @@ def _going(out: Path, *overrides: str) -> "Iterator[subprocess.Popen[str]]":
 
 def _finish(out: Path, *overrides: str) -> tuple[int, str, str]:
     process = _start(out, *overrides)
-    said, errors = process.communicate(timeout=300)
-    return process.returncode, said, errors
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
 
 
 def _workers(parent: int) -> list[int]:
@@ -203,9 +205,9 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="need
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted") / "out"
-    code, said, errors = _finish(out, *LONGER)
+    code, output, errors = _finish(out, *LONGER)
     assert code == 0, errors
-    assert "not differ" in said or "reaches" in said
+    assert "not differ" in output or "reaches" in output
     return out
 
 
@@ -250,7 +252,7 @@ def test_a_process_that_dies_is_named_and_the_others_continue(tmp_path: Path) ->
     out = tmp_path / "out"
     with _going(out, *LONGER) as process:
         os.kill(_workers(process.pid)[0], signal.SIGKILL)
-        said, errors = process.communicate(timeout=200)
+        output, errors = process.communicate(timeout=200)
         assert process.returncode == 1
     named = [f"{name} seed {seed}" for name in ("plain20", "resnet20") for seed in (0, 1)]
     failed = [
@@ -263,7 +265,7 @@ def test_a_process_that_dies_is_named_and_the_others_continue(tmp_path: Path) ->
     assert f"{marked['name']} seed {marked['seeds'][0]}" == failed[0]
     assert sum(len(row["seeds"]) for row in result["rows"]) == 3
     assert "ended by SIGKILL" in Page((out / "report.html").read_text()).said
-    assert said == ""
+    assert output == ""
     finished = list(out.glob("runs/*/result.json"))
     assert len(finished) == 3
     before = [path.stat().st_mtime_ns for path in finished]
@@ -275,9 +277,9 @@ def test_a_process_that_dies_is_named_and_the_others_continue(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_named_with_its_seed_and_the_others_are_kept(tmp_path: Path) -> None:
-    code, said, errors = _finish(tmp_path / "out", *LONGER, "optim.lr=1e30", "schedule.warmup=0")
+    code, output, errors = _finish(tmp_path / "out", *LONGER, "optim.lr=1e30", "schedule.warmup=0")
     assert code == 1
-    assert said == ""
+    assert output == ""
     assert "4 of 4 runs failed: " in errors
     for name in ("plain20", "resnet20"):
         for seed in (0, 1):
@@ -290,9 +292,9 @@ def test_a_run_that_fails_is_named_with_its_seed_and_the_others_are_kept(tmp_pat
 def test_user_errors_within_runs_exit_with_2(tmp_path: Path) -> None:
     missing = tmp_path / "nothing"
     overrides = ("data.kind=folder", f"data.path={missing}", *QUICK)
-    code, said, errors = _finish(tmp_path / "out", *overrides)
+    code, output, errors = _finish(tmp_path / "out", *overrides)
     assert code == 2
-    assert said == ""
+    assert output == ""
     last = errors.splitlines()[-1]
     assert last.startswith("plusx: ")
     assert str(missing) in last
@@ -302,9 +304,9 @@ def test_user_errors_within_runs_exit_with_2(tmp_path: Path) -> None:
 def test_every_use_of_the_test_set_is_recorded_once(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for _ in range(2):
-        code, said, errors = _finish(out, *QUICK, "--split", "test")
+        code, output, errors = _finish(out, *QUICK, "--split", "test")
         assert code == 0, errors
-        assert "test split, 297 images" in said
+        assert "test split, 297 images" in output
     for run in out.glob("runs/*"):
         assert (run / "test_uses.jsonl").read_bytes().count(b"\n") == 1
     assert json.loads((out / "result.json").read_text())["split"] == "test"

@@ -28,10 +28,10 @@ SHARES = st.lists(st.integers(0, 300).map(lambda right: right / 300), min_size=2
 @given(SHARES)
 @settings(max_examples=60)
 def test_spread_is_the_sample_standard_deviation(values: list[float]) -> None:
-    said = spread(values)
-    assert said["mean"] == pytest.approx(np.mean(values))
-    assert said["std"] == pytest.approx(np.std(values, ddof=1))
-    assert said["seeds"] == values
+    result = spread(values)
+    assert result["mean"] == pytest.approx(np.mean(values))
+    assert result["std"] == pytest.approx(np.std(values, ddof=1))
+    assert result["seeds"] == values
 
 
 def test_one_seed_has_no_spread() -> None:
@@ -42,22 +42,22 @@ def test_one_seed_has_no_spread() -> None:
 @given(SHARES)
 @settings(max_examples=60)
 def test_an_interval_includes_uncertainty_of_seeds_and_samples(values: list[float]) -> None:
-    said = share_interval(values, 300)
-    assert said is not None
-    assert 0 <= said.low <= np.mean(values) + 1e-12
-    assert np.mean(values) - 1e-12 <= said.high <= 1
+    interval = share_interval(values, 300)
+    assert interval is not None
+    assert 0 <= interval.low <= np.mean(values) + 1e-12
+    assert np.mean(values) - 1e-12 <= interval.high <= 1
     students = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
     p = (np.mean(values) * 300 + 2) / 304
     images = stats.norm.ppf(0.975) * math.sqrt(p * (1 - p) / 304)
     half = math.hypot(students, images)
-    assert said.low == pytest.approx(max(0, np.mean(values) - half), abs=1e-3)
-    assert said.high == pytest.approx(min(1, np.mean(values) + half), abs=1e-3)
+    assert interval.low == pytest.approx(max(0, np.mean(values) - half), abs=1e-3)
+    assert interval.high == pytest.approx(min(1, np.mean(values) + half), abs=1e-3)
 
 
 def test_equal_seeds_still_have_an_interval() -> None:
-    said = share_interval([0.98, 0.98, 0.98], 300)
-    assert said is not None
-    assert said.high - said.low > 0.02
+    interval = share_interval([0.98, 0.98, 0.98], 300)
+    assert interval is not None
+    assert interval.high - interval.low > 0.02
 
 
 def test_degradation_is_detected() -> None:
@@ -68,7 +68,7 @@ def test_degradation_is_detected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "said"),
+    ("accuracies", "finding"),
     [
         (
             {"plain56": (0.97, 0.98, 0.96), "resnet56": (0.98, 0.97, 0.98)},
@@ -120,16 +120,16 @@ def test_degradation_is_detected() -> None:
     ],
 )  # fmt: skip
 def test_overlapping_intervals_show_no_difference(
-    accuracies: dict[str, tuple[float, ...]], said: str
+    accuracies: dict[str, tuple[float, ...]], finding: str
 ) -> None:
-    assert comparison(accuracies)["finding"] == said
+    assert comparison(accuracies)["finding"] == finding
 
 
 def test_a_network_that_only_overfits_is_not_called_harder_to_train() -> None:
     """Degradation is worse training, not worse generalisation: He et al. 2015, figure 1."""
     rows = comparison(DEGRADED)["rows"]
-    for each in rows:
-        each["train_error"] = spread([0.0, 0.0, 0.0])
+    for row in rows:
+        row["train_error"] = spread([0.0, 0.0, 0.0])
     assert "depth hurts" not in comparison_finding(rows)
 
 
@@ -142,11 +142,11 @@ def test_epochs_to_a_threshold() -> None:
 
 def test_a_row_says_how_many_seeds_reached_the_threshold() -> None:
     runs = [run("resnet20", 0, 0.96), run("resnet20", 1, 0.5), run("resnet20", 2, 0.98)]
-    said = summarise("resnet20", runs, 0.9)
-    assert said["epochs_to_threshold"] == {
+    row = summarise("resnet20", runs, 0.9)
+    assert row["epochs_to_threshold"] == {
         "threshold": 0.9, "mean": 6.0, "std": 0.0, "seeds": [6, None, 6], "reached": 2
     }  # fmt: skip
-    assert said["accuracy"]["seeds"] == [0.96, 0.5, 0.98]
+    assert row["accuracy"]["seeds"] == [0.96, 0.5, 0.98]
 
 
 def test_curves_are_means_between_lowest_and_highest() -> None:
@@ -163,25 +163,25 @@ def test_curves_end_where_the_shortest_run_does() -> None:
     runs = [run("plain20", 0, 0.6, epochs=4), run("plain20", 1, 0.3)]
     results = [
         TrialResult(
-            trial=Trial(name="plain20", seed=each.seed, recipe=recipe),
+            trial=Trial(name="plain20", seed=run_folder.seed, recipe=recipe),
             folder=tmp,
-            run=each,
+            run=run_folder,
             values={},
         )
-        for each, tmp in zip(runs, (Path("a"), Path("b")), strict=True)
+        for run_folder, tmp in zip(runs, (Path("a"), Path("b")), strict=True)
     ]
     (group,) = grouped(results)
     assert over_epochs(group, lambda point: point.score)["x"] == [1, 2, 3, 4]
 
 
 def test_the_table_names_its_metrics() -> None:
-    said = study_tables(comparison(DEGRADED))
-    head, units, *_ = said.splitlines()
+    table = study_tables(comparison(DEGRADED))
+    head, units, *_ = table.splitlines()
     columns = ("Parameters", "MACs", "Accuracy", "Precision", "Recall", "F1",
                "Train error", "Seconds", "Epochs")  # fmt: skip
     assert all(column in head for column in columns)
     assert "to 90 %" in units
-    assert "not reached" in said
+    assert "not reached" in table
     (note,) = comparison(DEGRADED)["notes"]
     assert "validation split, 300 images" in note
     assert "macro averages" in note
@@ -229,14 +229,14 @@ def test_plain_progress_lines_have_run_epoch_metric_and_time(
         now[0] = 18.0
         progress.show()
         progress.end("plain20 seed 1", "")
-    said = written.read_text().splitlines()
-    assert said[0] == "0 of 2 runs, 6 s: plain20 seed 1 starting"
-    assert said[1] == "0 of 2 runs, 12 s: plain20 seed 1 epoch 1/4"
+    lines = written.read_text().splitlines()
+    assert lines[0] == "0 of 2 runs, 6 s: plain20 seed 1 starting"
+    assert lines[1] == "0 of 2 runs, 12 s: plain20 seed 1 epoch 1/4"
     # An eighth of all took 6 s since the first step was seen; seven eighths are left.
-    assert said[2] == (
+    assert lines[2] == (
         "0 of 2 runs, 18 s, about 42 s left: plain20 seed 1 epoch 1/4, accuracy 25.0 %"
     )
-    assert said[3] == "plain20 seed 1: accuracy 25.0 %, 1 epoch in 18 s"
+    assert lines[3] == "plain20 seed 1: accuracy 25.0 %, 1 epoch in 18 s"
 
 
 def test_progress_prints_a_metric_in_its_unit(tmp_path: Path) -> None:

@@ -32,20 +32,20 @@ SCORES = ("accuracy", "precision", "recall", "f1")
 def confusions(draw: st.DrawFn, balanced: bool = True) -> np.ndarray[Any, Any]:
     """Counts of images by what they are and what they were taken for."""
     classes, size = draw(st.integers(2, 6)), draw(st.integers(1, 40))
-    made = np.zeros((classes, classes), dtype=int)
+    confusion = np.zeros((classes, classes), dtype=int)
     for row in range(classes):
-        own = size if balanced else draw(st.integers(1, 40))
-        for _ in range(own):
+        total = size if balanced else draw(st.integers(1, 40))
+        for _ in range(total):
             # Mostly right, so that figures are like those of networks.
-            taken = draw(st.integers(0, 3 * classes))
-            made[row, taken if taken < classes else row] += 1
-    return made
+            column = draw(st.integers(0, 3 * classes))
+            confusion[row, column if column < classes else row] += 1
+    return confusion
 
 
 def scores(confusion: np.ndarray[Any, Any], averaging: str) -> dict[str, Fraction]:
     """Exact scores. No prediction of a class: its precision is 0, as scikit-learn can be told."""
     right = [int(value) for value in np.diag(confusion)]
-    sizes, taken = ([int(value) for value in confusion.sum(axis=axis)] for axis in (1, 0))
+    sizes, predicted = ([int(value) for value in confusion.sum(axis=axis)] for axis in (1, 0))
     total = sum(sizes)
     accuracy = Fraction(sum(right), total)
     if averaging == "micro":
@@ -54,14 +54,14 @@ def scores(confusion: np.ndarray[Any, Any], averaging: str) -> dict[str, Fractio
         Fraction(size, total) if averaging == "weighted" else Fraction(1, len(sizes))
         for size in sizes
     ]
-    each = {
-        "precision": [Fraction(r, t) if t else Fraction(0) for r, t in zip(right, taken)],
+    values = {
+        "precision": [Fraction(r, t) if t else Fraction(0) for r, t in zip(right, predicted)],
         "recall": [Fraction(r, s) for r, s in zip(right, sizes)],
-        "f1": [Fraction(2 * r, s + t) for r, s, t in zip(right, sizes, taken)],
+        "f1": [Fraction(2 * r, s + t) for r, s, t in zip(right, sizes, predicted)],
     }
     means = {
         key: sum((w * v for w, v in zip(weights, several)), Fraction(0))
-        for key, several in each.items()
+        for key, several in values.items()
     }
     return {"accuracy": accuracy, **means}
 
@@ -82,8 +82,8 @@ def true_plans(draw: st.DrawFn) -> dict[str, Any]:
     second: dict[str, dict[str, str]] = {}
     third: dict[str, dict[str, str]] = {}
     for row in rows:
-        found = scores(draw(confusions(balanced)), averaging)
-        first[row] = {key: text(100 * value, decimals) for key, value in found.items()}
+        metrics = scores(draw(confusions(balanced)), averaging)
+        first[row] = {key: text(100 * value, decimals) for key, value in metrics.items()}
         epochs = draw(st.integers(1, 300))
         seconds = draw(st.integers(1, 10**7)) / Fraction(1000)
         sizes = QUANTITIES["epoch_time"]
@@ -91,12 +91,12 @@ def true_plans(draw: st.DrawFn) -> dict[str, Any]:
             "epochs": str(epochs),
             "epoch_time": text(seconds / sizes[unit], decimals),
             "total_time": text(epochs * seconds / sizes[of_total], decimals),
-            "error": text(100 * (1 - found["accuracy"]), decimals),
+            "error": text(100 * (1 - metrics["accuracy"]), decimals),
         }
         millions = Fraction(PARAMETERS[row], 10**6)
         third[row] = {
             "parameters": text(millions, decimals),
-            "error": text(100 * (1 - found["accuracy"]), 1),
+            "error": text(100 * (1 - metrics["accuracy"]), 1),
         }
     times = {"epochs": "", "epoch_time": unit, "total_time": of_total, "error": "%"}
     return {
@@ -112,7 +112,7 @@ def true_plans(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def tables_of(plan: dict[str, Any]) -> Tables:
-    return Tables(**{**plan, "tables": tuple(Table(*each) for each in plan["tables"])})
+    return Tables(**{**plan, "tables": tuple(Table(*table) for table in plan["tables"])})
 
 
 def changed(tables: Tables, table: int, row: str, column: str, new: str | None) -> Tables:
@@ -122,7 +122,7 @@ def changed(tables: Tables, table: int, row: str, column: str, new: str | None) 
     if new is not None:
         texts[column] = new
     other = replace(old, rows={**old.rows, row: texts})
-    several = [other if n == table else each for n, each in enumerate(tables.tables)]
+    several = [other if n == table else unchanged for n, unchanged in enumerate(tables.tables)]
     return replace(tables, tables=tuple(several))
 
 
@@ -130,9 +130,9 @@ def changed(tables: Tables, table: int, row: str, column: str, new: str | None) 
 def test_a_printed_number_stands_for_all_values_that_round_to_it(
     value: Fraction, decimals: int
 ) -> None:
-    found = interval(f"{float(value):,.{decimals}f}")
-    assert found.low <= Fraction(float(value)) <= found.high
-    assert found.high - found.low <= Fraction(1, 10**decimals)
+    bounds = interval(f"{float(value):,.{decimals}f}")
+    assert bounds.low <= Fraction(float(value)) <= bounds.high
+    assert bounds.high - bounds.low <= Fraction(1, 10**decimals)
 
 
 @pytest.mark.parametrize("averaging", ["macro", "weighted", "micro"])
@@ -143,9 +143,9 @@ def test_metrics_equal_those_of_scikit_learn(
 ) -> None:
     """The laws below are tested on these scores: they have to be the usual ones."""
     true = np.repeat(np.arange(len(confusion)), confusion.sum(axis=1))
-    taken = np.concatenate([np.repeat(np.arange(len(confusion)), row) for row in confusion])
+    predicted = np.concatenate([np.repeat(np.arange(len(confusion)), row) for row in confusion])
     theirs = precision_recall_fscore_support(
-        true, taken, average=averaging, zero_division=0, labels=np.arange(len(confusion))
+        true, predicted, average=averaging, zero_division=0, labels=np.arange(len(confusion))
     )[:3]
     ours = scores(confusion, averaging)
     assert [float(ours[key]) for key in SCORES[1:]] == pytest.approx(list(theirs))
@@ -156,10 +156,10 @@ def test_metrics_equal_those_of_scikit_learn(
 def test_f1_lies_within_its_bounds_for_any_confusion(
     confusion: np.ndarray[Any, Any], averaging: str
 ) -> None:
-    found = scores(confusion, averaging)
-    exact = {key: Interval(value, value) for key, value in found.items()}
+    metrics = scores(confusion, averaging)
+    exact = {key: Interval(value, value) for key, value in metrics.items()}
     bounds = f1_bounds(exact["precision"], exact["recall"])
-    assert bounds.low <= found["f1"] <= bounds.high
+    assert bounds.low <= metrics["f1"] <= bounds.high
 
 
 def test_f1_is_not_the_harmonic_mean_of_the_averages_and_its_bounds_are_sharp() -> None:
@@ -193,7 +193,7 @@ def test_a_planted_error_is_found(plan: dict[str, Any], data: st.DataObject) -> 
     table = tables.tables[number]
     old = interval(table.rows[row][column])
     if column in ("epochs", "epoch_time", "total_time"):
-        times = [interval(table.rows[row][each]) for each in ("epoch_time", "total_time")]
+        times = [interval(table.rows[row][complaint]) for complaint in ("epoch_time", "total_time")]
         # A time that is printed as little more than its rounding determines nothing.
         assume(all(time.low > 0 and time.high / time.low < Fraction(3, 2) for time in times))
         new = old.high * data.draw(st.integers(3, 50)) + 1
@@ -204,9 +204,9 @@ def test_a_planted_error_is_found(plan: dict[str, Any], data: st.DataObject) -> 
         new = old.high + shift if old.high + shift <= 100 else old.low - shift
     decimals = len(table.rows[row][column].partition(".")[2])
     planted = changed(tables, number, row, column, text(new, decimals))
-    found = check(planted)
-    assert found
-    assert row in {each.row for each in found}
+    complaints = check(planted)
+    assert complaints
+    assert row in {complaint.row for complaint in complaints}
 
 
 def test_an_impossible_f1_and_an_impossible_share_are_found() -> None:
@@ -238,11 +238,11 @@ def test_another_unit_is_tried_where_a_total_does_not_fit() -> None:
         texts = {f"net{n}": dict(zip(columns, row)) for n, row in enumerate(rows)}
         return check(Tables((Table("t", columns, texts),), {}))
 
-    (found,) = complaints(("40", "3.0", "2.0"))
-    assert "40 epochs of 3.0 s are 2 min" in found.what
-    assert "it would fit" in found.what
-    assert "with the total in min" in found.what
-    assert "with an epoch in min" in found.what
+    (complaint,) = complaints(("40", "3.0", "2.0"))
+    assert "40 epochs of 3.0 s are 2 min" in complaint.what
+    assert "it would fit" in complaint.what
+    assert "with the total in min" in complaint.what
+    assert "with an epoch in min" in complaint.what
     _, wrong = complaints(("40", "3.0", "2.0"), ("30", "3.0", "2.5"))
     assert "would fit" not in wrong.what
     assert "it is 1.5 min" in wrong.what or "it is 1.5 h" in wrong.what
@@ -250,40 +250,43 @@ def test_another_unit_is_tried_where_a_total_does_not_fit() -> None:
 
 
 def test_a_wrong_count_names_the_network_that_it_fits() -> None:
-    def complaints(rows: dict[str, str], **known: Any) -> list[Complaint]:
+    def complaints(rows: dict[str, str], **options: Any) -> list[Complaint]:
         table = Table("t", {"parameters": "M"}, {row: {"parameters": t} for row, t in rows.items()})
-        return check(Tables((table,), {row: row for row in rows}, **known))
+        return check(Tables((table,), {row: row for row in rows}, **options))
 
     assert complaints({"resnet20": "0.27", "resnet110": "1.73"}) == []
     assert complaints({"resnet20": "0.28"}, classes=100) == []
-    (found,) = complaints({"resnet20": "1.73", "resnet110": "1.73"})
-    assert found.row == "resnet20"
-    assert "269,434" not in (found.what.partition(";")[2])
-    assert "1.73 M is resnet110 (1,727,962)" in found.what
-    assert found.allowed == pytest.approx((0.269434, 0.269434), rel=0.05)
+    (complaint,) = complaints({"resnet20": "1.73", "resnet110": "1.73"})
+    assert complaint.row == "resnet20"
+    assert "269,434" not in (complaint.what.partition(";")[2])
+    assert "1.73 M is resnet110 (1,727,962)" in complaint.what
+    assert complaint.allowed == pytest.approx((0.269434, 0.269434), rel=0.05)
 
 
 def test_a_network_has_one_value_and_a_row_in_every_table() -> None:
     one = Table("one", {"error": "%"}, {"a": {"error": "5.2"}, "b": {}})
     two = Table("two", {"error": "%"}, {"a": {"error": "5.4"}})
-    found = check(Tables((one, two), {}, named=("c",)))
-    assert [(each.table, each.row) for each in found] == [
+    complaints = check(Tables((one, two), {}, named=("c",)))
+    assert [(complaint.table, complaint.row) for complaint in complaints] == [
         ("one", "c"), ("two", "a"), ("two", "b"), ("two", "c"),
     ]  # fmt: skip
-    assert "5.2 % in one" in found[1].what
-    assert "is named and has no row here" in found[3].what
+    assert "5.2 % in one" in complaints[1].what
+    assert "is named and has no row here" in complaints[3].what
 
 
 def test_the_most_of_something_is_checked() -> None:
     table = Table("t", {"epochs": ""}, {"a": {"epochs": "5"}, "b": {"epochs": "7"}})
     assert check(Tables((table,), {}, most={"epochs": "b"})) == []
-    (found,) = check(Tables((table,), {}, most={"epochs": "a"}))
-    assert "b have more; it has the least" in found.what
+    (complaint,) = check(Tables((table,), {}, most={"epochs": "a"}))
+    assert "b have more; it has the least" in complaint.what
 
 
 def test_contradictions_of_text_1_are_found() -> None:
     """Every contradiction between its own cells, and every implausible time."""
-    found = {(each.table, each.row, each.column): each.what for each in check(read_tables(TEXT1))}
+    contradictions = {
+        (complaint.table, complaint.row, complaint.column): complaint.what
+        for complaint in check(read_tables(TEXT1))
+    }
     recalls = {("Table 1", f"ResNet-{depth}", "recall") for depth in (18, 34, 50, 110)}
     counts = {("Table 3", f"ResNet-{depth}", "parameters") for depth in (18, 34, 50)}
     times = {
@@ -295,24 +298,24 @@ def test_contradictions_of_text_1_are_found() -> None:
         *((f"Table {number}", "VGG-16", "") for number in (1, 2, 3)),
         *((f"Table {number}", "ResNet-110", "") for number in (2, 3)),
     }
-    assert set(found) == {
+    assert set(contradictions) == {
         *recalls, *counts, *missing, *times,
         ("Table 3", "ResNet-34", "error"),
         ("", "ResNet-110", "parameters"),
     }  # fmt: skip
-    assert "is resnet110 (1,727,962)" in found["Table 3", "ResNet-18", "parameters"]
-    assert "is resnet34 (21,797,672)" in found["Table 3", "ResNet-34", "parameters"]
-    assert "is resnet50 (25,557,032)" in found["Table 3", "ResNet-50", "parameters"]
-    assert "it would fit with" in found["Table 2", "ResNet-18", "total_time"]
-    assert "it is 1.75 min" in found["Table 2", "ResNet-34", "total_time"]
-    assert "it would fit with" in found["Table 2", "ResNet-50", "total_time"]
-    assert "are 139 TFLOP/s" in found["Table 2", "ResNet-18", "epoch_time"]
-    assert "it has the least" in found["", "ResNet-110", "parameters"]
+    assert "is resnet110 (1,727,962)" in contradictions["Table 3", "ResNet-18", "parameters"]
+    assert "is resnet34 (21,797,672)" in contradictions["Table 3", "ResNet-34", "parameters"]
+    assert "is resnet50 (25,557,032)" in contradictions["Table 3", "ResNet-50", "parameters"]
+    assert "it would fit with" in contradictions["Table 2", "ResNet-18", "total_time"]
+    assert "it is 1.75 min" in contradictions["Table 2", "ResNet-34", "total_time"]
+    assert "it would fit with" in contradictions["Table 2", "ResNet-50", "total_time"]
+    assert "are 139 TFLOP/s" in contradictions["Table 2", "ResNet-18", "epoch_time"]
+    assert "it has the least" in contradictions["", "ResNet-110", "parameters"]
 
 
 def test_consistent_numbers_of_text_1_are_confirmed() -> None:
-    found = {(each.table, each.row, each.column) for each in confirm(read_tables(TEXT1))}
-    assert found == {
+    confirmed = {(cell.table, cell.row, cell.column) for cell in confirm(read_tables(TEXT1))}
+    assert confirmed == {
         *(("Table 1", f"ResNet-{depth}", "f1") for depth in (18, 34, 50, 110)),
         ("Table 3", "ResNet-18", "error"),
         ("Table 3", "ResNet-50", "error"),
@@ -337,16 +340,16 @@ def test_a_time_is_plausible_from_the_time_of_its_work_on(images: int, teraflops
 
     assert complaints(1.01 * least + 1e-8) == []
     assume(least > 1e-7)
-    (found,) = complaints(0.9 * least)
-    assert "is not plausible" in found.what
-    assert "or more" in str(found)
-    assert found.allowed is not None
-    assert found.allowed[0] == pytest.approx(least)
+    (complaint,) = complaints(0.9 * least)
+    assert "is not plausible" in complaint.what
+    assert "or more" in str(complaint)
+    assert complaint.allowed is not None
+    assert complaint.allowed[0] == pytest.approx(least)
 
 
 def test_the_code_contains_no_number_of_the_texts() -> None:
     code = "".join(
-        Path(each.__file__).read_text(encoding="utf-8") for each in (consistency, printed)
+        Path(module.__file__).read_text(encoding="utf-8") for module in (consistency, printed)
     )
     numbers = set(re.findall(r"\d+\.\d+", code))
     for table in read_tables(TEXT1).tables:

@@ -52,11 +52,11 @@ def test_a_torch_file_is_converted_exactly(legacy: bool, tmp_path: Path) -> None
     done = convert(file, "resnet20", "akamaster", to)
     assert (done.parameters, done.num_classes, done.tensors) == (269_722, 10, 116)
 
-    again, weights = open_network(to)
-    assert again.spec == net.spec
-    assert again.spec.stages[1].block.shortcut == "pad/2"
+    converted, weights = open_network(to)
+    assert converted.spec == net.spec
+    assert converted.spec.stages[1].block.shortcut == "pad/2"
     x = torch.rand(2, 3, 32, 32)
-    assert torch.equal(again(x), net(x))
+    assert torch.equal(converted(x), net(x))
     assert weights.classes[3] == "cat"
     assert weights.preprocessing["mean"] == [0.485, 0.456, 0.406]
     # the name of the network is enough: the file says what is done differently
@@ -152,13 +152,13 @@ def keras_arrays(generator: np.random.Generator, net: torch.nn.Module) -> dict[s
     shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
     for i, name in enumerate(order.split()):
         o, c, h, w = shapes[f"{name}.weight"]
-        said = f"conv2d_{i}" if i else "conv2d"
-        arrays[f"{said}.kernel"] = generator.normal(size=(h, w, c, o)) / 10
-        arrays[f"{said}.bias"] = generator.normal(size=o)
+        layer = f"conv2d_{i}" if i else "conv2d"
+        arrays[f"{layer}.kernel"] = generator.normal(size=(h, w, c, o)) / 10
+        arrays[f"{layer}.bias"] = generator.normal(size=o)
     for i, width in enumerate((16, 16, 16, 32, 32, 64, 64)):
-        said = f"batch_normalization_{i}" if i else "batch_normalization"
+        layer = f"batch_normalization_{i}" if i else "batch_normalization"
         for part in ("gamma", "beta", "moving_mean", "moving_variance"):
-            arrays[f"{said}.{part}"] = generator.uniform(0.5, 1.5, size=width)
+            arrays[f"{layer}.{part}"] = generator.uniform(0.5, 1.5, size=width)
     arrays["dense.kernel"] = generator.normal(size=(64, 10))
     arrays["dense.bias"] = generator.normal(size=10)
     return {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -298,16 +298,18 @@ def test_pickles_are_opened_in_one_place_only() -> None:
     Arrays that NumPy reads elsewhere can be no pickles either.
     """
     source = Path(plusx.__file__).parent
-    found = []
+    calls = []
     for path in sorted(source.rglob("*.py"), key=lambda path: path.name):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "name")]
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            found += [(path.name, name) for name in names if name.split(".")[0] in READERS]
+            calls += [(path.name, name) for name in names if name.split(".")[0] in READERS]
             if isinstance(node, ast.Call) and (call := ast.unparse(node.func)) in CALLS:
-                said = {word.arg: ast.unparse(word.value) for word in node.keywords}
-                found.append((path.name, call, said.get("weights_only"), said.get("allow_pickle")))
-    assert found == [
+                keywords = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                calls.append(
+                    (path.name, call, keywords.get("weights_only"), keywords.get("allow_pickle"))
+                )
+    assert calls == [
         ("foreign.py", "pickle"),  # for the name of its error
         ("foreign.py", "torch.load", "True", None),
         ("foreign.py", "np.load", None, "False"),

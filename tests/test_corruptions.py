@@ -47,8 +47,8 @@ def test_size_range_and_repetition(kind, severity, height, width, channels, seed
     assert first.min() >= 0
     assert first.max() <= 1
     assert np.allclose(first * 255, (first * 255).round(), atol=1e-3)
-    again = corrupt(image, kind, severity, np.random.default_rng(seed))
-    assert np.array_equal(first, again)
+    repeated = corrupt(image, kind, severity, np.random.default_rng(seed))
+    assert np.array_equal(first, repeated)
 
 
 @pytest.mark.parametrize("side", [32, 224])

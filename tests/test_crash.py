@@ -88,17 +88,17 @@ class Server:
 def folder() -> Iterator[Path]:
     # In memory where there is such a place: killing a process does not test the disk, and flushing
     # would take most of the time.
-    place = Path("/dev/shm")
-    made = Path(tempfile.mkdtemp(dir=place if os.access(place, os.W_OK) else None))
-    yield made
-    shutil.rmtree(made)
+    memory = Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")
 def server(folder) -> Iterator[Server]:
-    made = Server(folder)
-    yield made
-    made.close()
+    running = Server(folder)
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +107,15 @@ def whole(server, folder) -> dict[str, Any]:
     ended = server.train(folder / "whole")
     assert ended["exit"] == 0, ended["said"]
     assert "done" in ended["said"]
-    again = server.train(folder / "again")
+    repeated = server.train(folder / "again")
     assert outcome(folder / "again") == outcome(folder / "whole")
-    return {"outcome": outcome(folder / "whole"), "seconds": again["seconds"]}
+    return {"outcome": outcome(folder / "whole"), "seconds": repeated["seconds"]}
 
 
 def newest(out: Path) -> Path:
-    found = store.load_checkpoint(out / store.CHECKPOINTS, strict=True)
-    assert found is not None
-    return found.path
+    checkpoint = store.load_checkpoint(out / store.CHECKPOINTS, strict=True)
+    assert checkpoint is not None
+    return checkpoint.path
 
 
 def outcome(out: Path) -> dict[str, bytes]:
@@ -131,10 +131,10 @@ def outcome(out: Path) -> dict[str, bytes]:
 
 
 def assert_same(out: Path, whole: dict[str, Any]) -> None:
-    found = outcome(out)
-    assert found.keys() == whole["outcome"].keys()
+    actual = outcome(out)
+    assert actual.keys() == whole["outcome"].keys()
     for name, data in whole["outcome"].items():
-        assert found[name] == data, name
+        assert actual[name] == data, name
 
 
 def begun_at(out: Path) -> list[int]:
@@ -146,8 +146,8 @@ def begun_at(out: Path) -> list[int]:
 def saved_step(out: Path) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = store.load_checkpoint(out / store.CHECKPOINTS)
-    return 0 if found is None else found.step
+        checkpoint = store.load_checkpoint(out / store.CHECKPOINTS)
+    return 0 if checkpoint is None else checkpoint.step
 
 
 # --------------------------------------------------------------------------------------- kills
@@ -158,8 +158,8 @@ def moment(out: Path, span: float, draw: random.Random) -> tuple[int, float]:
     if not draw.randrange(4):
         return 0, draw.uniform(0, span)
     log = out / "log.jsonl"
-    known = log.read_bytes().count(b"\n") if log.exists() else 0
-    return draw.randint(min(known, LINES), LINES), draw.uniform(0, 0.03)
+    written = log.read_bytes().count(b"\n") if log.exists() else 0
+    return draw.randint(min(written, LINES), LINES), draw.uniform(0, 0.03)
 
 
 def kill_until_done(server: Server, out: Path, kills: int, span: float, draw: random.Random) -> int:
@@ -182,16 +182,16 @@ def kill_until_done(server: Server, out: Path, kills: int, span: float, draw: ra
     return landed
 
 
-def survive(server: Server, folder: Path, whole: dict[str, Any], wanted: int) -> tuple[int, int]:
-    draw = random.Random(wanted)
+def survive(server: Server, folder: Path, whole: dict[str, Any], kills: int) -> tuple[int, int]:
+    draw = random.Random(kills)
     landed = runs = 0
-    while landed < wanted:
-        out = folder / f"killed-{wanted}-{runs}"
+    while landed < kills:
+        out = folder / f"killed-{kills}-{runs}"
         landed += kill_until_done(server, out, draw.randint(1, 4), whole["seconds"], draw)
         assert_same(out, whole)
         shutil.rmtree(out)
         runs += 1
-        assert runs < 3 * wanted, f"only {landed} kills landed in {runs} runs"
+        assert runs < 3 * kills, f"only {landed} kills landed in {runs} runs"
     return landed, runs
 
 
@@ -265,11 +265,11 @@ def test_a_second_signal_ends_the_run_at_once_without_loss(server, folder, whole
 def test_a_full_disk_is_reported_and_survived(server, folder, whole):
     disk = folder / "disk"
     disk.mkdir()
-    made = subprocess.run(
+    mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True
     )
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.decode().strip()}")
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     try:
         out = disk / "run"
         ended = stopped(server, out, random.Random(0), [signal.SIGTERM], (12, 12))
@@ -310,14 +310,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_update(server, folder
     out = folder / "diverged"
     ended = server.train(out, "optim.lr=1e19", "schedule.warmup=0")
     assert ended["exit"] == 1, ended["said"]
-    said = ended["said"].strip().splitlines()[-1]
-    assert re.search(r"step [0-9]+, rate [0-9.e+]+", said), said
+    message = ended["said"].strip().splitlines()[-1]
+    assert re.search(r"step [0-9]+, rate [0-9.e+]+", message), message
     assert "Traceback" not in ended["said"]
     assert "done" not in ended["said"]
     assert not (out / "result.json").exists()
     saved = store.load_checkpoint(out / store.CHECKPOINTS, strict=True)
     assert saved is not None
-    assert int(re.search(r"step ([0-9]+)", said)[1]) > saved.step  # type: ignore[index]
+    assert int(re.search(r"step ([0-9]+)", message)[1]) > saved.step  # type: ignore[index]
     for group in saved.tensors.values():
         for name, tensor in group.items():
             assert bool(torch.isfinite(tensor.double()).all()), name

@@ -81,7 +81,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_samples() -> None:
     targets = torch.tensor([[1, 2, 2], [3, -1, -1], [2, 1, -1]])
     lengths, counts = torch.tensor([9, 5, 7]), torch.tensor([3, 1, 2])
     whole = task(Batch(inputs, targets, lengths, {"target_lengths": counts}))
-    parts = [
+    losses = [
         task(
             Batch(
                 inputs[i : i + 1],
@@ -92,7 +92,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_samples() -> None:
         )
         for i in range(3)
     ]
-    assert whole.item() == pytest.approx(torch.stack(parts).mean().item())
+    assert whole.item() == pytest.approx(torch.stack(losses).mean().item())
     torch_loss = nn.CTCLoss()(
         inputs.log_softmax(1).permute(2, 0, 1), targets.clamp(min=0), lengths, counts
     )
@@ -117,9 +117,9 @@ def test_a_wide_beam_finds_the_most_probable_sequence(seed: int) -> None:
     values = random_log_probabilities(seed, 5, 3)
     targets = {collapse(path) for path in itertools.product(range(3), repeat=5)}
     best = max(targets, key=lambda target: log_likelihood(values, target))
-    found = beam_search(values, 1000)
-    assert tuple(found.tokens) == best
-    assert found.score == pytest.approx(log_likelihood(values, best), abs=1e-3)
+    hypothesis = beam_search(values, 1000)
+    assert tuple(hypothesis.tokens) == best
+    assert hypothesis.score == pytest.approx(log_likelihood(values, best), abs=1e-3)
 
 
 @settings(deadline=None, max_examples=60)

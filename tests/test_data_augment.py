@@ -192,20 +192,20 @@ def test_a_crop_is_a_window_of_the_padded_image(
 def test_words_are_merged_into_one_window_everywhere(words: list[str], seed: int) -> None:
     images = torch.randint(0, 256, (9, 2, 9, 8), dtype=torch.uint8)
     indices = np.array([3, 8, 0, 3, 5])
-    windows, said = Windows.whole(5, (9, 8)), images[indices]
-    for place, text in enumerate(words):
+    windows, merged = Windows.whole(5, (9, 8)), images[indices]
+    for position, text in enumerate(words):
         (word,) = parse_augment(text)
-        if word.kind == "crop" and min(said.shape[2:]) < int(word.value or 0):
+        if word.kind == "crop" and min(merged.shape[2:]) < int(word.value or 0):
             continue
-        draws = CounterRNG.of(seed, 0, indices).at(place)
+        draws = CounterRNG.of(seed, 0, indices).at(position)
         windows = WINDOW_STEPS[word.kind](windows, word, draws, (4, 4))
         # the same word said to what the words before it have made
         alone = WINDOW_STEPS[word.kind](
-            Windows.whole(5, (said.shape[2], said.shape[3])), word, draws, (4, 4)
+            Windows.whole(5, (merged.shape[2], merged.shape[3])), word, draws, (4, 4)
         )
-        said = gather_by_index(said, np.arange(5), alone)
-    assert torch.equal(gather(images, indices, windows), said)
-    assert torch.equal(gather_by_index(images, indices, windows), said)
+        merged = gather_by_index(merged, np.arange(5), alone)
+    assert torch.equal(gather(images, indices, windows), merged)
+    assert torch.equal(gather_by_index(images, indices, windows), merged)
 
 
 def test_crops_reach_every_place_equally_often() -> None:
@@ -299,8 +299,8 @@ def test_resized_crops_cover_8_to_100_percent() -> None:
     shares = []
     for index in range(300):
         draws = SampleRNG.of(0, 0, index)
-        found = np.asarray(on_image(image, word, draws, (32, 32))).astype(float)
-        height, width = np.ptp(found[:, 0, 0]) * 33 / 32, np.ptp(found[0, :, 1]) * 33 / 32
+        crop = np.asarray(on_image(image, word, draws, (32, 32))).astype(float)
+        height, width = np.ptp(crop[:, 0, 0]) * 33 / 32, np.ptp(crop[0, :, 1]) * 33 / 32
         shares.append(height * width / 200**2)
         assert 0.68 < height / width < 1.47
     assert min(shares) < 0.13
@@ -313,7 +313,7 @@ def test_jitter_keeps_black_and_stays_in_its_range() -> None:
     grey = Image.fromarray(np.full((4, 4, 3), 100, np.uint8))
     values = []
     for index in range(200):
-        made = on_image(grey, word, SampleRNG.of(0, 0, index), (4, 4))
-        values.append(int(np.asarray(made)[0, 0, 0]))
+        jittered = on_image(grey, word, SampleRNG.of(0, 0, index), (4, 4))
+        values.append(int(np.asarray(jittered)[0, 0, 0]))
     assert 59 <= min(values) < 65
     assert 135 < max(values) <= 141

@@ -35,10 +35,10 @@ def colours(count: int = 40, size: tuple[int, int] = (12, 12), channels: int = 3
     )
 
 
-def by_label(made: list[Batch]) -> torch.Tensor:
+def by_label(loaded: list[Batch]) -> torch.Tensor:
     """All inputs, in the order of the labels."""
-    targets = torch.cat([batch.targets for batch in made])
-    return torch.cat([batch.inputs for batch in made])[targets.argsort()]
+    targets = torch.cat([batch.targets for batch in loaded])
+    return torch.cat([batch.inputs for batch in loaded])[targets.argsort()]
 
 
 SENTENCE = "pad2 crop flip vflip cutout4 erase.5"
@@ -53,11 +53,11 @@ def test_digits_have_the_documented_split_for_any_seed() -> None:
         assert first.modality.size == (8, 8)
         shares = first.labels.bincount(minlength=10) / size
         assert ((shares - 0.1).abs() < 0.01).all()
-    parts = [
+    splits = [
         images_of(open_data("digits", split=split)) for split in ("train", "validation", "test")
     ]
     whole = images_of(open_data("digits", split="all"))
-    as_rows = {tuple(image.flatten().tolist()) for part in parts for image in part}
+    as_rows = {tuple(image.flatten().tolist()) for images in splits for image in images}
     assert as_rows == {tuple(image.flatten().tolist()) for image in whole}
 
 
@@ -107,18 +107,18 @@ def test_pixels_do_not_depend_on_the_batch_or_on_where_an_epoch_resumes(augment:
 def test_workers_change_no_pixel_and_live_on_from_epoch_to_epoch() -> None:
     source = colours()
     augment = "pad2 crop flip randaugment jitter.4 cutout4"
-    made = {}
+    loaded = {}
     for workers in (0, 1, 2):
         with Loader(source, augment=augment, batch_size=7, workers=workers) as loader:
-            made[workers] = [list(loader.epoch(epoch)) for epoch in (0, 1)]
+            loaded[workers] = [list(loader.epoch(epoch)) for epoch in (0, 1)]
             # a consumer that leaves an epoch early does not disturb the next one
             assert len(next(loader.epoch(2))) == 7
-            again = list(loader.epoch(1))
-        for batch, same in zip(made[workers][1], again):
+            repeated = list(loader.epoch(1))
+        for batch, same in zip(loaded[workers][1], repeated):
             assert torch.equal(batch.inputs, same.inputs)
     for workers in (1, 2):
         for epoch in (0, 1):
-            for batch, same in zip(made[0][epoch], made[workers][epoch]):
+            for batch, same in zip(loaded[0][epoch], loaded[workers][epoch]):
                 assert torch.equal(batch.inputs, same.inputs)
                 assert torch.equal(batch.targets, same.targets)
 
@@ -128,12 +128,12 @@ def test_random_numbers_differ_between_samples_epochs_and_workers(workers: int) 
     """Workers that share one random state are the classic mistake: all draws must differ."""
     same = images_of(colours(1)).expand(40, -1, -1, -1)
     source = replace(colours(), items=MemoryItems(same.contiguous()))
-    seen = set()
+    images = set()
     with Loader(source, augment="jitter.4 rotate30", batch_size=5, workers=workers) as loader:
         for epoch in range(3):
             for batch in loader.epoch(epoch):
-                seen |= {image.numpy().tobytes() for image in batch.inputs}
-    assert len(seen) == 120
+                images |= {image.numpy().tobytes() for image in batch.inputs}
+    assert len(images) == 120
 
 
 def test_the_global_random_generators_are_not_used() -> None:
@@ -181,25 +181,25 @@ def test_the_parts_of_all_ranks_are_the_whole_batches(
             drop_last=drop_last,
             part=(rank, world),
         )
-        found = list(loader.epoch(2, start))
-        assert len(found) == max(0, len(loader) - start)
-        return found
+        loaded = list(loader.epoch(2, start))
+        assert len(loaded) == max(0, len(loader) - start)
+        return loaded
 
     whole = made(0, 1)
-    parts = [made(rank, world) for rank in range(world)]
-    lengths = [len(each) for each in parts]
-    for place in range(max(lengths)):
-        shares = [part[place] for part in parts if place < len(part)]
+    ranks = [made(rank, world) for rank in range(world)]
+    lengths = [len(share) for share in ranks]
+    for index in range(max(lengths)):
+        shares = [part[index] for part in ranks if index < len(part)]
         # no rank waits for another in training, nor ever has an empty batch
         assert len(shares) == world or split != "train"
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
         assert min(map(len, shares)) > 0
-        assert torch.equal(torch.cat([each.inputs for each in shares]), whole[place].inputs)
-        assert torch.equal(torch.cat([each.targets for each in shares]), whole[place].targets)
+        assert torch.equal(torch.cat([share.inputs for share in shares]), whole[index].inputs)
+        assert torch.equal(torch.cat([share.targets for share in shares]), whole[index].targets)
     if split != "train" and drop_last is not True:
-        assert sum(len(batch) for part in parts for batch in part) == count
+        assert sum(len(batch) for part in ranks for batch in part) == count
     assert all(
-        torch.equal(made(0, world, 1)[i].inputs, b.inputs) for i, b in enumerate(parts[0][1:])
+        torch.equal(made(0, world, 1)[i].inputs, b.inputs) for i, b in enumerate(ranks[0][1:])
     )
     # of what a lone process has, training leaves out no more than a last batch too small to share
     assert max(lengths) == len(whole) or (
@@ -232,18 +232,18 @@ def test_a_last_batch_of_one_image_a_rank_is_left_out_in_training() -> None:
 def test_buffers_are_reused_only_when_unreferenced() -> None:
     spare = BufferPool(max_arrays=2)
     first = spare.take((4, 5))
-    place = first.ctypes.data
-    assert spare.take((4, 5)).ctypes.data != place
+    address = first.ctypes.data
+    assert spare.take((4, 5)).ctypes.data != address
     tensor = torch.from_numpy(first)
     view = tensor[1:].reshape(-1)[3:]
     del first, tensor
-    assert spare.take((20,)).ctypes.data != place  # a view of a tensor has it
+    assert spare.take((20,)).ctypes.data != address  # a view of a tensor has it
     saved = (view * torch.ones(12, requires_grad=True)).sum()
     del view
-    assert spare.take((20,)).ctypes.data != place  # a graph has saved it
+    assert spare.take((20,)).ctypes.data != address  # a graph has saved it
     del saved
-    again = spare.take((2, 10))
-    assert again.ctypes.data == place
+    reused = spare.take((2, 10))
+    assert reused.ctypes.data == address
     for size in (1, 2, 3, 4):
         spare.take((size,))
     assert len(spare._arrays) == 2
@@ -251,12 +251,12 @@ def test_buffers_are_reused_only_when_unreferenced() -> None:
 
 def test_referenced_batches_do_not_change() -> None:
     source = colours(24, (180, 190))
-    kept = list(batches(source, augment="flip", batch_size=8))
+    expected = list(batches(source, augment="flip", batch_size=8))
     with Loader(source, augment="flip", batch_size=8) as loader:
         for epoch in (0, 0):
-            for place, batch in enumerate(loader.epoch(epoch)):
-                assert torch.equal(batch.inputs, kept[place].inputs)
-    assert len({batch.inputs.data_ptr() for batch in kept}) == 3
+            for index, batch in enumerate(loader.epoch(epoch)):
+                assert torch.equal(batch.inputs, expected[index].inputs)
+    assert len({batch.inputs.data_ptr() for batch in expected}) == 3
 
 
 def test_a_loader_refuses_invalid_arguments() -> None:
@@ -282,9 +282,9 @@ def test_unknown_data_suggests_similar_names() -> None:
 
 def test_a_batch_splits_in_order_and_moves_to_channels_last() -> None:
     batch = Batch(torch.randn(10, 3, 4, 4), torch.arange(10))
-    parts = batch.split(4)
-    assert [len(part) for part in parts] == [3, 3, 2, 2]
-    assert torch.equal(torch.cat([part.targets for part in parts]), batch.targets)
+    pieces = batch.split(4)
+    assert [len(part) for part in pieces] == [3, 3, 2, 2]
+    assert torch.equal(torch.cat([part.targets for part in pieces]), batch.targets)
     assert [len(part) for part in batch.split(99)] == [1] * 10
     moved = batch.to("cpu", channels_last=True)
     assert moved.inputs.is_contiguous(memory_format=torch.channels_last)
@@ -299,8 +299,8 @@ def test_a_set_at_another_size_is_scaled() -> None:
 
 
 def test_preprocessing_round_trips_through_json_and_is_validated() -> None:
-    made = ImageModality((8, 9), 1, (0.5,), (0.25,))
-    assert modality_from_dict(made.to_dict()) == made
+    modality = ImageModality((8, 9), 1, (0.5,), (0.25,))
+    assert modality_from_dict(modality.to_dict()) == modality
     with pytest.raises(ValueError, match="std"):
         ImageModality((8, 8), 1, (0.5,), (0.0,))
     with pytest.raises(ValueError, match="2 numbers for 1 channels"):
@@ -320,15 +320,15 @@ def test_normalising_is_torchvisions_bit_for_bit() -> None:
     for channels in (3, 1):  # so many that they are normalised in pieces, in both layouts
         large = colours(5, (333, 401), channels)
         whole = images_of(large)
-        made = [
-            large.modality.normalise(each)
-            for each in (whole, whole.to(memory_format=torch.channels_last), whole[:, :, ::2, 1:])
+        normalised = [
+            large.modality.normalise(images)
+            for images in (whole, whole.to(memory_format=torch.channels_last), whole[:, :, ::2, 1:])
         ]
         expected = v2.Normalize([0.5] * channels, [0.25] * channels)(whole.float() * (1.0 / 255))
-        assert torch.equal(made[0], expected)
-        assert torch.equal(made[1], expected)
-        assert torch.equal(made[2], expected[:, :, ::2, 1:])
-        assert made[1].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(normalised[0], expected)
+        assert torch.equal(normalised[1], expected)
+        assert torch.equal(normalised[2], expected[:, :, ::2, 1:])
+        assert normalised[1].is_contiguous(memory_format=torch.channels_last)
 
 
 @settings(max_examples=50)

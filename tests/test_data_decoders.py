@@ -43,7 +43,7 @@ def levels(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def test_pillow_is_the_default_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*said: object, **more: object) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("simplejpeg was not chosen")
 
     spy = SimpleNamespace(decode_jpeg=refuse, decode_jpeg_header=refuse)
@@ -72,11 +72,11 @@ def test_simplejpeg_decodes_the_same_windows(folder: Path) -> None:
         # decoders differ by a few levels where they spread the colours, as their authors say
         assert levels(first.inputs, second.inputs) < 24
         assert (first.inputs - second.inputs).abs().mean() * 0.229 * 255 < 1.5
-    made = [
+    decoded = [
         next(batches(sources[1], split="train", augment="resizedcrop flip", workers=workers))
         for workers in (0, 1)
     ]
-    assert torch.equal(made[0].inputs, made[1].inputs)
+    assert torch.equal(decoded[0].inputs, decoded[1].inputs)
 
 
 @pytest.mark.parametrize("shrink", [1, 2])
@@ -119,11 +119,11 @@ def test_both_decoders_refuse_the_same_files(monkeypatch: pytest.MonkeyPatch) ->
             ImageFile(data[: len(data) // 2], decoder=decoder).decoded()
         with pytest.raises(UnreadableInput, match="not one of"):
             ImageFile(b"GARBAGE" + data, decoder=decoder).decoded()
-        picture = ImageFile(hostile.saved(hostile.PICTURE, "PNG"), decoder=decoder)
-        assert np.array_equal(np.asarray(picture.decoded()), hostile.PICTURE)
+        image = ImageFile(hostile.saved(hostile.PICTURE, "PNG"), decoder=decoder)
+        assert np.array_equal(np.asarray(image.decoded()), hostile.PICTURE)
     # a header that the two read differently is left to Pillow, whose limits were asked
     other = SimpleNamespace(
-        decode_jpeg_header=lambda data: (48, 65), decode_jpeg=lambda *said, **more: 1 / 0
+        decode_jpeg_header=lambda data: (48, 65), decode_jpeg=lambda *arguments, **more: 1 / 0
     )
     monkeypatch.setitem(sys.modules, "simplejpeg", other)
     assert ImageFile(data, decoder="simplejpeg").decoded().size == (64, 48)
@@ -143,19 +143,19 @@ def test_only_the_used_rows_of_a_large_photo_are_decoded(
 
     def watched(self: ImageFile, box: room.Box, shrink: int):
         shrunken.append(shrink)
-        made = original(self, box, shrink)
-        assert made.shape[0] <= -(-(box[3] - box[1]) // shrink) + 1
-        return made
+        decoded = original(self, box, shrink)
+        assert decoded.shape[0] <= -(-(box[3] - box[1]) // shrink) + 1
+        return decoded
 
     monkeypatch.setattr(ImageFile, "window", watched)
     source = open_data(folder, split="train", validation=0, size=64, decoder=decoder)
     with Loader(source, augment="resizedcrop", batch_size=8) as loader:
-        made = [batch.inputs for epoch in range(4) for batch in loader.epoch(epoch)]
+        decoded = [batch.inputs for epoch in range(4) for batch in loader.epoch(epoch)]
     assert {2, 4} <= set(shrunken)
     monkeypatch.setattr("plusx.data.transforms.steps._shrink", lambda box, size: 1)
     with Loader(source, augment="resizedcrop", batch_size=8) as loader:
         whole = [batch.inputs for epoch in range(4) for batch in loader.epoch(epoch)]
-    apart = torch.cat(made) - torch.cat(whole)
+    apart = torch.cat(decoded) - torch.cat(whole)
     # a window begins at a whole pixel of the shrunken image, at most one of the network's off
     assert apart.abs().mean() * 0.229 * 255 < 4
-    assert not torch.equal(torch.cat(made), torch.cat(whole))
+    assert not torch.equal(torch.cat(decoded), torch.cat(whole))

@@ -49,18 +49,18 @@ def names(source: Dataset) -> list[str]:
 
 def digest(root: Path) -> str:
     """A hash of all that lies under a folder: names, kinds, sizes, times and content."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for path, folders, files in os.walk(os.fsencode(root)):
         folders.sort()
         for name in sorted([*folders, *files]):
-            place = os.path.join(path, name)
-            status = os.lstat(place)
-            known = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_nlink)
-            found.update(place + repr(known).encode())
-            if os.path.isfile(place) and not os.path.islink(place):
-                with open(place, "rb") as file:
-                    found.update(file.read())
-    return found.hexdigest()
+            file_path = os.path.join(path, name)
+            status = os.lstat(file_path)
+            metadata = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_nlink)
+            sha256.update(file_path + repr(metadata).encode())
+            if os.path.isfile(file_path) and not os.path.islink(file_path):
+                with open(file_path, "rb") as file:
+                    sha256.update(file.read())
+    return sha256.hexdigest()
 
 
 # the layouts
@@ -141,18 +141,18 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_middle(tmp_path: Path
 @pytest.mark.parametrize("augment", ["flip", "pad2 crop flip cutout8", "resizedcrop jitter.4"])
 def test_files_have_equal_pixels_for_any_number_of_workers(tmp_path: Path, augment: str) -> None:
     source = open_data(photos(tmp_path / "set", count=6), size=16, validation=0)
-    made = {}
+    loaded = {}
     for workers in (0, 1, 2):
         with Loader(source, augment=augment, batch_size=5, workers=workers) as loader:
-            made[workers] = [list(loader.epoch(epoch)) for epoch in range(2)]
+            loaded[workers] = [list(loader.epoch(epoch)) for epoch in range(2)]
     for epoch in range(2):
-        for plain, one, two in zip(made[0][epoch], made[1][epoch], made[2][epoch]):
+        for plain, one, two in zip(loaded[0][epoch], loaded[1][epoch], loaded[2][epoch]):
             assert plain.inputs.shape[1:] == (3, 16, 16)
             assert torch.equal(plain.inputs, one.inputs)
             assert torch.equal(plain.inputs, two.inputs)
             assert torch.equal(plain.targets, two.targets)
     resumed = list(batches(source, augment=augment, batch_size=5, epoch=1, start=1))
-    assert torch.equal(resumed[0].inputs, made[2][1][1].inputs)
+    assert torch.equal(resumed[0].inputs, loaded[2][1][1].inputs)
 
 
 def test_very_long_images_are_scaled_without_filling_the_memory(tmp_path: Path) -> None:
@@ -184,18 +184,18 @@ def test_the_scan_lists_every_file_once_with_its_verdict(hostile_set: Path) -> N
     assert time.perf_counter() - began < 60
     paths = [entry.path for entry in entries]
     assert len(paths) == len(set(paths))
-    found = {os.path.relpath(entry.path, report.root): entry for entry in entries}
+    remaining = {os.path.relpath(entry.path, report.root): entry for entry in entries}
     for case in hostile.corpus():
-        entry = found.pop(os.path.join("odd", case.name))
+        entry = remaining.pop(os.path.join("odd", case.name))
         assert entry.label == "odd"
         assert (case.name, entry.state) == (case.name, case.verdict)
         assert case.reason in entry.reason
     for name, expected in hostile.SPECIALS.items():
         state, _, reason = expected.partition(" ")
-        entry = found.pop(os.path.join("special", name))
+        entry = remaining.pop(os.path.join("special", name))
         assert (name, entry.state) == (name, state)
         assert reason in entry.reason
-    assert {os.path.dirname(name) for name in found} == {"sound"}
+    assert {os.path.dirname(name) for name in remaining} == {"sound"}
 
 
 def test_unreadable_files_are_named_or_skipped(hostile_set: Path) -> None:
@@ -216,13 +216,13 @@ def test_unreadable_files_are_named_or_skipped(hostile_set: Path) -> None:
     json.dumps(source.warnings).encode("utf-8")
     "".join(source.warnings).encode("utf-8")
     # a whole epoch in workers: each kept sample once, with its own label, and nothing else
-    seen = []
+    labels = []
     with Loader(source, augment="resizedcrop flip", batch_size=16, workers=2) as loader:
         for batch in loader.epoch(0):
             assert batch.inputs.isfinite().all()
-            seen += batch.targets.tolist()
-    assert sorted(seen) == sorted(source.labels.tolist())
-    assert len(seen) == len(used)
+            labels += batch.targets.tolist()
+    assert sorted(labels) == sorted(source.labels.tolist())
+    assert len(labels) == len(used)
     # evaluation and fingerprints neither write
     source.fingerprint()
     list(batches(source, split="validation"))
@@ -467,15 +467,15 @@ def test_a_csv_is_split_by_the_seed_or_by_its_column(pictures: Path) -> None:
     assert source.labels.bincount().tolist() == [3, 3]
     assert len(open_data(table(pictures, GOOD), split="validation", validation=0.25)) == 2
     rows = GOOD.splitlines()
-    parts = ["split", "train", "val", "train", "test", "train", "validation", "train", "test"]
-    text = "\ufeff" + "\r\n".join(f"{row},{part}" for row, part in zip(rows, parts))
-    found = {
+    splits = ["split", "train", "val", "train", "test", "train", "validation", "train", "test"]
+    text = "\ufeff" + "\r\n".join(f"{row},{part}" for row, part in zip(rows, splits))
+    files = {
         split: names(open_data(table(pictures, text), split=split))
         for split in ("train", "validation", "test")
     }
-    assert found["validation"] == ["dog/01.png", "cat/01.png"]
-    assert found["test"] == ["dog/03.png", "cat/03.png"]
-    assert found["train"] == ["dog/00.png", "dog/02.png", "cat/00.png", "cat/02.png"]
+    assert files["validation"] == ["dog/01.png", "cat/01.png"]
+    assert files["test"] == ["dog/03.png", "cat/03.png"]
+    assert files["train"] == ["dog/00.png", "dog/02.png", "cat/00.png", "cat/02.png"]
 
 
 def test_several_labels_of_a_row_are_separated_by_a_bar(pictures: Path) -> None:

@@ -23,8 +23,8 @@ def test_mixup_mixes_inputs_and_targets_with_one_weight(seed: int, step: int, al
     assert torch.allclose(mixed.targets.sum(1), torch.ones(16))
     numbers = torch.arange(16.0)
     assert torch.allclose(mixed.inputs[:, 0, 0, 0], mixed.targets @ numbers, atol=1e-4)
-    kept = mixed.targets.diagonal()
-    others = kept[kept < 1]
+    weights = mixed.targets.diagonal()
+    others = weights[weights < 1]
     assert len(others) == 0 or torch.allclose(others, others[0].expand_as(others), atol=1e-6)
 
 
@@ -49,10 +49,10 @@ def test_a_mix_is_a_function_of_the_seed_and_the_step(mix: object) -> None:
     batch = ones_of_a_kind()
     before = batch.inputs.clone()
     state = torch.get_rng_state()
-    first, again, later, other = (
+    first, repeated, later, other = (
         mix(batch, seed, step, 16).inputs for seed, step in ((0, 5), (0, 5), (0, 6), (1, 5))
     )
-    assert torch.equal(first, again)
+    assert torch.equal(first, repeated)
     assert not torch.equal(first, later)
     assert not torch.equal(first, other)
     assert torch.equal(batch.inputs, before)
@@ -67,10 +67,10 @@ def test_mixup_weights_follow_the_beta_distribution() -> None:
         target = mix(batch, 0, step, 2).targets
         if target[0, 0] not in (0.0, 1.0):
             shares.append(float(target[0, 0]))
-    found = torch.tensor(shares)
+    weights = torch.tensor(shares)
     # Beta(a, a) has the mean 1/2 and the variance 1 / (4 (2 a + 1))
-    assert abs(float(found.mean()) - 0.5) < 0.06
-    assert abs(float(found.var()) - 1 / 8) < 0.025
+    assert abs(float(weights.mean()) - 0.5) < 0.06
+    assert abs(float(weights.var()) - 1 / 8) < 0.025
 
 
 def test_several_labels_are_mixed_too() -> None:

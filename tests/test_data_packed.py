@@ -34,12 +34,12 @@ from plusx.data.transforms.words import parse_augment
 SIZES = ((40, 30), (24, 44), (31, 31), (19, 90), (9, 12), (150, 6))
 
 
-def fill(root: Path, split: str = "", each: int = 6) -> None:
+def fill(root: Path, split: str = "", per_class: int = 6) -> None:
     """Noisy JPEGs of several shapes in two class folders, one of them turned by its EXIF tag."""
     random = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (root / split / name).mkdir(parents=True)
-        for index in range(each):
+        for index in range(per_class):
             width, height = SIZES[index % len(SIZES)]
             coarse = random.integers(0, 256, (6, 5, 3)).astype(np.uint8)
             image = Image.fromarray(coarse).resize((width, height))
@@ -53,15 +53,15 @@ def fill(root: Path, split: str = "", each: int = 6) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder, and what it was packed to, which no test changes."""
-    place = tmp_path_factory.mktemp("packed")
+    folder = tmp_path_factory.mktemp("packed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLUSX_CACHE", str(place / "cache"))
-        fill(place / "set")
-        (place / "set" / "dog" / "grey.png").write_bytes(
+        patch.setenv("PLUSX_CACHE", str(folder / "cache"))
+        fill(folder / "set")
+        (folder / "set" / "dog" / "grey.png").write_bytes(
             hostile.saved(hostile.PICTURE[:, :, 0].copy(), "PNG")
         )
-        pack(place / "set", place / "set.plusx", size=16, threads=1)
-        yield place
+        pack(folder / "set", folder / "set.plusx", size=16, threads=1)
+        yield folder
 
 
 @pytest.fixture
@@ -76,28 +76,28 @@ def packed(whole: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def own(whole: Path, tmp_path: Path) -> tuple[Path, Path]:
+def packed_folder(whole: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A folder of the test's own, and its file."""
-    folder, file = tmp_path / "own", tmp_path / "own.plusx"
+    folder, file = tmp_path / "packed_folder", tmp_path / "own.plusx"
     shutil.copytree(whole / "set", folder)
     pack(folder, file, size=16, threads=1)
     return folder, file
 
 
-def pixels(made: list[Batch]) -> torch.Tensor:
-    return torch.cat([batch.inputs for batch in made])
+def pixels(loaded: list[Batch]) -> torch.Tensor:
+    return torch.cat([batch.inputs for batch in loaded])
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "all"])
 def test_evaluation_reads_the_pixels_of_the_folder(folder: Path, packed: Path, split: str) -> None:
-    ours, theirs = (open_data(each, split=split, size=16) for each in (packed, folder))
+    ours, theirs = (open_data(source, split=split, size=16) for source in (packed, folder))
     assert ours.paths == theirs.paths
     assert ours.classes == theirs.classes
     assert torch.equal(ours.labels, theirs.labels)
     assert [ours.describe(0), ours.name] == [theirs.describe(0), "set.plusx"]
     for workers in (0, 1):
-        made = pixels(list(batches(ours, split="test", batch_size=4, workers=workers)))
-        assert torch.equal(made, pixels(list(batches(theirs, split="test", batch_size=4))))
+        loaded = pixels(list(batches(ours, split="test", batch_size=4, workers=workers)))
+        assert torch.equal(loaded, pixels(list(batches(theirs, split="test", batch_size=4))))
 
 
 def test_a_file_holds_the_splits_of_its_folder(
@@ -107,9 +107,9 @@ def test_a_file_holds_the_splits_of_its_folder(
     for split in ("train", "val", "test"):
         fill(tmp_path / "set", split, 3)
     file = tmp_path / "set.plusx"
-    said = pack(tmp_path / "set", file, side=12)
-    assert (said["images"], said["classes"], said["side"]) == (18, 2, 12)
-    assert said["bytes"] == file.stat().st_size
+    summary = pack(tmp_path / "set", file, side=12)
+    assert (summary["images"], summary["classes"], summary["side"]) == (18, 2, 12)
+    assert summary["bytes"] == file.stat().st_size
     assert splits_of(file) == splits_of(tmp_path / "set") == ("test", "train", "validation")
     for split in ("train", "validation", "test"):
         source = open_data(file, split=split, size=8)
@@ -121,10 +121,12 @@ def test_a_file_holds_the_splits_of_its_folder(
 def test_windows_are_the_same_however_they_are_cut(packed: Path) -> None:
     source = open_data(packed, split="train", validation=0, size=8)
 
-    def made(workers: int = 0, part: tuple[int, int] = (0, 1), start: int = 0, **said: Any) -> Any:
+    def made(
+        workers: int = 0, part: tuple[int, int] = (0, 1), start: int = 0, **options: Any
+    ) -> Any:
         with Loader(
             source, augment="resizedcrop flip vflip", batch_size=5, seed=3, workers=workers,
-            part=part, **said,
+            part=part, **options,
         ) as loader:  # fmt: skip
             return pixels(list(loader.epoch(1, start)))
 
@@ -143,10 +145,10 @@ def test_loader_threads_use_no_threads_of_torch(
     packed: Path,
 ) -> None:
     source = open_data(packed, split="train", validation=0, size=8)
-    found = []
+    threads = []
 
     def ask() -> None:
-        found.append(torch.get_num_threads())
+        threads.append(torch.get_num_threads())
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -160,7 +162,7 @@ def test_loader_threads_use_no_threads_of_torch(
         other = threading.Thread(target=ask)
         other.start()
         other.join()
-        assert [torch.get_num_threads(), *found] == [3, 3]
+        assert [torch.get_num_threads(), *threads] == [3, 3]
     finally:
         torch.set_num_threads(before)
 
@@ -171,8 +173,8 @@ def test_windows_are_those_of_the_augmentation(packed: Path) -> None:
     words = parse_augment("resizedcrop flip vflip")
     loader = Loader(source, augment="resizedcrop flip vflip", batch_size=4, drop_last=False)
     for batch in loader.epoch(2):
-        for made, label in zip(batch.inputs, batch.targets):
-            assert made.shape == (3, 8, 8)
+        for window, label in zip(batch.inputs, batch.targets):
+            assert window.shape == (3, 8, 8)
             assert int(label) in (0, 1)
     for index in range(len(source)):
         stored = source.items.file.pixels(int(source.items.numbers[index]))
@@ -187,21 +189,21 @@ def test_windows_are_those_of_the_augmentation(packed: Path) -> None:
 
 def test_other_augmentations_run_in_processes(packed: Path) -> None:
     source = open_data(packed, split="train", validation=0, size=8)
-    made = [
+    loaded = [
         pixels(list(batches(source, augment="resizedcrop jitter.4 flip", workers=workers)))
         for workers in (0, 1)
     ]
-    assert torch.equal(*made)
+    assert torch.equal(*loaded)
     grey = source.with_modality(type(source.modality)((8, 8), 1, (0.5,), (0.25,)))
     assert next(batches(grey, augment="resizedcrop flip")).inputs.shape[1] == 1
     assert source.read(0).tensor.shape[0] == 3
     assert grey.read(0).tensor.shape[0] == 1
 
 
-@pytest.mark.parametrize("place", [3, len(MAGIC) + 7, -200, -60, -20, -3])
-def test_a_flipped_bit_anywhere_is_refused_with_the_files_name(packed: Path, place: int) -> None:
+@pytest.mark.parametrize("offset", [3, len(MAGIC) + 7, -200, -60, -20, -3])
+def test_a_flipped_bit_anywhere_is_refused_with_the_files_name(packed: Path, offset: int) -> None:
     data = bytearray(packed.read_bytes())
-    data[place] ^= 4
+    data[offset] ^= 4
     packed.write_bytes(data)
     with pytest.raises(ValueError, match=r"set\.plusx"):
         open_data(packed)
@@ -216,13 +218,13 @@ def test_a_truncated_file_is_refused(packed: Path) -> None:
 
 
 def test_the_digest_of_a_file_is_cached_until_it_changes(
-    own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    packed_folder: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from plusx.data.readers import packed_file as room
 
-    _, packed = own
+    _, packed = packed_folder
 
-    def refuse(*said: object) -> str:
+    def refuse(*arguments: object) -> str:
         raise AssertionError("summed again")
 
     with monkeypatch.context() as patch:
@@ -234,8 +236,8 @@ def test_the_digest_of_a_file_is_cached_until_it_changes(
     open_data(packed)
 
 
-def written(file: Path, said: Any, contents: bytes) -> None:
-    text = json.dumps(said).encode()
+def written(file: Path, index: Any, contents: bytes) -> None:
+    text = json.dumps(index).encode()
     end = hashlib.sha256(text).digest() + len(text).to_bytes(8, "little")
     file.write_bytes(MAGIC + contents + text + end + MAGIC)
 
@@ -253,25 +255,25 @@ def rewritten(file: Path, change: Callable[[Any], object]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda said: said["images"]["path"].__setitem__(0, "../outside.jpg"),
-        lambda said: said["images"]["path"].__setitem__(0, "/etc/passwd"),
-        lambda said: said["images"]["path"].__setitem__(0, "a\0b"),
-        lambda said: said["left_out"].append("../outside.jpg"),
-        lambda said: said["folders"].append("cat/../.."),
-        lambda said: said["folders"].append(3),
-        lambda said: said.__setitem__("source", "\ud800"),
-        lambda said: said["images"]["label"].__setitem__(0, 7),
-        lambda said: said["images"]["label"].__setitem__(0, -1),
-        lambda said: said["images"]["height"].__setitem__(0, -3),
-        lambda said: said["images"]["width"].__setitem__(0, 10**9),
-        lambda said: said["images"]["width"].__setitem__(0, "wide"),
-        lambda said: said["images"]["split"].__setitem__(0, "else"),
-        lambda said: said["images"].pop("label"),
-        lambda said: said["images"]["label"].pop(),
-        lambda said: said.pop("classes"),
-        lambda said: said.pop("pixels"),
-        lambda said: said.__setitem__("pixels", 3),
-        lambda said: said.__setitem__("images", 3),
+        lambda index: index["images"]["path"].__setitem__(0, "../outside.jpg"),
+        lambda index: index["images"]["path"].__setitem__(0, "/etc/passwd"),
+        lambda index: index["images"]["path"].__setitem__(0, "a\0b"),
+        lambda index: index["left_out"].append("../outside.jpg"),
+        lambda index: index["folders"].append("cat/../.."),
+        lambda index: index["folders"].append(3),
+        lambda index: index.__setitem__("source", "\ud800"),
+        lambda index: index["images"]["label"].__setitem__(0, 7),
+        lambda index: index["images"]["label"].__setitem__(0, -1),
+        lambda index: index["images"]["height"].__setitem__(0, -3),
+        lambda index: index["images"]["width"].__setitem__(0, 10**9),
+        lambda index: index["images"]["width"].__setitem__(0, "wide"),
+        lambda index: index["images"]["split"].__setitem__(0, "else"),
+        lambda index: index["images"].pop("label"),
+        lambda index: index["images"]["label"].pop(),
+        lambda index: index.pop("classes"),
+        lambda index: index.pop("pixels"),
+        lambda index: index.__setitem__("pixels", 3),
+        lambda index: index.__setitem__("images", 3),
     ],
 )
 def test_every_field_of_an_index_is_validated(
@@ -283,7 +285,7 @@ def test_every_field_of_an_index_is_validated(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda root: (root / "dog" / "2.jpg").unlink(), r"dog/2\.jpg is missing"),
         (
@@ -300,19 +302,19 @@ def test_every_field_of_an_index_is_validated(
     ],
 )
 def test_a_changed_folder_is_reported_and_its_packed_file_not_used(
-    own: tuple[Path, Path], change: Callable[[Path], object], said: str
+    packed_folder: tuple[Path, Path], change: Callable[[Path], object], message: str
 ) -> None:
-    folder, packed = own
+    folder, packed = packed_folder
     open_data(packed)
     change(folder)
-    with pytest.raises(ValueError, match=rf"packed from .*own, where {said}: pack it again"):
+    with pytest.raises(ValueError, match=rf"packed from .*own, where {message}: pack it again"):
         open_data(packed)
 
 
 def test_a_folder_that_was_only_touched_or_is_gone_does_not_matter(
-    own: tuple[Path, Path],
+    packed_folder: tuple[Path, Path],
 ) -> None:
-    folder, packed = own
+    folder, packed = packed_folder
     before = open_data(packed).fingerprint()
     os.utime(folder / "dog" / "2.jpg", ns=(1, 1))
     assert open_data(packed).fingerprint() == before
@@ -323,9 +325,9 @@ def test_a_folder_that_was_only_touched_or_is_gone_does_not_matter(
 
 
 def test_only_listed_folders_are_scanned(
-    own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    packed_folder: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, packed = own
+    folder, packed = packed_folder
     home = folder.parent
     (folder / "cat" / "private" / "deep").mkdir(parents=True)
     listed: list[str] = []
@@ -346,7 +348,7 @@ def test_only_listed_folders_are_scanned(
         patch.setattr(os, "scandir", noted)
         with pytest.raises(ValueError, match=r"where cat/private is new"):
             open_data(packed)
-        assert set(listed) == {"own", "own/cat", "own/dog"}
+        assert set(listed) == {"packed_folder", "own/cat", "own/dog"}
         listed.clear()
         (folder / "dog" / "2.jpg").unlink()
         with pytest.raises(ValueError, match=r"where dog/2\.jpg is missing"):
@@ -380,8 +382,10 @@ def test_interrupted_packing_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_that_cannot_be_packed_is_named(own: tuple[Path, Path], tmp_path: Path) -> None:
-    folder, _ = own
+def test_data_that_cannot_be_packed_is_named(
+    packed_folder: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, _ = packed_folder
     for to, said in (
         (folder / "in.plusx", "is inside the folder that is packed"),
         (folder, "is a folder"),
@@ -430,15 +434,15 @@ def test_a_packed_set_trains_and_is_evaluated_like_its_folder(
     recipe = ["data.kind=packed", f"data.path={packed}", "data.augment=resizedcrop flip"]
     assert cli.run(["train", "images", *recipe, *small, "--out", str(out)]) == 0
     capsys.readouterr()
-    found = []
+    results = []
     for data in (packed, folder):
         assert cli.run(
             ["evaluate", str(out), "--data", str(data), "--split", "all", "--json"]
         ) == 0  # fmt: skip
-        found.append(json.loads(capsys.readouterr().out))
-    assert found[0]["count"] == found[1]["count"] == 13
-    assert found[0]["loss"] == found[1]["loss"]
-    assert found[0]["confusion"] == found[1]["confusion"]
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0]["count"] == results[1]["count"] == 13
+    assert results[0]["loss"] == results[1]["loss"]
+    assert results[0]["confusion"] == results[1]["confusion"]
     wrong = ["data.kind=folder", f"data.path={packed}"]
     assert cli.run(["train", "images", *wrong, *small, "--out", str(tmp_path / "no")]) == 2
     assert 'is of the kind "packed"' in capsys.readouterr().err

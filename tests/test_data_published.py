@@ -45,12 +45,12 @@ SVHN_DIGESTS = {
 
 @pytest.fixture
 def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "place"
-    place.mkdir()
-    monkeypatch.setenv("PLUSX_DATA", str(place))
+    folder = tmp_path / "place"
+    folder.mkdir()
+    monkeypatch.setenv("PLUSX_DATA", str(folder))
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    return place
+    return folder
 
 
 def small_cifar(kind: published.Cifar) -> tuple[published.Cifar, dict[str, bytes]]:
@@ -272,13 +272,13 @@ def test_the_real_cifar10_has_its_official_counts_and_mean() -> None:
     assert sizes == {"train": 45_000, "validation": 5_000, "test": 10_000}
     whole = open_data("cifar10", validation=0)
     assert whole.labels.bincount().tolist() == [5000] * 10
-    found = []
+    moments = []
     for channel in range(3):
         counts = np.bincount(images_of(whole)[:, channel].numpy().ravel(), minlength=256)
         levels, shares = np.arange(256) / 255, counts / counts.sum()
         mean = (levels * shares).sum()
-        found.append((mean, np.sqrt((levels**2 * shares).sum() - mean**2)))
-    means, deviations = zip(*found)
+        moments.append((mean, np.sqrt((levels**2 * shares).sum() - mean**2)))
+    means, deviations = zip(*moments)
     assert means == pytest.approx([0.49140, 0.48216, 0.44653], abs=1e-5)
     assert deviations == pytest.approx([0.24703, 0.24349, 0.26159], abs=1e-5)
 

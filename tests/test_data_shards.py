@@ -28,10 +28,10 @@ def picture(seed: int) -> bytes:
     return hostile.saved(pixels, "PNG")
 
 
-def member(name: str, data: bytes = b"", **said: object) -> tuple[tarfile.TarInfo, bytes]:
+def member(name: str, data: bytes = b"", **attributes: object) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.size = len(data)
-    for key, value in said.items():
+    for key, value in attributes.items():
         setattr(info, key, value)
     return info, data
 
@@ -45,13 +45,13 @@ def tar(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w") ->
 
 def pairs(start: int, count: int) -> list[tuple[tarfile.TarInfo, bytes]]:
     """As WebDataset writes them: an image and its class, one after the other."""
-    made = []
+    samples = []
     for number in range(start, start + count):
-        made += [
+        samples += [
             member(f"{number:06}.png", picture(number)),
             member(f"{number:06}.cls", str(number % 2).encode()),
         ]
-    return made
+    return samples
 
 
 def test_tar_files_of_a_folder_have_its_samples(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_tar_files_of_a_folder_have_its_samples(tmp_path: Path) -> None:
             (tmp_path / "set" / name / f"{number}.png").write_bytes(picture(number))
     files = sorted((tmp_path / "set").rglob("*.png"))
     for number, some in enumerate((files[:7], files[7:])):
-        inside = [(str(each.relative_to(tmp_path / "set")), each.read_bytes()) for each in some]
-        tar(tmp_path / f"part-{number}.tar", *(member(*each) for each in inside))
+        inside = [(str(path.relative_to(tmp_path / "set")), path.read_bytes()) for path in some]
+        tar(tmp_path / f"part-{number}.tar", *(member(*path) for path in inside))
     ours = open_data(f"{tmp_path}/part-{{0..1}}.tar", split="all", size=8)
     theirs = open_data(tmp_path / "set", split="all", size=8)
     assert ours.classes == theirs.classes
@@ -70,16 +70,16 @@ def test_tar_files_of_a_folder_have_its_samples(tmp_path: Path) -> None:
     assert ours.describe(9) == "part-1.tar/dog/9.png"
     assert torch.equal(ours.read(3).tensor, theirs.read(3).tensor)
     for augment in ("", "resizedcrop flip"):
-        found = [
-            torch.cat([batch.inputs for batch in made])
-            for made in (
+        inputs = [
+            torch.cat([batch.inputs for batch in loaded])
+            for loaded in (
                 batches(theirs, split="train", augment=augment, batch_size=4),
                 batches(ours, split="train", augment=augment, batch_size=4),
                 batches(ours, split="train", augment=augment, batch_size=4, workers=1),
             )
         ]
-        assert torch.equal(found[1], found[0])
-        assert torch.equal(found[2], found[0])
+        assert torch.equal(inputs[1], inputs[0])
+        assert torch.equal(inputs[2], inputs[0])
 
 
 def test_file_names_define_splits_and_ranks_share_every_batch(tmp_path: Path) -> None:
@@ -107,14 +107,14 @@ def test_patterns_are_ranges_or_globs(tmp_path: Path) -> None:
     assert len(expanded(f"{tmp_path}/a-{{008..010}}.tar")) == 3
     assert len(expanded(f"{tmp_path}/{{a,b}}-008.tar")) == 2
     assert len(expanded(f"{tmp_path}/[ab]-*.tar")) == 4
-    for pattern, said in (
+    for pattern, message in (
         ("a-{008..011}.tar", r"a-011\.tar is missing"),
         ("c-*.tar", "is missing"),
         ("a-{9..8}.tar", "from a lower to a higher number"),
         ("a-{0..99999999}.tar", "from a lower to a higher number"),
         ("{0..999}{0..999}.tar", "more than 100,000 files"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             expanded(f"{tmp_path}/{pattern}")
     with pytest.raises(ValueError, match="is missing"):
         open_data(f"{tmp_path}/c-*.tar")
@@ -124,16 +124,18 @@ def test_an_index_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     file = tar(tmp_path / "x.tar", *pairs(0, 6))
     before = read_tar(file)
     with monkeypatch.context() as patch:
-        patch.setattr("plusx.data.readers.tar.examine", lambda *said: pytest.fail("decoded again"))
-        again = read_tar(file)
-    assert again.entries == before.entries
-    assert again.digest == before.digest
+        patch.setattr(
+            "plusx.data.readers.tar.examine", lambda *arguments: pytest.fail("decoded again")
+        )
+        reopened = read_tar(file)
+    assert reopened.entries == before.entries
+    assert reopened.digest == before.digest
     tar(tmp_path / "x.tar", *pairs(1, 6))
     assert read_tar(file).digest != before.digest
 
 
 @pytest.mark.parametrize(
-    ("hostile_one", "said"),
+    ("hostile_one", "message"),
     [
         (member("cat/l.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "not a regular file"),
         (member("cat/l.png", type=tarfile.LNKTYPE, linkname="cat/0.png"), "not a regular file"),
@@ -147,10 +149,10 @@ def test_an_index_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_a_hostile_member_is_refused_with_its_archive(
-    tmp_path: Path, hostile_one: tuple[tarfile.TarInfo, bytes], said: str
+    tmp_path: Path, hostile_one: tuple[tarfile.TarInfo, bytes], message: str
 ) -> None:
     file = tar(tmp_path / "x.tar", member("cat/1.png", picture(1)), hostile_one)
-    with pytest.raises(ValueError, match=rf"x\.tar: .*{said}"):
+    with pytest.raises(ValueError, match=rf"x\.tar: .*{message}"):
         open_data(file)
 
 

@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def children() -> set[int]:
     """The running children of this process."""
-    found = set()
+    processes = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -38,8 +38,8 @@ def children() -> set[int]:
             except OSError:
                 continue
             if int(parent) == os.getpid() and state != "Z":
-                found.add(int(entry.name))
-    return found
+                processes.add(int(entry.name))
+    return processes
 
 
 def _worse(monkeypatch: pytest.MonkeyPatch, then: str) -> None:
@@ -123,7 +123,7 @@ def test_workers_end_with_a_killed_parent(folder: Path) -> None:
     process.wait()
 
     def alive() -> list[str]:
-        found = []
+        segments = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
@@ -131,8 +131,8 @@ def test_workers_end_with_a_killed_parent(folder: Path) -> None:
                 except OSError:
                     continue
                 if int(fields[3]) == session and fields[0] != "Z":
-                    found.append(entry.name)
-        return found
+                    segments.append(entry.name)
+        return segments
 
     for _ in range(1200):
         if not alive():

@@ -59,9 +59,9 @@ BACKBONES = (
 
 
 def spec(name: str) -> Net:
-    found = zoo.find(name)
-    assert isinstance(found, Net)
-    return found
+    net = zoo.find(name)
+    assert isinstance(net, Net)
+    return net
 
 
 def small(name: str, width: int = 16) -> Net:
@@ -73,8 +73,8 @@ def flat(given: Any) -> list[Tensor]:
     if isinstance(given, Tensor):
         return [given]
     if isinstance(given, dict):
-        return [each for value in given.values() for each in flat(value)]
-    return [each for value in given for each in flat(value)]
+        return [tensor for value in given.values() for tensor in flat(value)]
+    return [tensor for value in given for tensor in flat(value)]
 
 
 def scenes(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +93,7 @@ def loss_of(net: NetworkWithHead, size: Sequence[int] = (64, 96)) -> Tensor:
         x, boxes, masks = scenes()
         return torch.stack(flat(net.losses(x, boxes, masks))).sum()
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    return torch.stack([each.square().mean() for each in flat(net(x))]).sum()
+    return torch.stack([tensor.square().mean() for tensor in flat(net(x))]).sum()
 
 
 def test_heads_round_trip_through_toml() -> None:
@@ -104,7 +104,7 @@ def test_heads_round_trip_through_toml() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("fields", "why"),
     [
         ({"kind": "unett"}, "did you mean unet"),
         ({"kind": "unet", "wide": 3}, "no field 'wide'"),
@@ -116,9 +116,9 @@ def test_heads_round_trip_through_toml() -> None:
         ({"kind": "faster-rcnn", "anchors": []}, "one side per level"),
     ],
 )
-def test_invalid_heads_are_refused(said: dict[str, Any], why: str) -> None:
+def test_invalid_heads_are_refused(fields: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        head_from_dict(said)
+        head_from_dict(fields)
 
 
 RECIPE = """epochs = 1
@@ -154,7 +154,7 @@ def test_a_recipe_has_a_head() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [8, 16])
 def test_dilation_keeps_every_count(stride: int) -> None:
-    kept = 0
+    checked = 0
     for name in zoo.names():
         whole = zoo.find(name)
         if not isinstance(whole, Net):
@@ -170,8 +170,8 @@ def test_dilation_keeps_every_count(stride: int) -> None:
         assert all(max(each_dimension(s, whole.ndim)) <= stride for s in after.strides), name
         assert dilated(other, stride) == other, name
         assert from_toml(to_toml(other)) == other, name
-        kept += 1
-    assert kept > 100
+        checked += 1
+    assert checked > 100
 
 
 @pytest.mark.slow
@@ -203,9 +203,9 @@ def test_a_dilated_network_computes_the_strided_one_and_what_is_between(name: st
         strided, fine = net.features(x, out=[-1])[0], other.features(x, out=[-1])[0]
     steps = [a // b for a, b in zip(fine.shape[2:], strided.shape[2:])]
     assert max(steps) > 1
-    taken: Any = (..., *(slice(None, None, step) for step in steps))
+    window: Any = (..., *(slice(None, None, step) for step in steps))
     # sums of the same numbers in another order
-    assert torch.allclose(fine[taken], strided, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(fine[window], strided, rtol=1e-4, atol=1e-5)
 
 
 def test_networks_that_cannot_be_dilated_are_refused() -> None:
@@ -219,8 +219,8 @@ def test_a_backbone_has_neither_head_nor_pooling() -> None:
     bare = backbone_of(spec("preact_resnet18"), UNet())
     assert (bare.tail, bare.num_classes) == ("norm act", 0)
     assert backbone_of(spec("vgg16"), UNet()).tail == ""
-    assert [found.stride for found in stem_maps(spec("resnet18"))] == [(2, 2)]
-    assert [found.channels for found in stem_maps(spec("darknet53"))] == [32]
+    assert [feature.stride for feature in stem_maps(spec("resnet18"))] == [(2, 2)]
+    assert [feature.channels for feature in stem_maps(spec("darknet53"))] == [32]
     assert stem_maps(spec("resnet20")) == []
 
 
@@ -234,7 +234,7 @@ PAIRS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "head"), PAIRS, ids=lambda each: getattr(each, "kind", each))
+@pytest.mark.parametrize(("name", "head"), PAIRS, ids=lambda value: getattr(value, "kind", value))
 def test_every_head_fits_every_backbone(name: str, head: Head) -> None:
     whole = small(name)
     torch.manual_seed(0)
@@ -245,25 +245,25 @@ def test_every_head_fits_every_backbone(name: str, head: Head) -> None:
         return
     net = NetworkWithHead(backbone, head, 3).train()
     loss_of(net).backward()
-    without = [name for name, each in net.named_parameters() if each.grad is None]
+    without = [name for name, value in net.named_parameters() if value.grad is None]
     assert without == []
-    given = backbone.state_dict()
+    weights = backbone.state_dict()
     for key, tensor in net.backbone.state_dict().items():
-        assert key.rpartition(".")[2] not in ("weight", "bias") or torch.equal(tensor, given[key])
+        assert key.rpartition(".")[2] not in ("weight", "bias") or torch.equal(tensor, weights[key])
     net.eval()
     with torch.no_grad():
-        told = net(torch.randn(2, 3, 61, 85))
+        outputs = net(torch.randn(2, 3, 61, 85))
     if head.kind in ("fcn", "deeplabv3", "unet"):
-        assert told.shape == (2, 3, 61, 85)
+        assert outputs.shape == (2, 3, 61, 85)
     elif head.kind in ("fcos", "yolo"):
         count = 8 if head.kind == "fcos" else 24
-        for each, (down, right) in zip(told, net.level_strides, strict=True):
-            assert each.shape[1] == count
+        for value, (down, right) in zip(outputs, net.level_strides, strict=True):
+            assert value.shape[1] == count
             # poolings without padding round down, convolutions up
-            assert 61 // down <= each.shape[2] <= -(-61 // down)
-            assert 85 // right <= each.shape[3] <= -(-85 // right)
+            assert 61 // down <= value.shape[2] <= -(-61 // down)
+            assert 85 // right <= value.shape[3] <= -(-85 // right)
     else:
-        assert len(told) == 2
+        assert len(outputs) == 2
 
 
 @pytest.mark.slow
@@ -272,12 +272,12 @@ def test_every_head_fits_every_backbone(name: str, head: Head) -> None:
 def test_external_modules_take_heads(name: str, head: Head, tmp_path: Path) -> None:
     net = NetworkWithHead(create_model(name, num_classes=2, seed=0), head, 3)
     loss_of(net, (96, 128)).backward()
-    assert all(each.grad is not None for each in net.parameters())
+    assert all(parameter.grad is not None for parameter in net.parameters())
     save_network(net, tmp_path / "a.safetensors", model=name)
-    again, _ = open_network(tmp_path / "a.safetensors")
+    reopened, _ = open_network(tmp_path / "a.safetensors")
     x = torch.randn(1, 3, 96, 96)
     with torch.no_grad():
-        assert all(map(torch.equal, flat(net.eval()(x)), flat(again(x))))
+        assert all(map(torch.equal, flat(net.eval()(x)), flat(reopened(x))))
     if name in ("googlenet", "alexnet"):
         with pytest.raises(ValueError, match="cannot be dilated"):
             NetworkWithHead(create_model(name, num_classes=2), Fcn(stride=8), 3)
@@ -316,21 +316,21 @@ def test_boxes_are_for_images() -> None:
 def test_a_pyramid_is_torchvisions() -> None:
     torch.manual_seed(0)
     channels = (4, 6, 8)
-    found = [FeatureMap("stage", i, c, (2**i, 2**i)) for i, c in enumerate(channels)]
-    ours, theirs = Pyramid(found, 5, 3), FeaturePyramidNetwork(list(channels), 5)
+    features = [FeatureMap("stage", i, c, (2**i, 2**i)) for i, c in enumerate(channels)]
+    ours, theirs = Pyramid(features, 5, 3), FeaturePyramidNetwork(list(channels), 5)
     for i in range(3):
         theirs.inner_blocks[i][0].load_state_dict(ours.inner[i].state_dict())
         theirs.layer_blocks[i][0].load_state_dict(ours.outer[i].state_dict())
     maps = [torch.randn(1, c, 12 >> i, 8 >> i) for i, c in enumerate(channels)]
-    expected = theirs({str(i): each for i, each in enumerate(maps)})
+    expected = theirs({str(i): feature for i, feature in enumerate(maps)})
     assert all(map(torch.equal, ours(maps), expected.values()))
 
 
 def test_a_pyramid_of_fewer_levels_has_the_finest() -> None:
-    found = [FeatureMap("stage", i, c, (2**i, 2**i)) for i, c in enumerate((4, 6, 8))]
-    whole, fewer = Pyramid(found, 5, 3), Pyramid(found, 5, 2)
+    features = [FeatureMap("stage", i, c, (2**i, 2**i)) for i, c in enumerate((4, 6, 8))]
+    whole, fewer = Pyramid(features, 5, 3), Pyramid(features, 5, 2)
     fewer.load_state_dict({key: whole.state_dict()[key] for key in fewer.state_dict()})
-    maps = [torch.randn(1, each.channels, 12 >> i, 8 >> i) for i, each in enumerate(found)]
+    maps = [torch.randn(1, feature.channels, 12 >> i, 8 >> i) for i, feature in enumerate(features)]
     assert fewer.strides == whole.strides[:2]
     assert all(map(torch.equal, fewer(maps), whole(maps)[:2]))
     assert len(fewer(maps)) == 2
@@ -343,10 +343,10 @@ def test_an_untrained_detector_has_low_scores_and_boxes_of_some_size() -> None:
     with torch.no_grad():
         maps = net(torch.randn(1, 3, 64, 96))
     assert net.level_strides == ((8, 8), (16, 16), (32, 32), (64, 64))
-    for each, (down, _) in zip(maps, net.level_strides, strict=True):
-        assert each[:, :3].sigmoid().max() < 0.1
-        assert (each[:, 3:7] > 0).all()
-        assert each[:, 3:7].mean() == pytest.approx(1.31 * down, rel=0.5)
+    for level, (down, _) in zip(maps, net.level_strides, strict=True):
+        assert level[:, :3].sigmoid().max() < 0.1
+        assert (level[:, 3:7] > 0).all()
+        assert level[:, 3:7].mean() == pytest.approx(1.31 * down, rel=0.5)
 
 
 @pytest.mark.slow
@@ -354,7 +354,7 @@ def test_yolov3_has_its_published_count() -> None:
     with torch.device("meta"):
         net = NetworkWithHead(Network(replace(spec("darknet53"), num_classes=0)), Yolo(), 80)
     # the sum over yolov3.weights of the authors, norms' statistics aside
-    assert sum(each.numel() for each in net.parameters()) == 61_949_149
+    assert sum(parameter.numel() for parameter in net.parameters()) == 61_949_149
     assert net.level_strides == ((8, 8), (16, 16), (32, 32))
 
 
@@ -363,12 +363,12 @@ def test_frozen_norms_are_constants_and_others_are_not() -> None:
     for frozen in (True, False):
         torch.manual_seed(0)
         net = NetworkWithHead(build(small("resnet18")), FasterRcnn(width=8, frozen_norms=frozen), 2)
-        before = {key: each.clone() for key, each in net.backbone.named_buffers()}
+        before = {key: tensor.clone() for key, tensor in net.backbone.named_buffers()}
         loss_of(net.train()).backward()
         after = dict(net.backbone.named_buffers())
         moved = [key for key in before if not torch.equal(before[key], after[key])]
         assert bool(moved) != frozen
-        trained = [key for key, each in net.backbone.named_parameters() if "bn" in key]
+        trained = [key for key, tensor in net.backbone.named_parameters() if "bn" in key]
         assert bool(trained) != frozen
 
 
@@ -406,18 +406,18 @@ def test_a_weight_file_builds_the_same_network(head: Head, tmp_path: Path) -> No
     net = NetworkWithHead(build(small("resnet18")), head, 3).eval()
     task = {"kind": "detect", "score": 0.1}
     save_network(net, path, classes=["a", "b", "c"], task=task)
-    again, found = open_network(path)
-    assert (found.head, found.head_classes, found.task) == (head, 3, task)
+    reopened, info = open_network(path)
+    assert (info.head, info.head_classes, info.task) == (head, 3, task)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert all(map(torch.equal, flat(net(x)), flat(again(x))))
+        assert all(map(torch.equal, flat(net(x)), flat(reopened(x))))
     with pytest.raises(ValueError, match="2 names of classes for 3 outputs"):
         save_network(net, path, classes=["a", "b"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("text", "why"),
     [
         ('{"kind": "unet", "num_classes": 0}', "num_classes of the head is 0"),
         ('{"kind": "unet", "width": 60000, "num_classes": 2}', "a larger head than it has weights"),
@@ -425,13 +425,13 @@ def test_a_weight_file_builds_the_same_network(head: Head, tmp_path: Path) -> No
         ("[1]", "head is a table"),
     ],
 )
-def test_a_weight_file_with_a_wrong_head_is_refused(said: str, why: str, tmp_path: Path) -> None:
+def test_a_weight_file_with_a_wrong_head_is_refused(text: str, why: str, tmp_path: Path) -> None:
     from plusx import store
     from plusx.weights.files import describe
 
     path = tmp_path / "a.safetensors"
     net = NetworkWithHead(build(small("resnet18")), UNet(width=4), 2)
-    metadata = describe(net, None, None, None, "") | {"head": said}
+    metadata = describe(net, None, None, None, "") | {"head": text}
     store.save_tensors(path, net.state_dict(), metadata)
     with pytest.raises(ValueError, match=why):
         open_network(path)
@@ -448,8 +448,8 @@ def test_backbone_weights_load_under_another_head(name: str, tmp_path: Path) -> 
     segmenter = NetworkWithHead(build(spec), UNet(width=4), 3)
     before = segmenter.head.state_dict()["classifier.weight"].clone()
     report = load_into(segmenter, None, read_weights(path), new_head=True)
-    own, given = segmenter.backbone.state_dict(), classifier.state_dict()
-    assert all(torch.equal(own[key], given[key]) for key in own)
+    weights, loaded = segmenter.backbone.state_dict(), classifier.state_dict()
+    assert all(torch.equal(weights[key], loaded[key]) for key in weights)
     assert torch.equal(before, segmenter.head.state_dict()["classifier.weight"])
     assert 0 < report.share < 1
 
@@ -457,10 +457,12 @@ def test_backbone_weights_load_under_another_head(name: str, tmp_path: Path) -> 
     for head, classes in ((UNet(width=4), 5), (Fcos(width=8), 3)):
         other = NetworkWithHead(build(spec), head, classes)
         load_into(other, None, read_weights(path), new_head=True)
-        assert all(torch.equal(own[key], each) for key, each in other.backbone.state_dict().items())
+        assert all(
+            torch.equal(weights[key], tensor) for key, tensor in other.backbone.state_dict().items()
+        )
     fresh = build(spec)
     load_into(fresh, None, read_weights(path), new_head=True)
-    assert all(torch.equal(own[key], fresh.state_dict()[key]) for key in own)
+    assert all(torch.equal(weights[key], fresh.state_dict()[key]) for key in weights)
     with pytest.raises(ValueError, match="a head 'unet', not for this one's"):
         load_into(build(spec), None, read_weights(path))
     other = NetworkWithHead(build(replace(spec, act="silu")), UNet(width=4), 3)
@@ -528,5 +530,5 @@ def test_every_field_of_a_head_is_documented_with_its_default() -> None:
         (told,) = [row[1] for row in rows if f"`{kind}`" in row[0] and len(row) == 4]
         for field in fields(head):
             value = field.default
-            said = field.name if isinstance(value, tuple) else f"{field.name} = {value}".lower()
-            assert field.name == "kind" or f"`{said}`" in told, (kind, said)
+            entry = field.name if isinstance(value, tuple) else f"{field.name} = {value}".lower()
+            assert field.name == "kind" or f"`{entry}`" in told, (kind, entry)

@@ -62,10 +62,10 @@ def test_counts_are_the_published_ones(name: str) -> None:
     assert sum(parameter.numel() for parameter in net.parameters()) == published["num_params"]
     if name == "fasterrcnn_resnet50_fpn":
         assert published["num_params"] == 41_755_286
-    known = HEADED[name]
-    ours = multiply_adds(net, (known.size, known.size))
+    headed = HEADED[name]
+    ours = multiply_adds(net, (headed.size, headed.size))
     if name not in DETECTING:  # torchvision counts the auxiliary head, which only training uses
-        side = known.size // 8
+        side = headed.size // 8
         ours += side**2 * (1024 * 256 * 9 + 256 * 21)
     if name == "maskrcnn_resnet50_fpn":  # and no masks, since nothing is found in noise
         ours -= 100 * 14**2 * (4 * 256 * 256 * 9 + 256 * 256 * 4 + 4 * 256 * 91)
@@ -80,9 +80,9 @@ def test_segmentation_is_torchvisions_to_the_bit(name: str, tmp_path: Path) -> N
     to = tmp_path / "ours.safetensors"
     done = convert(tmp_path / "theirs.safetensors", name, "torchvision", to)
     assert done.num_classes == 5
-    net, found = open_network(to)
-    assert found.model == name
-    assert found.task == {"kind": "segment"}
+    net, info = open_network(to)
+    assert info.model == name
+    assert info.task == {"kind": "segment"}
     x = torch.randn(1, 3, 33, 50, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(net(x), reference(x)["out"])
@@ -99,9 +99,9 @@ def test_detection_is_torchvisions_to_the_bit(name: str, tmp_path: Path) -> None
     to = tmp_path / "ours.safetensors"
     done = convert(tmp_path / "theirs.safetensors", name, "torchvision", to)
     assert done.num_classes == 3
-    net, found = open_network(to)
+    net, info = open_network(to)
     assert isinstance(net, NetworkWithHead)
-    assert found.task == {"kind": "detect"}
+    assert info.task == {"kind": "detect"}
     rpn, heads = net.detector.rpn, net.detector.roi_heads
     rpn._post_nms_top_n = {"training": 40, "testing": 40}
     heads.score_thresh, heads.detections_per_img = 0.0, 3
@@ -174,7 +174,7 @@ def test_dilation_is_torchvisions() -> None:
 @pytest.mark.slow
 def test_networks_with_heads_are_made_by_name() -> None:
     net = plusx.create_model("deeplabv3_resnet50", num_classes=2, seed=0)
-    again = plusx.create_model("deeplabv3_resnet50", num_classes=2, seed=0)
+    repeated = plusx.create_model("deeplabv3_resnet50", num_classes=2, seed=0)
     assert isinstance(net, NetworkWithHead)
     assert net.num_classes == 2
-    assert all(map(torch.equal, net.state_dict().values(), again.state_dict().values()))
+    assert all(map(torch.equal, net.state_dict().values(), repeated.state_dict().values()))

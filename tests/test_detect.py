@@ -29,13 +29,13 @@ def scenes(draw: st.DrawFn, count: int = 2, most: int = 4) -> Tensor:
     number = st.integers(0, 640)
     rows = []
     for _ in range(count):
-        own = []
+        objects = []
         for _ in range(draw(st.integers(1, most))):
             x, y = sorted((draw(number), draw(number))), sorted((draw(number), draw(number)))
             # off the grid, so that no position lies on an edge
             box = [x[0] / 8 + 0.03, y[0] / 10 + 0.03, x[1] / 8 + 1.06, y[1] / 10 + 1.06]
-            own.append([*box, draw(st.integers(-1, 2)), draw(st.sampled_from([0, 0, 0, 1]))])
-        rows.append(own + [[0, 0, 0, 0, -1, 0]] * (most - len(own)))
+            objects.append([*box, draw(st.integers(-1, 2)), draw(st.sampled_from([0, 0, 0, 1]))])
+        rows.append(objects + [[0, 0, 0, 0, -1, 0]] * (most - len(objects)))
     return torch.tensor(rows, dtype=torch.float32)
 
 
@@ -52,19 +52,19 @@ def fits(x: float, y: float, stride: int, row: list[float], coarser: bool = Fals
 
 def finer_strides(places: list[tuple[float, float, int]], rows: Tensor) -> dict[int, int]:
     """Boxes that no position fits, and the stride of the level that is asked for them instead."""
-    found = {}
+    strides = {}
     for number, row in enumerate(rows.tolist()):
-        if not any(fits(*place, row) for place in places):
-            steps = [place[2] for place in places if fits(*place, row, coarser=True)]
-            found[number] = max(steps, default=0)
-    return found
+        if not any(fits(*position, row) for position in places):
+            steps = [position[2] for position in places if fits(*position, row, coarser=True)]
+            strides[number] = max(steps, default=0)
+    return strides
 
 
-def asked_by_hand(
+def assigned_by_hand(
     x: float, y: float, stride: int, rows: Tensor, finer: dict[int, int]
 ) -> tuple[int, bool]:
     """What one position is asked for, one box after the other."""
-    found, smallest, in_crowd = -1, math.inf, False
+    best, smallest, in_crowd = -1, math.inf, False
     for number, (left, top, right, bottom, category, crowd) in enumerate(rows.tolist()):
         inside = left < x < right and top < y < bottom
         if category < 0 or not inside:
@@ -73,12 +73,12 @@ def asked_by_hand(
             in_crowd = True
             continue
         row = [left, top, right, bottom]
-        wanted = fits(x, y, stride, row)
-        wanted |= finer.get(number) == stride and fits(x, y, stride, row, coarser=True)
+        assigned = fits(x, y, stride, row)
+        assigned |= finer.get(number) == stride and fits(x, y, stride, row, coarser=True)
         area = (right - left) * (bottom - top)
-        if wanted and area < smallest:
-            found, smallest = number, area
-    return found, found >= 0 or not in_crowd
+        if assigned and area < smallest:
+            best, smallest = number, area
+    return best, best >= 0 or not in_crowd
 
 
 @pytest.mark.slow
@@ -86,19 +86,19 @@ def asked_by_hand(
 @given(scenes())
 def test_positions_are_assigned_to_boxes_as_in_the_paper(boxes: Tensor) -> None:
     middles, steps = fcos.positions(SIZES, STRIDES, torch.device("cpu"))
-    rows, asked = fcos.assign(boxes, middles, steps)
+    rows, weighted = fcos.assign(boxes, middles, steps)
     places = [(x, y, int(step)) for (x, y), step in zip(middles.tolist(), steps.tolist())]
-    for image, own in enumerate(boxes):
-        finer = finer_strides(places, own)
-        for place, (x, y, step) in enumerate(places):
-            found, wanted = asked_by_hand(x, y, step, own, finer)
-            near = rows[image, place]
-            if found >= 0 and near >= 0:  # of two of one size either may be meant
-                area = (own[:, 2] - own[:, 0]) * (own[:, 3] - own[:, 1])
-                assert float(area[near]) == pytest.approx(float(area[found]))
+    for image, objects in enumerate(boxes):
+        finer = finer_strides(places, objects)
+        for index, (x, y, step) in enumerate(places):
+            expected, assigned = assigned_by_hand(x, y, step, objects, finer)
+            near = rows[image, index]
+            if expected >= 0 and near >= 0:  # of two of one size either may be meant
+                area = (objects[:, 2] - objects[:, 0]) * (objects[:, 3] - objects[:, 1])
+                assert float(area[near]) == pytest.approx(float(area[expected]))
             else:
-                assert int(near) == found
-            assert bool(asked[image, place]) is wanted
+                assert int(near) == expected
+            assert bool(weighted[image, index]) is assigned
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_every_box_larger_than_the_finest_stride_has_a_position(
     assert set(steps[rows[0] >= 0].tolist()) == {level}
 
 
-def told(sizes: Sequence[tuple[int, int]], channels: int, seed: int = 0) -> list[Tensor]:
+def predicted(sizes: Sequence[tuple[int, int]], channels: int, seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(2, channels, *size, generator=generator) for size in sizes]
 
@@ -145,31 +145,31 @@ def test_correct_outputs_have_almost_no_loss_and_decode_to_the_boxes() -> None:
     flat = torch.zeros(2, len(middles), 3 + 5)
     flat[..., :3] = -12
     flat[..., 3:7] = 1
-    for image, place in (rows >= 0).nonzero().tolist():
-        left, top, right, bottom, category, *_ = boxes[image, rows[image, place]].tolist()
-        x, y = middles[place].tolist()
+    for image, position in (rows >= 0).nonzero().tolist():
+        left, top, right, bottom, category, *_ = boxes[image, rows[image, position]].tolist()
+        x, y = middles[position].tolist()
         sides = [x - left, y - top, right - x, bottom - y]
-        flat[image, place, int(category)] = 12
-        flat[image, place, 3:7] = torch.tensor(sides)
+        flat[image, position, int(category)] = 12
+        flat[image, position, 3:7] = torch.tensor(sides)
         low = (min(sides[0], sides[2]) / max(sides[0], sides[2])) * (
             min(sides[1], sides[3]) / max(sides[1], sides[3])
         )
-        flat[image, place, 7] = torch.logit(torch.tensor(low**0.5), eps=1e-6)
-    maps, begin = [], 0
+        flat[image, position, 7] = torch.logit(torch.tensor(low**0.5), eps=1e-6)
+    maps, start = [], 0
     for height, width in SIZES:
-        part = flat[:, begin : begin + height * width]
+        part = flat[:, start : start + height * width]
         maps.append(part.transpose(1, 2).reshape(2, 8, height, width))
-        begin += height * width
-    _, parts = fcos.loss(maps, STRIDES, boxes)
-    assert float(parts["classes"]) < 1e-3
-    assert float(parts["boxes"]) < 1e-5
-    found, sure = fcos.candidates(maps, STRIDES)
-    for image, own in enumerate(boxes):
-        there = own[own[:, 4] >= 0]
-        rows_told = suppressed(found[image], sure[image], 100, 0.05, 0.6)
-        assert len(rows_told) == len(there)
-        by_class = rows_told[rows_told[:, 5].argsort()]
-        assert torch.allclose(by_class[:, :4], there[there[:, 4].argsort(), :4], atol=1e-3)
+        start += height * width
+    _, losses = fcos.loss(maps, STRIDES, boxes)
+    assert float(losses["classes"]) < 1e-3
+    assert float(losses["boxes"]) < 1e-5
+    candidates, sure = fcos.candidates(maps, STRIDES)
+    for image, objects in enumerate(boxes):
+        annotated = objects[objects[:, 4] >= 0]
+        kept = suppressed(candidates[image], sure[image], 100, 0.05, 0.6)
+        assert len(kept) == len(annotated)
+        by_class = kept[kept[:, 5].argsort()]
+        assert torch.allclose(by_class[:, :4], annotated[annotated[:, 4].argsort(), :4], atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["fcos", "yolo"])
@@ -179,7 +179,7 @@ def test_losses_of_the_parts_of_a_batch_add_up(kind: str) -> None:
             return fcos.loss(maps, STRIDES, boxes)[0]
         return yolo.loss(maps, STRIDES, COCO_ANCHORS, boxes, (64, 80))[0]
 
-    maps = told(SIZES, 8 if kind == "fcos" else 24)
+    maps = predicted(SIZES, 8 if kind == "fcos" else 24)
     if kind == "fcos":
         maps = [torch.cat([m[:, :3], m[:, 3:7].abs() * 20, m[:, 7:]], 1) for m in maps]
     apart = [loss([m[i : i + 1] for m in maps], BOXES[i : i + 1]) for i in range(2)]
@@ -189,9 +189,9 @@ def test_losses_of_the_parts_of_a_batch_add_up(kind: str) -> None:
 def test_positions_in_a_crowd_are_ignored() -> None:
     """An answer in a crowd costs nothing; the same answer elsewhere does."""
     maps = [torch.zeros(2, 8, *size) for size in SIZES]
-    for each in maps:
-        each[:, :3] = -8
-        each[:, 3:7] = 10
+    for level in maps:
+        level[:, :3] = -8
+        level[:, 3:7] = 10
     before, _ = fcos.loss(maps, STRIDES, BOXES)
     maps[0][1, 0, 5, 1] = 6.0  # x = 12, y = 44: in the crowd of the second image
     inside, _ = fcos.loss(maps, STRIDES, BOXES)
@@ -214,50 +214,50 @@ def test_a_box_is_assigned_to_the_anchor_of_the_most_similar_shape() -> None:
     rows[0, slot[0], :4] = torch.tensor(
         [math.log(0.1875 / 0.8125), math.log(0.96875 / 0.03125), 0, 0]
     )
-    found = yolo.decoded(rows, cells, sides, steps)[0, slot[0]]
-    assert torch.allclose(found, boxes[0, 0, :4], atol=1e-3)
+    decoded = yolo.decoded(rows, cells, sides, steps)[0, slot[0]]
+    assert torch.allclose(decoded, boxes[0, 0, :4], atol=1e-3)
 
 
 def test_the_rows_of_a_yolo_level_are_in_the_order_of_its_slots() -> None:
-    maps = told(SIZES, 24)
+    maps = predicted(SIZES, 24)
     rows = yolo.flat(maps)
     cells, sides, _ = yolo.slots(SIZES, STRIDES, COCO_ANCHORS, torch.device("cpu"))
-    place = 3 * 8 * 10 + 2 * 4 * 5 + 3 * 5 + 4  # second level, third anchor, row 3, column 4
-    assert torch.equal(rows[1, place], maps[1][1, 16:24, 3, 4])
-    assert cells[place].tolist() == [4.0, 3.0]
-    assert sides[place].tolist() == [59.0, 119.0]
+    row = 3 * 8 * 10 + 2 * 4 * 5 + 3 * 5 + 4  # second level, third anchor, row 3, column 4
+    assert torch.equal(rows[1, row], maps[1][1, 16:24, 3, 4])
+    assert cells[row].tolist() == [4.0, 3.0]
+    assert sides[row].tolist() == [59.0, 119.0]
 
 
 def suppressed_by_hand(boxes: Tensor, scores: Tensor, least: float, overlap: float) -> list[int]:
     """Greedy, one class: positions that stay, the surest first."""
     order = [i for i in scores.argsort(descending=True).tolist() if scores[i] > least]
-    kept: list[int] = []
+    indices: list[int] = []
     for i in order:
         left, top, right, bottom = boxes[i].tolist()
-        for j in kept:
+        for j in indices:
             a, b, c, d = boxes[j].tolist()
             shared = max(0.0, min(right, c) - max(left, a)) * max(0.0, min(bottom, d) - max(top, b))
             both = (right - left) * (bottom - top) + (c - a) * (d - b) - shared
             if shared / both > overlap:
                 break
         else:
-            kept.append(i)
-    return kept
+            indices.append(i)
+    return indices
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_nms_keeps_the_box_of_the_highest_score(seed: int, count: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    begin = torch.rand(count, 2, generator=generator) * 20
-    boxes = torch.cat([begin, begin + 5 + 10 * torch.rand(count, 2, generator=generator)], 1)
+    corners = torch.rand(count, 2, generator=generator) * 20
+    boxes = torch.cat([corners, corners + 5 + 10 * torch.rand(count, 2, generator=generator)], 1)
     scores = torch.rand(count, 2, generator=generator)
     rows = suppressed(boxes, scores, 100)
     for category in range(2):
-        own = rows[rows[:, 5] == category]
-        kept = suppressed_by_hand(boxes, scores[:, category], 0.3, 0.4)
-        assert torch.equal(own[:, :4], boxes[kept])
-        assert torch.equal(own[:, 4], scores[kept, category])
+        of_class = rows[rows[:, 5] == category]
+        indices = suppressed_by_hand(boxes, scores[:, category], 0.3, 0.4)
+        assert torch.equal(of_class[:, :4], boxes[indices])
+        assert torch.equal(of_class[:, 4], scores[indices, category])
     assert bool((rows[:-1, 4] >= rows[1:, 4]).all())
     assert torch.equal(suppressed(boxes, scores, 2), rows[:2])
 
@@ -400,7 +400,7 @@ def test_masks_are_pasted_as_torchvision_pastes_them(box: tuple[float, ...]) -> 
     assert torch.equal(on_plane(torch.tensor(box).float(), grid[0, 0], (30, 40)) > 0, whole)
 
 
-class Telling(nn.Module):
+class FixedOutput(nn.Module):
     """In the place of a network: tells the same of every image."""
 
     level_strides = STRIDES
@@ -416,7 +416,7 @@ class Telling(nn.Module):
 
 
 def test_a_detector_refuses_invalid_targets() -> None:
-    task = Detect(Telling())
+    task = Detect(FixedOutput())
     inputs = torch.zeros(2, 3, 64, 80)
     with pytest.raises(ValueError, match=r"a box is of class 7.* allows 0 to 2"):
         task(Batch(inputs, torch.tensor([[[0.0, 0, 9, 9, 7, 0]]] * 2)))
@@ -432,4 +432,4 @@ def test_a_detector_refuses_invalid_targets() -> None:
 def test_without_the_extra_its_installation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plusx.metrics.detection.find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"pip install 'plusx\[detect\]'"):
-        Detect(Telling()).meters()
+        Detect(FixedOutput()).meters()

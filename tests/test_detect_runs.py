@@ -62,13 +62,13 @@ def squares(step: int, count: int = 8, masks: bool = False) -> Batch:
     images = draw.normal(0, 0.2, (count, 3, 64, 64)).astype(np.float32)
     boxes = np.zeros((count, 2, 6), np.float32)
     planes = np.zeros((count, 2, 64, 64), np.uint8)
-    for image, rows, own in zip(images, boxes, planes):
-        for place, ((tall, wide), shade) in enumerate((((14, 14), 1.5), ((10, 22), -1.5))):
-            top = 32 * place + int(draw.integers(2, 30 - tall))
+    for image, rows, planes_of_image in zip(images, boxes, planes):
+        for index, ((tall, wide), shade) in enumerate((((14, 14), 1.5), ((10, 22), -1.5))):
+            top = 32 * index + int(draw.integers(2, 30 - tall))
             left = int(draw.integers(2, 62 - wide))
             image[:, top : top + tall, left : left + wide] += shade
-            own[place, top : top + tall, left : left + wide] = 1
-            rows[place] = (left, top, left + wide, top + tall, place, 0)
+            planes_of_image[index, top : top + tall, left : left + wide] = 1
+            rows[index] = (left, top, left + wide, top + tall, index, 0)
     extras = {"masks": torch.from_numpy(planes)} if masks else {}
     return Batch(torch.from_numpy(images), torch.from_numpy(boxes), extras=extras)
 
@@ -99,7 +99,7 @@ def test_a_detector_learns(head: Head, steps: int, rate: float, least: float) ->
     state = begun(head, rate)
     losses = taught(state, rate, steps, False, steps)
     assert losses[-1] < losses[0] / 2
-    figures = evaluate(state.task, [squares(1000 + place) for place in range(3)])
+    figures = evaluate(state.task, [squares(1000 + index) for index in range(3)])
     assert figures["map50"] > least
     assert set(state.task.metrics) <= set(figures)
 
@@ -110,7 +110,7 @@ def test_a_mask_rcnn_learns_and_its_masks_are_evaluated() -> None:
     state = begun(head, 3e-3)
     losses = taught(state, 3e-3, 60, True, 60)
     assert losses[-1] < losses[0] / 2
-    figures = evaluate(state.task, [squares(1000 + place, masks=True) for place in range(2)])
+    figures = evaluate(state.task, [squares(1000 + index, masks=True) for index in range(2)])
     assert figures["map50"] > 0.6
     assert figures["mask_map50"] > 0.5
     with pytest.raises(ValueError, match="needs instance masks; the batch has none"):
@@ -131,7 +131,9 @@ def test_a_detector_resumes_bit_for_bit(head: Head) -> None:
     first = begun(head, 1e-3)
     taught(first, 1e-3, 2, masks, 4)
     tensors, values = first.state_dict()
-    tensors = {group: {k: v.clone() for k, v in own.items()} for group, own in tensors.items()}
+    tensors = {
+        group: {k: v.clone() for k, v in by_name.items()} for group, by_name in tensors.items()
+    }
     second = begun(head, 1e-3)
     second.load_state_dict(tensors, values)
     torch.rand(5)
@@ -153,8 +155,8 @@ def test_the_loader_yields_boxes_for_detectors() -> None:
     for batch in batches:
         boxes = batch.targets
         grids = torch.zeros(*boxes.shape[:2], 28, 28)
-        for images, own, planes in zip(grids, boxes, batch.extras["masks"]):
-            for grid, box, plane in zip(images, own, planes):
+        for images, boxes_of_batch, planes in zip(grids, boxes, batch.extras["masks"]):
+            for grid, box, plane in zip(images, boxes_of_batch, planes):
                 if box[4] >= 0:
                     left, top, right, bottom = box[:4].int().tolist()
                     part = plane[None, None, top:bottom, left:right].float()
@@ -177,16 +179,16 @@ def write_voc(root: Path, count: int) -> Path:
         Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.png")
         note = ElementTree.Element("annotation")
         for left, top, right, bottom, category, *_ in rows.int().tolist():
-            thing = ElementTree.SubElement(note, "object")
-            ElementTree.SubElement(thing, "name").text = CLASSES[category]
-            box = ElementTree.SubElement(thing, "bndbox")
+            annotation = ElementTree.SubElement(note, "object")
+            ElementTree.SubElement(annotation, "name").text = CLASSES[category]
+            box = ElementTree.SubElement(annotation, "bndbox")
             corners = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
             for key, value in corners.items():
                 ElementTree.SubElement(box, key).text = str(value)
         ElementTree.ElementTree(note).write(root / "Annotations" / f"{name}.xml")
-    parts = {"train": names[: count - 8], "val": names[-8:-4], "test": names[-4:]}
-    for split, own in parts.items():
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(own) + "\n")
+    splits = {"train": names[: count - 8], "val": names[-8:-4], "test": names[-4:]}
+    for split, names_of_split in splits.items():
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names_of_split) + "\n")
     return root
 
 

@@ -110,17 +110,17 @@ class Server:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    place = Path("/dev/shm")
-    made = Path(tempfile.mkdtemp(dir=place if os.access(place, os.W_OK) else None))
-    yield made
-    shutil.rmtree(made)
+    memory = Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
-    made = Server(folder)
-    yield made
-    made.close()
+    running = Server(folder)
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,9 @@ def whole(server: Server, folder: Path) -> dict[str, bytes]:
 
 
 def newest(out: Path) -> store.Checkpoint:
-    found = store.load_checkpoint(out / store.CHECKPOINTS, strict=True)
-    assert found is not None
-    return found
+    checkpoint = store.load_checkpoint(out / store.CHECKPOINTS, strict=True)
+    assert checkpoint is not None
+    return checkpoint
 
 
 def outcome(out: Path) -> dict[str, bytes]:
@@ -164,20 +164,20 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], atol: float = 2e-6)
 
 def shares_on_one(recipe: Path, *overrides: str, ranks: int) -> State:
     """One process that does what the ranks of a world do, one after another."""
-    said = load_recipe(str(recipe), overrides)
-    sets = build.open_sets(said)
-    said = build.resolved(said, sets.train)
-    net, _ = build.make_net(said)
-    task = prepare(task_factory.make_training_task(said, net, sets.train), device="cpu")
-    state = State(task, optim.optimizer_of(said, task), said.seed)
-    rate = optim.schedule_of(said, said.steps or 0)
+    loaded = load_recipe(str(recipe), overrides)
+    sets = build.open_sets(loaded)
+    loaded = build.resolved(loaded, sets.train)
+    net, _ = build.make_net(loaded)
+    task = prepare(task_factory.make_training_task(loaded, net, sets.train), device="cpu")
+    state = State(task, optim.optimizer_of(loaded, task), loaded.seed)
+    rate = optim.schedule_of(loaded, loaded.steps or 0)
     loader = Loader(
-        sets.train, augment=said.data.augment, batch_size=said.batch_size, seed=said.seed
+        sets.train, augment=loaded.data.augment, batch_size=loaded.batch_size, seed=loaded.seed
     )
     epoch = 0
-    while state.step < (said.steps or 0):
+    while state.step < (loaded.steps or 0):
         for batch in loader.epoch(epoch):
-            if state.step == said.steps:
+            if state.step == loaded.steps:
                 break
             state.optimizer.param_groups[0]["lr"] = rate(state.step)
             state.optimizer.zero_grad()
@@ -206,21 +206,21 @@ def test_two_processes_equal_one_that_accumulates_their_gradients(server, folder
 
 def test_a_block_that_one_process_drops_and_another_does_not(server, folder):
     """Has the gradient of the one; a block that both drop has none, and does not move."""
-    said = "net.drop_path=0.8"
-    assert server.train(folder / "dropped", said)["exits"] == [0, 0]
-    expected = shares_on_one(server.recipe, said, ranks=2).task.state_dict()
+    override = "net.drop_path=0.8"
+    assert server.train(folder / "dropped", override)["exits"] == [0, 0]
+    expected = shares_on_one(server.recipe, override, ranks=2).task.state_dict()
     assert_close(dict(expected), newest(folder / "dropped").tensors["weights"])
 
 
 def test_without_batch_norm_two_processes_equal_one(server, folder):
     """Of batches of 63 shares have 32 and 31 samples, and are worked off in as many parts."""
-    for name, ranks, *said in (
+    for name, ranks, *overrides in (
         ("one", 1),
         ("two", 2, "optim.accumulation_steps=2"),
         ("sharded", 2, "device.parallel=fsdp", "optim.accumulation_steps=32"),
     ):
-        said += ["optim.clip=0.5", "steps=6"]  # the fifth batch, an epoch's last, is shorter
-        ended = server.train(folder / name, *said, recipe="plain", ranks=ranks)
+        overrides += ["optim.clip=0.5", "steps=6"]  # the fifth batch, an epoch's last, is shorter
+        ended = server.train(folder / name, *overrides, recipe="plain", ranks=ranks)
         assert ended["exits"] == [0] * ranks, ended["all"]
     one = newest(folder / "one").tensors
     assert {"weights", "optimizer"} <= one.keys()
@@ -240,32 +240,32 @@ def test_distributed_evaluation_equals_that_of_one_process(folder, whole):
 # ------------------------------------------------------------------------------- it is stopped
 
 
-def caught(server: Server, out: Path, *said: str, at: tuple[int, int, int]) -> dict[str, Any]:
+def caught(server: Server, out: Path, *overrides: str, at: tuple[int, int, int]) -> dict[str, Any]:
     """A new run that a signal found in training. On a busy machine one may come late: again, then.
 
     at: lines of the log, rank, signal.
     """
     for _ in range(10):
-        ended = server.train(out, *said, signals=[at])
+        ended = server.train(out, *overrides, signals=[at])
         if ended["landed"] and ended["landed"][0] < 11:
             return ended
         shutil.rmtree(out)
     raise AssertionError("no signal of 10 came in time")
 
 
-@pytest.mark.parametrize(("ranks", "said"), [(3, ()), (2, ("device.parallel=fsdp",))])
-def test_a_signal_to_one_process_stops_all_and_the_run_resumes(server, folder, ranks, said):
+@pytest.mark.parametrize(("ranks", "overrides"), [(3, ()), (2, ("device.parallel=fsdp",))])
+def test_a_signal_to_one_process_stops_all_and_the_run_resumes(server, folder, ranks, overrides):
     """To the bit; with three of them sums depend on the order in which they are made."""
-    unbroken = folder / f"unbroken-{ranks}-{len(said)}"
-    assert server.train(unbroken, *said, ranks=ranks)["exits"] == [0] * ranks
-    out = folder / f"stopped-{ranks}-{len(said)}"
+    unbroken = folder / f"unbroken-{ranks}-{len(overrides)}"
+    assert server.train(unbroken, *overrides, ranks=ranks)["exits"] == [0] * ranks
+    out = folder / f"stopped-{ranks}-{len(overrides)}"
     for lines, rank in ((2, ranks - 1), (7, 0)):
-        ended = server.train(out, *said, ranks=ranks, signals=[(lines, rank, signal.SIGTERM)])
+        ended = server.train(out, *overrides, ranks=ranks, signals=[(lines, rank, signal.SIGTERM)])
         if ended["landed"] and ended["landed"][0] < 12:
             assert ended["exits"] == [143] * ranks, ended["all"]
             assert ended["all"].count("stopped by SIGTERM") == 1, ended["all"]
             assert len(losses(out)) == newest(out).step
-    assert server.train(out, *said, ranks=ranks)["exits"] == [0] * ranks
+    assert server.train(out, *overrides, ranks=ranks)["exits"] == [0] * ranks
     assert outcome(out) == outcome(unbroken)
 
 
@@ -346,22 +346,22 @@ def test_an_error_of_all_processes_is_printed_once(server, folder, whole):
 # ------------------------------------------------------------------------------ torch's own agent
 
 
-def until(said: str, what: Callable[[], object]) -> None:
+def until(event: str, what: Callable[[], object]) -> None:
     end = time.monotonic() + 240
     while not what():
-        assert time.monotonic() < end, f"waited in vain for {said}"
+        assert time.monotonic() < end, f"waited in vain for {event}"
         time.sleep(0.005)
 
 
 def children(pid: int) -> dict[int, int]:
     """The ranks that an agent has started, with their processes."""
-    found = {}
+    ranked = {}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        said = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        ranks = [int(each[5:]) for each in said if each.startswith(b"RANK=")]
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks = [int(variable[5:]) for variable in variables if variable.startswith(b"RANK=")]
         if ranks:
-            found[ranks[0]] = int(child)
-    return found
+            ranked[ranks[0]] = int(child)
+    return ranked
 
 
 def listening(pid: int) -> set[str]:

@@ -84,8 +84,8 @@ def test_half_of_torchruns_variables_are_refused(monkeypatch: pytest.MonkeyPatch
 def test_options_that_sharded_state_does_not_support_are_refused(
     override: str, message: str
 ) -> None:
-    given = ("device.parallel=fsdp", "net.num_classes=10", "net.in_channels=1", "net.size=8")
-    recipe = load_recipe("digits-resnet20", [*given, override])
+    overrides = ("device.parallel=fsdp", "net.num_classes=10", "net.in_channels=1", "net.size=8")
+    recipe = load_recipe("digits-resnet20", [*overrides, override])
     with pytest.raises(ValueError, match=message):
         engine_of(recipe, object.__new__(State), DistributedContext(0, 2))  # nothing looks at it
 

@@ -67,21 +67,21 @@ def rows(page: Path, heading: str = "") -> Iterator[list[str]]:
 
 
 def quoted(cell: str) -> list[str]:
-    return [each.replace("\\|", "|") for each in re.findall(r"`([^`]+)`", cell)]
+    return [text.replace("\\|", "|") for text in re.findall(r"`([^`]+)`", cell)]
 
 
 def commands() -> list[Line]:
     """Every command in a fence or in quotes, on one line."""
-    found = []
+    lines = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        said = [
+        texts = [
             line for kind, body in FENCE.findall(text) if kind == "sh" for line in body.split("\n")
         ]
-        said += re.findall(r"`((?:plusx|make|python) (?!weights)[^`]+)`", FENCE.sub("", text))
-        parts = [part for each in said for part in each.partition("  #")[0].split("&&")]
-        found += [Line(page, part.strip()) for part in parts if part.strip()]
-    return found
+        texts += re.findall(r"`((?:plusx|make|python) (?!weights)[^`]+)`", FENCE.sub("", text))
+        pieces = [part for block in texts for part in block.partition("  #")[0].split("&&")]
+        lines += [Line(page, part.strip()) for part in pieces if part.strip()]
+    return lines
 
 
 @pytest.mark.slow
@@ -93,12 +93,12 @@ def test_generated_blocks_are_up_to_date() -> None:
 
 
 def test_the_tables_list_every_network() -> None:
-    made = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, ROOT / "tools" / "networks.py"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert len(made) == len(ZOO) + len(HEADED) + 2
+    assert len(printed) == len(ZOO) + len(HEADED) + 2
     docs = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8").splitlines()
-    assert sorted(line for line in docs if line.startswith("| `")) == sorted(made[2:])
+    assert sorted(line for line in docs if line.startswith("| `")) == sorted(printed[2:])
 
 
 @pytest.mark.slow
@@ -168,8 +168,10 @@ def test_examples_in_python_run(page: Path, capsys: pytest.CaptureFixture[str]) 
 def test_the_example_of_the_readme_is_of_five_lines() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = [body for kind, body in FENCE.findall(text) if kind == "python"]
-    statements = [each for each in ast.parse(example).body if not isinstance(each, ast.Import)]
-    assert sum(len(ast.unparse(each).splitlines()) for each in statements) == 5
+    statements = [
+        statement for statement in ast.parse(example).body if not isinstance(statement, ast.Import)
+    ]
+    assert sum(len(ast.unparse(statement).splitlines()) for statement in statements) == 5
 
 
 def test_examples_in_toml_are_valid() -> None:
@@ -249,8 +251,8 @@ def test_every_table_of_a_recipe_has_its_section() -> None:
         for name, cls in vars(module).items()
         if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
     }
-    told = {cls for classes in SECTIONS.values() for cls in classes}
-    assert tables - told == {recipe_sets.NoMix, recipe_sets.Mix}
+    documented = {cls for classes in SECTIONS.values() for cls in classes}
+    assert tables - documented == {recipe_sets.NoMix, recipe_sets.Mix}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -264,28 +266,28 @@ def test_every_field_of_a_recipe_is_documented_with_its_default(section: str) ->
         inner = {name.strip("[]") for name in SECTIONS if name.startswith("[") and name[-1] == "]"}
         assert inner < set(fields)
         fields = {name: field for name, field in fields.items() if name not in inner}
-    told = {
+    documented = {
         quoted(cells[0])[0]: cells[1]
         for cells in rows(ROOT / "docs" / "recipes.md", section)
         if quoted(cells[0])
     }
-    assert set(told) == set(fields)
-    for name, said in told.items():
+    assert set(documented) == set(fields)
+    for name, default_text in documented.items():
         value = fields[name].default
         if name == "kind" and section in ("[data]", "[optim]"):
-            assert said == "required", "which table it is, only the kind says"
+            assert default_text == "required", "which table it is, only the kind says"
             continue
         if value.__class__.__module__.startswith("pydantic"):
             value = value.default
         if value is dataclasses.MISSING or type(value).__name__ == "PydanticUndefinedType":
-            assert said == "required", name
+            assert default_text == "required", name
         elif value is None:
-            assert said == "none", name
+            assert default_text == "none", name
         elif dataclasses.is_dataclass(value):
-            assert tomllib.loads(f"x = {said.strip('`')}")["x"] == {"kind": "none"}
+            assert tomllib.loads(f"x = {default_text.strip('`')}")["x"] == {"kind": "none"}
         else:
             plain = list(value) if isinstance(value, tuple) else value
-            assert tomllib.loads(f"x = {said.strip('`')}")["x"] == plain, name
+            assert tomllib.loads(f"x = {default_text.strip('`')}")["x"] == plain, name
 
 
 def test_every_kind_of_a_recipe_is_documented() -> None:
@@ -297,16 +299,16 @@ def test_every_kind_of_a_recipe_is_documented() -> None:
             if field.name == "kind"
             for kind in get_args(field.type)
         ]
-        said = rows(ROOT / "docs" / "recipes.md", section)
-        told = [cells[2] for cells in said if quoted(cells[0]) == ["kind"]]
-        assert all(kind in text for kind in kinds for text in told), section
+        table_rows = rows(ROOT / "docs" / "recipes.md", section)
+        documented = [cells[2] for cells in table_rows if quoted(cells[0]) == ["kind"]]
+        assert all(kind in text for kind in kinds for text in documented), section
 
 
 def test_every_shipped_recipe_is_documented() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    told = re.search(r"\| recipe \| what it trains \|\n(.*?)\n\n", page, re.DOTALL)
-    assert told
-    assert sorted(re.findall(r"^\| `(.+?)` \|", told[1], re.MULTILINE)) == shipped_recipes()
+    table = re.search(r"\| recipe \| what it trains \|\n(.*?)\n\n", page, re.DOTALL)
+    assert table
+    assert sorted(re.findall(r"^\| `(.+?)` \|", table[1], re.MULTILINE)) == shipped_recipes()
 
 
 def test_every_field_of_a_spec_is_documented_with_its_default() -> None:
@@ -331,28 +333,28 @@ def test_every_field_of_a_spec_is_documented_with_its_default() -> None:
 
 def test_documented_words_of_the_language_are_exactly_those_that_exist() -> None:
     page = ROOT / "docs" / "language.md"
-    said = [word for cells in rows(page, "Words") for word in quoted(cells[0])]
-    words = [word for word in said if re.match("[a-z]{2}", word) and word != "dw"]
+    documented = [word for cells in rows(page, "Words") for word in quoted(cells[0])]
+    words = [word for word in documented if re.match("[a-z]{2}", word) and word != "dw"]
     kinds = {kind for word in words for kind in (parse(word).words[0].kind,)}
     assert kinds == set(VOCABULARY)
     marks = [quoted(cells[0])[0] for cells in rows(page, "Marks") if quoted(cells[0])]
     assert marks == [*MARKS, "|"]
     bodies = [quoted(cells[1]) for cells in rows(page, "Families")]
-    for body in (body for each in bodies for body in each if "..." not in body):
+    for body in (body for blocks in bodies for body in blocks if "..." not in body):
         assert str(parse(body)) == body
 
 
 def test_every_sentence_in_the_readme_is_valid() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (said,) = [body for _, body in FENCE.findall(text) if "its plain twin" in body]
-    for line in said.splitlines():
+    (example,) = [body for _, body in FENCE.findall(text) if "its plain twin" in body]
+    for line in example.splitlines():
         assert parse(re.split(r"\s{2,}", line)[1] if "  " in line else line[16:])
 
 
 def test_every_word_of_augmentation_is_documented() -> None:
     page = ROOT / "docs" / "data.md"
-    said = [word for cells in rows(page, "Augmentation") for word in quoted(cells[0])]
-    assert {parse_augment(word)[0].kind for word in said} == set(AUGMENTATION)
+    documented = [word for cells in rows(page, "Augmentation") for word in quoted(cells[0])]
+    assert {parse_augment(word)[0].kind for word in documented} == set(AUGMENTATION)
 
 
 def test_formats_and_limits_are_documented() -> None:
@@ -364,35 +366,37 @@ def test_formats_and_limits_are_documented() -> None:
 
 
 def test_sources_of_weights_are_documented() -> None:
-    said = [
+    documented = [
         quoted(cells[0])
         for cells in rows(ROOT / "docs" / "weights.md", "Sources")
         if quoted(cells[0])
     ]
-    assert {words[0] for words in said if ".th" not in words[0] and ".npz" not in words[0]} == (
-        set(SOURCES) - {"plusx"}
-    )
+    assert {
+        words[0] for words in documented if ".th" not in words[0] and ".npz" not in words[0]
+    } == (set(SOURCES) - {"plusx"})
 
 
 def test_exit_codes_are_the_ones_of_the_command_line() -> None:
-    said = {int(cells[0]) for cells in rows(ROOT / "docs" / "exit-codes.md") if cells[0].isdigit()}
-    assert said == {0, 1, 2, 130, 141, 143}
-    told = {
+    codes = {int(cells[0]) for cells in rows(ROOT / "docs" / "exit-codes.md") if cells[0].isdigit()}
+    assert codes == {0, 1, 2, 130, 141, 143}
+    documented = {
         quoted(cells[0])[0] for cells in rows(ROOT / "docs" / "exit-codes.md") if quoted(cells[0])
     }
-    assert told == {name for name in app if not name.startswith("-")}
+    assert documented == {name for name in app if not name.startswith("-")}
 
 
 def test_the_rooms_and_arrows_are_those_of_the_source() -> None:
     page = ROOT / "docs" / "architecture.md"
-    drawn = {
+    documented = {
         quoted(cells[0])[0]: set(quoted(cells[1]))
         for cells in rows(page, "The arrows")
         if quoted(cells[0])
     }
-    assert drawn == {room: ways for room, ways in DOORS.items() if not room.startswith("__")}
+    assert documented == {
+        room: targets for room, targets in DOORS.items() if not room.startswith("__")
+    }
     listed = re.findall(r"^  (\w+)/? ", _fences("architecture.md")[0][1], re.MULTILINE)
-    assert set(listed) == {*drawn, "recipes"}
+    assert set(listed) == {*documented, "recipes"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -421,12 +425,12 @@ def test_a_result_has_its_command_and_machine(file: Path) -> None:
 
 def test_the_citation_is_of_this_version() -> None:
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    said = dict(re.findall(r"^([a-z-]+): *(.*)$", text, re.MULTILINE))
+    fields = dict(re.findall(r"^([a-z-]+): *(.*)$", text, re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {"cff-version", "message", "title", "authors"} <= set(said)
-    assert said["cff-version"] == "1.2.0"
-    assert said["version"] == plusx.__version__ == project["version"]
-    assert said["license"] == project["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(fields)
+    assert fields["cff-version"] == "1.2.0"
+    assert fields["version"] == plusx.__version__ == project["version"]
+    assert fields["license"] == project["license"]
     assert plusx.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 

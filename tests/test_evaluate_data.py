@@ -56,18 +56,18 @@ def test_a_folder_without_splits_is_evaluated_as_a_whole(run: Run, tmp_path: Pat
 
 
 def test_only_held_out_images_of_the_training_data_are_evaluated(run: Run, folder: Path) -> None:
-    own = evaluate(run)
-    assert (own["split"], own["count"]) == ("validation", 4)
-    assert evaluate(run, data=folder) == own
+    held_out = evaluate(run)
+    assert (held_out["split"], held_out["count"]) == ("validation", 4)
+    assert evaluate(run, data=folder) == held_out
     moved = folder.parent / "elsewhere" / folder.name
     moved.parent.mkdir()
     moved.symlink_to(folder)
-    assert evaluate(run, data=moved) == own
+    assert evaluate(run, data=moved) == held_out
     whole = evaluate(run, data=folder, split="all")
     assert whole["count"] == 20
     assert "includes images that the run was trained on" in whole["warnings"][0]
     shutil.copytree(folder, renamed := folder.parent / "renamed")
-    assert {**evaluate(run, data=renamed), "data": folder.name} == own
+    assert {**evaluate(run, data=renamed), "data": folder.name} == held_out
     assert (
         "includes images that the run was trained on"
         in evaluate(run, data=renamed, split="all")["warnings"][0]
@@ -82,9 +82,9 @@ def test_a_moved_folder_keeps_its_held_out_images(folder: Path, tmp_path: Path) 
     overrides = [f"data.path={root}", "data.classes=[dog,cat]", "data.per_class=5", *SMALL]
     train(load_recipe("images", overrides), tmp_path / "run", progress=False)
     run = load_run(tmp_path / "run")
-    own = evaluate(run)
+    held_out = evaluate(run)
     shutil.copytree(root, renamed := tmp_path / "renamed")
-    assert {**evaluate(run, data=renamed), "data": "photos"} == own
+    assert {**evaluate(run, data=renamed), "data": "photos"} == held_out
 
 
 def test_a_folder_that_changed_is_refused(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_batch_has_an_image_at_least(run: Run, folder: Path) -> None:
 
 
 def weights_of(
-    path: Path, outputs: int, resize: str = "stretch", channels: int = 3, **said: object
+    path: Path, outputs: int, resize: str = "stretch", channels: int = 3, **metadata: object
 ) -> Path:
     """A file of untrained weights that says as much of its use as is `said`."""
     net = create_model("resnet20", num_classes=outputs, in_channels=channels, seed=0)
@@ -170,12 +170,12 @@ def weights_of(
         "std": [0.5] * 3,
         "resize": resize,
     }
-    given = {"preprocessing": usual, "classes": None, **said}
-    save_network(net, path, model="resnet20", **given)  # type: ignore[arg-type]
+    fields = {"preprocessing": usual, "classes": None, **metadata}
+    save_network(net, path, model="resnet20", **fields)  # type: ignore[arg-type]
     return path
 
 
-def told(figures: dict) -> list[list[int]]:
+def confusion_of(figures: dict) -> list[list[int]]:
     return figures["confusion"]
 
 
@@ -196,15 +196,15 @@ def test_fewer_classes_and_indices_follow_the_order_of_the_network(tmp_path: Pat
     names = ("dog", "bird", "cat")
     run = load_run(weights_of(tmp_path / "w.safetensors", 3, classes=names))
     counts = [3, 0, 3]
-    assert [sum(row) for row in told(evaluate(run, data=root))] == counts
+    assert [sum(row) for row in confusion_of(evaluate(run, data=root))] == counts
     table = tmp_path / "table.csv"
     for number in ("0", "dog"), ("2", "cat"):
-        rows = [f"photos/{number[1]}/{each}.png,{number[0]}" for each in range(3)]
+        rows = [f"photos/{number[1]}/{label}.png,{number[0]}" for label in range(3)]
         table.write_text("\n".join(["path,label", *rows]))
-        seen = [sum(row) for row in told(evaluate(run, data=table))]
-        assert seen == [3 * (each == number[1]) for each in names]
+        totals = [sum(row) for row in confusion_of(evaluate(run, data=table))]
+        assert totals == [3 * (label == number[1]) for label in names]
     shutil.rmtree(root / "cat")
-    assert [sum(row) for row in told(evaluate(run, data=root))] == [3, 0, 0]
+    assert [sum(row) for row in confusion_of(evaluate(run, data=root))] == [3, 0, 0]
 
 
 def test_a_multilabel_network_is_evaluated_on_single_labels(
@@ -214,7 +214,7 @@ def test_a_multilabel_network_is_evaluated_on_single_labels(
     file = weights_of(
         tmp_path / "w.safetensors", 3, classes=("dog", "bird", "cat"), multilabel=True
     )
-    rows = [f"photos/{name}/{each}.png,{name}" for name in ("cat", "dog") for each in range(2)]
+    rows = [f"photos/{name}/{index}.png,{name}" for name in ("cat", "dog") for index in range(2)]
     (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
     figures = evaluate(load_run(file), data=tmp_path / "table.csv")
     assert [row["count"] for row in figures["per_class"]] == [2, 0, 2]
@@ -238,13 +238,13 @@ def test_the_folders_of_imagenet_are_its_classes_in_their_order(tmp_path: Path) 
     figures = evaluate(load_weights_as("resnet20", str(file)), data=tmp_path / "val")
     assert figures["count"] == 1000
     assert [row["label"] for row in figures["per_class"]][:2] == ["tench", "goldfish"]
-    assert any("folders of ImageNet" in said for said in figures["warnings"])
+    assert any("folders of ImageNet" in warning for warning in figures["warnings"])
 
 
 def test_weights_without_preprocessing(folder: Path, tmp_path: Path) -> None:
     file = weights_of(tmp_path / "w.safetensors", 2, preprocessing=None, classes=("cat", "dog"))
     figures = evaluate(load_weights_as("resnet20", str(file)), data=folder)
-    assert any("do not state their preprocessing" in said for said in figures["warnings"])
+    assert any("do not state their preprocessing" in warning for warning in figures["warnings"])
     usual = {
         "size": [8, 8],
         "channels": 1,

@@ -21,9 +21,9 @@ SAYS = {
 
 
 def test_five_examples_have_at_most_80_lines_and_usage():
-    found = {path.name: path.read_text() for path in EXAMPLES.glob("*.py")}
-    assert set(found) == set(SAYS)
-    for name, text in found.items():
+    examples = {path.name: path.read_text() for path in EXAMPLES.glob("*.py")}
+    assert set(examples) == set(SAYS)
+    for name, text in examples.items():
         assert len(text.splitlines()) <= 80, name
         assert f"python examples/{name}" in text
         compile(text, name, "exec")
@@ -45,7 +45,7 @@ def test_an_example_runs_from_any_folder_without_a_network(name, tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     pattern, least = SAYS[name]
-    told = re.search(pattern, run.stdout)
-    assert told, run.stdout
-    assert float(told[1]) >= least
+    match = re.search(pattern, run.stdout)
+    assert match, run.stdout
+    assert float(match[1]) >= least
     assert list(tmp_path.iterdir()) == []

@@ -70,9 +70,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     places = [(0, 0), (0, 8), (8, 0), (8, 8), (1, 7), (7, 1)]
     for number, (top, left) in enumerate(places):
-        picture = Image.new("RGB", (SIDE, SIDE))
-        picture.paste((255, 0, 0) if number else (0, 255, 0), (left, top, left + 4, top + 4))
-        picture.save(folder / (HOSTILE if number == 3 else f"{number}.png"))
+        image = Image.new("RGB", (SIDE, SIDE))
+        image.paste((255, 0, 0) if number else (0, 255, 0), (left, top, left + 4, top + 4))
+        image.save(folder / (HOSTILE if number == 3 else f"{number}.png"))
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     return folder
 
@@ -92,8 +92,8 @@ def test_maps_highlight_the_pixels_that_the_network_uses(
     rows = result["images"]
     maps = store.load_tensors(out / "maps.safetensors")[0]["maps"]
     assert [row["label"] for row in rows] == ["<b>green</b>", *["red"] * 5]
-    for row, found in zip(rows, maps, strict=True):
-        assert int((found > 0).sum()) == 16  # the square and nothing else
+    for row, heat in zip(rows, maps, strict=True):
+        assert int((heat > 0).sum()) == 16  # the square and nothing else
         for other in ("random", "centre"):
             assert row["deletion"]["map"] < row["deletion"][other]
             assert row["insertion"]["map"] > row["insertion"][other]
@@ -114,11 +114,11 @@ def test_explanation_files(explained: tuple[dict[str, Any], Path]) -> None:
     result, out = explained
     assert json.loads((out / "explanation.json").read_text()) == result
     for row in result["images"]:
-        with Image.open(out / row["overlay"]) as picture:
-            assert picture.size == (SIDE, SIDE)
-        with Image.open(out / row["side_by_side"]) as picture:
-            assert picture.height >= 224
-            assert picture.width > 3 * picture.height
+        with Image.open(out / row["overlay"]) as image:
+            assert image.size == (SIDE, SIDE)
+        with Image.open(out / row["side_by_side"]) as image:
+            assert image.height >= 224
+            assert image.width > 3 * image.height
     page = (out / "explain.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == 18
     assert "img-src data:" in page
@@ -145,9 +145,9 @@ def test_a_map_that_ignores_the_network_is_uninformative(
     method = explain.Method("Edges", "nobody", of_the_image, networks=1, captum=False)
     monkeypatch.setitem(explain.METHODS, "grad-cam", method)
     result = explain.explain(load_run(weights), [photos], tmp_path, device="cpu")
-    assert [
-        each["rank_correlation"]["mean"] for each in result["shuffled_weights"]
-    ] == pytest.approx([1.0] * 3)
+    assert [row["rank_correlation"]["mean"] for row in result["shuffled_weights"]] == pytest.approx(
+        [1.0] * 3
+    )
     assert result["finding"].startswith("These maps are uninformative")
     assert "is uninformative as an explanation" in (tmp_path / "explain.html").read_text()
 
@@ -170,8 +170,8 @@ def test_deletion_and_insertion_of_a_sum() -> None:
     faith = deletion_and_insertion(
         predictions(weight), x, classes, weight.expand(2, 4, 4), steps=16
     )
-    went = torch.tensor([1.0, 0.25] + [0.0] * 15).double()
-    torch.testing.assert_close(faith.deletion, torch.stack([went, 1 - went]))
+    remaining = torch.tensor([1.0, 0.25] + [0.0] * 15).double()
+    torch.testing.assert_close(faith.deletion, torch.stack([remaining, 1 - remaining]))
     # a blur leaves an even image as it is
     torch.testing.assert_close(faith.insertion[0], torch.ones(17).double())
     torch.testing.assert_close(faith.areas[0][0], torch.tensor(0.75 / 16).double())
@@ -205,11 +205,11 @@ def test_rank_correlation_is_scipys(values: list[int], seed: int) -> None:
 
     first = torch.tensor([values]).double()
     second = first[:, torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))]
-    found = float(rank_correlation(first, second))
+    correlation = float(rank_correlation(first, second))
     if len(set(values)) == 1:
-        assert found == 1
+        assert correlation == 1
         return
-    assert found == pytest.approx(spearmanr(first[0], second[0]).statistic, abs=1e-12)
+    assert correlation == pytest.approx(spearmanr(first[0], second[0]).statistic, abs=1e-12)
     assert float(rank_correlation(first, -first)) == pytest.approx(-1)
 
 
@@ -259,7 +259,7 @@ def lead(low: float, high: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("random", "centre", "said"),
+    ("random", "centre", "finding"),
     [
         ((0.1, 0.2), (0.1, 0.2), "marks what the network uses"),
         ((0.1, 0.2), (-0.1, 0.2), "it is not shown to be better than a Gaussian at the centre"),
@@ -268,13 +268,13 @@ def lead(low: float, high: float) -> dict[str, Any]:
     ],
 )
 def test_the_finding_of_faithfulness(
-    random: tuple[float, float], centre: tuple[float, float], said: str
+    random: tuple[float, float], centre: tuple[float, float], finding: str
 ) -> None:
     measure = {"map": {"mean": 0.4, "std": 0.1}, "random": lead(*random), "centre": lead(*centre)}
     faith = {"count": 9, "deletion": measure, "insertion": measure}
-    assert said in faithfulness.finding("Grad-CAM", faith, [])
+    assert finding in faithfulness.finding("Grad-CAM", faith, [])
     assert "uninformative" in faithfulness.finding("Grad-CAM", faith, survived(0.9, 0.8, 1.0))
-    assert said in faithfulness.finding("Grad-CAM", faith, survived(0.9, 0.0, 0.9))
+    assert finding in faithfulness.finding("Grad-CAM", faith, survived(0.9, 0.0, 0.9))
 
 
 def survived(*values: float) -> list[dict[str, Any]]:
@@ -308,7 +308,7 @@ def test_two_images_are_too_few_for_a_finding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--class", "reds"], "no class 'reds'; did you mean red?"),
         (["--stage", "layer2"], "no stage 'layer2': this network has layer1 to layer1"),
@@ -317,13 +317,13 @@ def test_two_images_are_too_few_for_a_finding() -> None:
     ],
 )
 def test_invalid_requests_write_nothing(
-    weights: Path, photos: Path, tmp_path: Path, options: list[str], said: str,
+    weights: Path, photos: Path, tmp_path: Path, options: list[str], message: str,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(explain, "require_captum", lambda: None)
     out = tmp_path / "why"
     assert cli.run(["explain", str(weights), str(photos), "--out", str(out), *options]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -382,8 +382,8 @@ def test_captums_maps_of_a_linear_network_are_its_contributions() -> None:
     classes = torch.tensor([2, 0])
     with torch.no_grad():
         torch.testing.assert_close(integrated_gradients(net, x, classes), added)
-        found = occlusion(net, x, classes, windows=6)  # which captum computes in float32
-        torch.testing.assert_close(found, added, rtol=1e-5, atol=1e-6)
+        heat = occlusion(net, x, classes, windows=6)  # which captum computes in float32
+        torch.testing.assert_close(heat, added, rtol=1e-5, atol=1e-6)
         score = integrated_gradients(net, x, lambda answers: answers[:, 2])
     torch.testing.assert_close(score[0], added[0])
     assert net.training
@@ -397,9 +397,9 @@ def test_integrated_gradients_add_up_to_the_difference_of_the_score() -> None:
     torch.manual_seed(0)
     net = reds_and_greens().double().eval()
     x = torch.rand(3, 3, SIDE, SIDE, dtype=torch.float64)
-    found = integrated_gradients(net, x, 0, steps=256).sum((1, 2))
+    total = integrated_gradients(net, x, 0, steps=256).sum((1, 2))
     gained = (net(x) - net(torch.zeros_like(x)))[:, 0].detach()
-    torch.testing.assert_close(found, gained, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(total, gained, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.slow
@@ -422,5 +422,5 @@ def test_captums_methods_from_the_command_line(
 def test_grad_cam_of_the_colours_is_red() -> None:
     x = torch.zeros(1, 3, SIDE, SIDE)
     x[0, 0, 2:5, 3:6] = 1
-    found = grad_cam(reds_and_greens(), x, 0)
-    assert torch.equal(found > 0, x[:, 0] > 0)
+    heat = grad_cam(reds_and_greens(), x, 0)
+    assert torch.equal(heat > 0, x[:, 0] > 0)

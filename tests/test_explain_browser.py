@@ -42,9 +42,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "class": "cat" if index else "dog",
             "class_probability": 0.1,
             "nothing": not index,
-            **each,
+            **area,
         }
-        for index, each in enumerate(areas)
+        for index, area in enumerate(areas)
     ]
     forgotten = [
         {
@@ -104,8 +104,10 @@ def test_an_explanation_in_a_browser(browser: Browser, page: Path, width: int, s
     browser.call("Emulation.setEmulatedMedia", features=[feature])
     browser.open(page)
 
-    asked = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
-    assert [url for url in asked if not url.startswith("data:image/png;base64,")] == [page.as_uri()]
+    requested = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
+    assert [url for url in requested if not url.startswith("data:image/png;base64,")] == [
+        page.as_uri()
+    ]
     assert browser.named("Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
     assert [event["entry"]["text"] for event in browser.named("Log.entryAdded")] == []
 

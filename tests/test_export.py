@@ -45,18 +45,18 @@ def kinds(net: Net) -> set[object]:
         sentences.append(stage.enter)
         for block in stage.blocks:
             sentences += [block.body, block.shortcut, block.identity, block.gate]
-    found: set[object] = {net.norm, net.act, net.affine}
-    for said in map(parse, sentences):
-        found.add((said.merge, net.ndim))
-        for word in said.words:
+    features: set[object] = {net.norm, net.act, net.affine}
+    for sentence in map(parse, sentences):
+        features.add((sentence.merge, net.ndim))
+        for word in sentence.words:
             grouped = min(word.groups, 2)  # 0 is a group a channel
-            found.add((word.kind, word.bias, grouped, word.dilation > 1, net.ndim))
-    return found
+            features.add((word.kind, word.bias, grouped, word.dilation > 1, net.ndim))
+    return features
 
 
 def families() -> Iterator[tuple[str, Net]]:
     """Small networks that have all that any of the zoo has, and what the language has beside."""
-    seen: set[object] = set()
+    covered: set[object] = set()
     nets = {name: zoo.find(name) for name in zoo.names("*")}
     small_ones = {
         name: shrunken(net, width=16, depth=1) for name, net in nets.items() if isinstance(net, Net)
@@ -66,8 +66,8 @@ def families() -> Iterator[tuple[str, Net]]:
     )
     for name in cheap_first:
         paper = zoo.ZOO[name].source.split(",")[0]
-        if not {paper, *kinds(small_ones[name])} <= seen:
-            seen |= {paper, *kinds(small_ones[name])}
+        if not {paper, *kinds(small_ones[name])} <= covered:
+            covered |= {paper, *kinds(small_ones[name])}
             yield name, small_ones[name]
     small = shrunken(zoo.find("resnet20"), width=8, depth=1)
     norms = product(("instance", "group", "layer"), (True, False))

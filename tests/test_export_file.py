@@ -60,10 +60,10 @@ def model() -> Any:
 
 def written(changed: Callable[[Any], object] = lambda model: None, **metadata: str) -> bytes:
     """The content of a file whose model and metadata are changed before the digest is taken."""
-    made = model()
-    changed(made)
-    said = {key: text for key, text in {**METADATA, **metadata}.items() if text}
-    return with_digest(made.SerializeToString(), said)
+    exported = model()
+    changed(exported)
+    fields = {key: text for key, text in {**METADATA, **metadata}.items() if text}
+    return with_digest(exported.SerializeToString(), fields)
 
 
 def opened(content: bytes, folder: Path) -> run.Run:
@@ -92,8 +92,8 @@ def test_a_file_without_names_numbers_its_classes(tmp_path: Path) -> None:
 @given(st.data())
 def test_a_changed_byte_is_detected(data: st.DataObject) -> None:
     content = bytearray(written())
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    offset = data.draw(st.integers(0, len(content) - 1))
+    content[offset] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(ValueError, match="it here"):
         checked(bytes(content), "it here")
 
@@ -194,8 +194,8 @@ BAD: dict[str, tuple[Callable[[Any], object], dict[str, str], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_manipulated_file_is_refused(case: str, tmp_path: Path) -> None:
-    change, metadata, said = BAD[case]
-    with pytest.raises(ValueError, match=said) as refused:
+    change, metadata, message = BAD[case]
+    with pytest.raises(ValueError, match=message) as refused:
         opened(written(change, **metadata), tmp_path)
     assert "net.onnx" in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -232,13 +232,13 @@ def test_the_digest_covers_the_metadata() -> None:
 def test_full_weights_on_a_processor_that_saturates_are_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = {True: json.dumps({"full_range": True}), False: json.dumps({"full_range": False})}
+    metadata = {True: json.dumps({"full_range": True}), False: json.dumps({"full_range": False})}
     monkeypatch.setattr("plusx.run.folder.has_exact_int8", lambda: True)
-    opened(written(int8=said[True]), tmp_path)
+    opened(written(int8=metadata[True]), tmp_path)
     monkeypatch.setattr("plusx.run.folder.has_exact_int8", lambda: False)
-    opened(written(int8=said[False]), tmp_path)
+    opened(written(int8=metadata[False]), tmp_path)
     with pytest.warns(UserWarning, match="processor with VNNI"):
-        opened(written(int8=said[True]), tmp_path)
+        opened(written(int8=metadata[True]), tmp_path)
 
 
 def test_without_the_extra_the_command_to_get_it_is_named(

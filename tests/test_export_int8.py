@@ -51,8 +51,8 @@ def nodes(content: bytes) -> list[object]:
 def int8_weights(content: bytes) -> list[np.ndarray]:
     """The weights of layers that are quantised, one scale for each output channel."""
     initializers = onnx.ModelProto.FromString(content).graph.initializer
-    arrays = [onnx.numpy_helper.to_array(each) for each in initializers]
-    return [each for each in arrays if each.dtype == np.int8 and each.ndim > 1]
+    arrays = [onnx.numpy_helper.to_array(array) for array in initializers]
+    return [array for array in arrays if array.dtype == np.int8 and array.ndim > 1]
 
 
 @pytest.mark.slow
@@ -61,18 +61,18 @@ def test_int8_outputs_are_close_to_float32(
     full_range: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content, images = made("resnet20")
-    found = quantise(content, images[:48], images[48:], full_range, lambda line: None)
+    quantised = quantise(content, images[:48], images[48:], full_range, lambda line: None)
     assert capsys.readouterr().out == ""  # where --json prints
-    assert found.chosen in found.trials
-    if not found.chosen.float_layers:
-        choices = [each for each in found.trials if not each.float_layers]
-        assert found.chosen.error == min(each.error for each in choices)
-    assert {each.calibration for each in found.trials} == set(CALIBRATIONS)
-    assert found.chosen.error < (0.01 if full_range else 0.02)
-    outputs, expected = (outputs_for(each, images[48:]) for each in (found.content, content))
-    assert distance(outputs, expected) == (found.chosen.error, found.chosen.agreement)
-    weights = int8_weights(found.content)
-    left = len(found.chosen.float_layers)
+    assert quantised.chosen in quantised.trials
+    if not quantised.chosen.float_layers:
+        choices = [each for each in quantised.trials if not each.float_layers]
+        assert quantised.chosen.error == min(each.error for each in choices)
+    assert {each.calibration for each in quantised.trials} == set(CALIBRATIONS)
+    assert quantised.chosen.error < (0.01 if full_range else 0.02)
+    outputs, expected = (outputs_for(each, images[48:]) for each in (quantised.content, content))
+    assert distance(outputs, expected) == (quantised.chosen.error, quantised.chosen.agreement)
+    weights = int8_weights(quantised.content)
+    left = len(quantised.chosen.float_layers)
     assert len(weights) == len(weighted_nodes(content)) - left
     limit = 127 if full_range else 64
     for each in weights:
@@ -80,8 +80,12 @@ def test_int8_outputs_are_close_to_float32(
         assert highest.max() <= limit
         # a scale for each channel: every one of them uses its range
         assert (highest >= limit - 1).mean() > 0.9 or each.shape[0] != each.shape[-1]
-    assert len(found.content) < 0.5 * len(content)
-    assert {"full_range": full_range, "images": 48, "held": 48}.items() <= found.to_dict().items()
+    assert len(quantised.content) < 0.5 * len(content)
+    assert {
+        "full_range": full_range,
+        "images": 48,
+        "held": 48,
+    }.items() <= quantised.to_dict().items()
 
 
 @pytest.mark.slow
@@ -128,14 +132,14 @@ def test_int8_arithmetic_equals_rounded_floats(name: str) -> None:
     import onnxruntime
 
     content, images = made(name)
-    found = quantise(content, images[:48], images[48:], True, lambda line: None)
-    assert found.chosen.agreement > 0.7
-    assert found.chosen.error < 0.1
+    quantised = quantise(content, images[:48], images[48:], True, lambda line: None)
+    assert quantised.chosen.agreement > 0.7
+    assert quantised.chosen.error < 0.1
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    unfused = onnxruntime.InferenceSession(found.content, options, ["CPUExecutionProvider"])
+    unfused = onnxruntime.InferenceSession(quantised.content, options, ["CPUExecutionProvider"])
     (expected,) = unfused.run(None, {"input": images[48:].numpy()})
-    outputs = outputs_for(found.content, images[48:])
+    outputs = outputs_for(quantised.content, images[48:])
     assert distance(outputs, torch.from_numpy(expected))[0] < 0.02
 
 
@@ -149,12 +153,12 @@ def test_sequences_of_different_lengths() -> None:
     lengths = [33 + 5 * (number % 7) for number in range(MIN_IMAGES + 8)]
     sequences = [torch.randn(8, length) for length in lengths]
     content = to_onnx(net, torch.randn(1, 8, 64), any_size=True)
-    found = quantise(content, sequences[:-8], sequences[-8:], True, lambda line: None)
-    outputs, expected = (outputs_for(each, sequences[-8:]) for each in (found.content, content))
+    quantised = quantise(content, sequences[:-8], sequences[-8:], True, lambda line: None)
+    outputs, expected = (outputs_for(each, sequences[-8:]) for each in (quantised.content, content))
     assert outputs.shape == (sum(net(each[None]).shape[2] for each in sequences[-8:]), 6)
-    assert distance(outputs, expected) == (found.chosen.error, found.chosen.agreement)
-    assert found.chosen.error < 0.02
-    assert int8_weights(found.content)
+    assert distance(outputs, expected) == (quantised.chosen.error, quantised.chosen.agreement)
+    assert quantised.chosen.error < 0.02
+    assert int8_weights(quantised.content)
 
 
 def test_too_few_images_are_refused() -> None:
@@ -178,8 +182,8 @@ def test_int8_loses_at_most_0_3_points_on_cifar10(file: str, tmp_path: Path) -> 
     if not weights.is_file():
         pytest.skip(f"no {weights.name}")
     convert(weights, file.split("-")[0], "akamaster", tmp_path / "net.safetensors")
-    net, known = open_network(tmp_path / "net.safetensors")
-    preprocessing = modality_from_dict(known.preprocessing)
+    net, info = open_network(tmp_path / "net.safetensors")
+    preprocessing = modality_from_dict(info.preprocessing)
     train, test = (open_data("cifar10", split=split) for split in ("train", "test"))
     order = stratified_order(train.labels, 0)
     halves = torch.as_tensor(order[:512]).split(256)
@@ -188,6 +192,6 @@ def test_int8_loses_at_most_0_3_points_on_cifar10(file: str, tmp_path: Path) -> 
     content = to_onnx(net, images[:1])
     before = (outputs_for(content, images).argmax(1) == test.labels).float().mean()
     for full_range in (True, False):
-        found = quantise(content, calibration, held, full_range, lambda line: None)
-        after = (outputs_for(found.content, images).argmax(1) == test.labels).float().mean()
+        quantised = quantise(content, calibration, held, full_range, lambda line: None)
+        after = (outputs_for(quantised.content, images).argmax(1) == test.labels).float().mean()
         assert before - after <= 0.003

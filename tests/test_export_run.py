@@ -32,11 +32,11 @@ def threads() -> None:
     torch.set_num_threads(1)
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> Any:
+def json_of(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> Any:
     """What a command printed with --json, or its standard error where it has to fail."""
     capsys.readouterr()
-    given = [str(each) for each in arguments]
-    assert command([*given, "--json"]) == code
+    texts = [str(argument) for argument in arguments]
+    assert command([*texts, "--json"]) == code
     captured = capsys.readouterr()
     return json.loads(captured.out) if code == 0 else captured.err
 
@@ -60,8 +60,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def probabilities(found: dict[str, Any]) -> np.ndarray:
-    return np.array([row["probabilities"] for row in found["predictions"]])
+def probabilities(predictions: dict[str, Any]) -> np.ndarray:
+    return np.array([row["probabilities"] for row in predictions["predictions"]])
 
 
 @pytest.mark.slow
@@ -69,13 +69,17 @@ def test_a_run_its_safetensors_and_its_onnx_file_predict_alike(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx = tmp_path / "files" / "digits.onnx"  # the folder is made
-    made = said(capsys, "export", trained, "--out", onnx)
-    assert 0 < made["error"] <= made["allowed"]
-    assert made["bytes"] == onnx.stat().st_size
-    assert (made["model"], made["input"], made["warnings"]) == ("resnet20", [1, 8, 8], [])
+    exported = json_of(capsys, "export", trained, "--out", onnx)
+    assert 0 < exported["error"] <= exported["allowed"]
+    assert exported["bytes"] == onnx.stat().st_size
+    assert (exported["model"], exported["input"], exported["warnings"]) == (
+        "resnet20",
+        [1, 8, 8],
+        [],
+    )
     assert os.listdir(onnx.parent) == ["digits.onnx"]
     answers = [
-        said(capsys, "predict", each, images)
+        json_of(capsys, "predict", each, images)
         for each in (trained, trained / "model.safetensors", onnx)
     ]
     assert len({json.dumps(each["classes"]) for each in answers}) == 1
@@ -85,12 +89,12 @@ def test_a_run_its_safetensors_and_its_onnx_file_predict_alike(
     labels = [[row["label"] for row in each["predictions"]] for each in answers]
     assert labels[0] == labels[1] == labels[2]
     figures = [
-        said(capsys, "evaluate", each, "--data", "digits", "--tta", "flip")
+        json_of(capsys, "evaluate", each, "--data", "digits", "--tta", "flip")
         for each in (trained / "model.safetensors", onnx)
     ]
     assert figures[1]["confusion"] == figures[0]["confusion"]
     assert figures[1]["loss"] == pytest.approx(figures[0]["loss"], rel=1e-4)
-    assert said(capsys, "predict", onnx, images, "--out", tmp_path / "out")["failed"] == []
+    assert json_of(capsys, "predict", onnx, images, "--out", tmp_path / "out")["failed"] == []
     with open(tmp_path / "out" / "predictions.csv", newline="") as file:
         assert len(list(csv.reader(file))) == 10
 
@@ -100,22 +104,22 @@ def test_int8_export_of_a_run_reports_its_cost(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx = tmp_path / "digits-int8.onnx"
-    made = said(capsys, "export", trained, "--int8", "--out", onnx)
-    found = made["int8"]
-    assert (found["images"], found["held"]) == (256, 150)  # 300 digits are kept to validate
-    assert found["count"] == 150
-    assert 0.9 < found["agreement"] <= 1
-    assert abs(found["accuracy"] - found["accuracy_float32"]) <= 1 - found["agreement"] + 1e-9
-    assert found["bytes"] < 0.4 * found["bytes_float32"]
-    assert found["speed"] > 0
-    assert {each["calibration"] for each in found["trials"]} >= {found["calibration"]}
+    exported = json_of(capsys, "export", trained, "--int8", "--out", onnx)
+    int8 = exported["int8"]
+    assert (int8["images"], int8["held"]) == (256, 150)  # 300 digits are kept to validate
+    assert int8["count"] == 150
+    assert 0.9 < int8["agreement"] <= 1
+    assert abs(int8["accuracy"] - int8["accuracy_float32"]) <= 1 - int8["agreement"] + 1e-9
+    assert int8["bytes"] < 0.4 * int8["bytes_float32"]
+    assert int8["speed"] > 0
+    assert {trial["calibration"] for trial in int8["trials"]} >= {int8["calibration"]}
     assert os.listdir(tmp_path) == ["digits-int8.onnx"]
     assert not (trained / "test_uses.jsonl").exists()
-    exact, rounded = (probabilities(said(capsys, "predict", p, images)) for p in (trained, onnx))
+    exact, rounded = (probabilities(json_of(capsys, "predict", p, images)) for p in (trained, onnx))
     assert 0 < np.abs(exact - rounded).max() < 0.5
     assert command(["export", str(trained), "--int8", "--out", str(onnx)]) == 0
     output = capsys.readouterr().out
-    assert f"{found['images']} images for training" in output
+    assert f"{int8['images']} images for training" in output
     assert "have the same class" in output
 
 
@@ -124,22 +128,22 @@ def test_unsupported_options_of_a_file_are_named(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx = tmp_path / "digits.onnx"
-    said(capsys, "export", trained, "--out", onnx)
-    error = said(capsys, "explain", onnx, images, "--out", tmp_path / "why", code=2)
+    json_of(capsys, "export", trained, "--out", onnx)
+    error = json_of(capsys, "explain", onnx, images, "--out", tmp_path / "why", code=2)
     assert "without gradients" in error
-    assert "already an ONNX file" in said(
+    assert "already an ONNX file" in json_of(
         capsys, "export", onnx, "--out", tmp_path / "x.onnx", code=2
     )
-    assert "give the data with --data" in said(capsys, "evaluate", onnx, code=2)
+    assert "give the data with --data" in json_of(capsys, "evaluate", onnx, code=2)
     whole = onnx.read_bytes()
     onnx.write_bytes(whole[: len(whole) // 2])
-    assert "is corrupt" in said(capsys, "predict", onnx, images, code=2)
+    assert "is corrupt" in json_of(capsys, "predict", onnx, images, code=2)
     before = [*tmp_path.iterdir()]
     for arguments, reason in (
         (["--out", tmp_path / "x.pt"], "must end with .onnx"),
         (["--out", tmp_path / "x.onnx", "--data", "digits"], "only with --int8"),
     ):
-        assert reason in said(capsys, "export", trained, *arguments, code=2)
+        assert reason in json_of(capsys, "export", trained, *arguments, code=2)
     assert [*tmp_path.iterdir()] == before
 
 
@@ -154,12 +158,12 @@ def test_too_few_calibration_images_are_reported(
     save_network(net, weights, preprocessing=preprocessing, classes=["a", "b"])
     photos = plant(tmp_path / "photos", range(16))
     arguments = ["export", weights, "--int8", "--data", photos, "--out", tmp_path / "net.onnx"]
-    assert "13 inputs for calibration: at least 16" in said(capsys, *arguments, code=2)
+    assert "13 inputs for calibration: at least 16" in json_of(capsys, *arguments, code=2)
     assert not (tmp_path / "net.onnx").exists()
     plant(photos, range(16, 40))
-    made = said(capsys, *arguments)
-    assert made["int8"]["images"] == 32
-    assert any("only 32 images for calibration" in each for each in made["warnings"])
+    exported = json_of(capsys, *arguments)
+    assert exported["int8"]["images"] == 32
+    assert any("only 32 images for calibration" in warning for warning in exported["warnings"])
 
 
 def plant(root: Path, numbers: Sequence[int]) -> Path:
@@ -203,16 +207,16 @@ def test_networks_of_other_inputs_are_exported_but_refuse_images(
     spec = shrunken(zoo.find("vdcnn9"), width=8, depth=1)
     weights, onnx = tmp_path / "text.safetensors", tmp_path / "text.onnx"
     save_network(stirred(plusx.create_model(spec, seed=0)), weights, classes=list("abcd"))
-    made = said(capsys, "export", weights, "--out", onnx)
-    assert made["input"] == [1024]
-    assert "does not state its preprocessing" in said(capsys, "predict", onnx, images, code=2)
-    error = said(capsys, "export", weights, "--int8", "--out", onnx, code=2)
+    exported = json_of(capsys, "export", weights, "--out", onnx)
+    assert exported["input"] == [1024]
+    assert "does not state its preprocessing" in json_of(capsys, "predict", onnx, images, code=2)
+    error = json_of(capsys, "export", weights, "--int8", "--out", onnx, code=2)
     assert "needs a network that states its preprocessing" in error
 
 
 @pytest.mark.slow
 def test_the_python_function_returns_what_the_command_prints(trained: Path, tmp_path: Path) -> None:
-    made = run.export_onnx(trained, tmp_path / "digits.onnx")
+    exported = run.export_onnx(trained, tmp_path / "digits.onnx")
     opened = run.load_run(tmp_path / "digits.onnx")
-    assert list(opened.classes) == made["classes"]
+    assert list(opened.classes) == exported["classes"]
     assert opened.preprocessing == run.load_run(trained).preprocessing

@@ -87,13 +87,13 @@ def test_a_file_predicts_what_the_weights_predict(case: str, photos: Path, tmp_p
         task=task,
         multilabel=bool(task.get("multilabel")),
     )
-    made = run.export_onnx(weights, onnx)
-    assert made["error"] <= made["allowed"]
-    expected, found = (run.predict(load_run(path), [photos]) for path in (weights, onnx))
-    assert len(found["predictions"]) == 3
+    exported = run.export_onnx(weights, onnx)
+    assert exported["error"] <= exported["allowed"]
+    expected, predicted = (run.predict(load_run(path), [photos]) for path in (weights, onnx))
+    assert len(predicted["predictions"]) == 3
     if task["kind"] == "detect":
-        assert any(row["boxes"] for row in found["predictions"])
-    assert_alike(found, expected)
+        assert any(row["boxes"] for row in predicted["predictions"])
+    assert_alike(predicted, expected)
 
 
 @pytest.mark.slow
@@ -108,10 +108,12 @@ def test_a_file_of_volumes_predicts_what_the_weights_predict(tmp_path: Path) -> 
     run.export_onnx(weights, onnx)
     batch = plusx.Batch(torch.randn(1, 1, 20, 40, 32))
     with torch.inference_mode():
-        expected, found = (load_run(path).task.predict(batch).tensors() for path in (weights, onnx))
-    assert found.keys() == expected.keys()
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+        expected, predicted = (
+            load_run(path).task.predict(batch).tensors() for path in (weights, onnx)
+        )
+    assert predicted.keys() == expected.keys()
+    for name in predicted:
+        torch.testing.assert_close(predicted[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

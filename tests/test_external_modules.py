@@ -75,7 +75,7 @@ def test_later_stages_are_not_computed() -> None:
     net = plusx.create_model("resnet8_keras").eval()
     net.layer3.register_forward_hook(lambda *_: pytest.fail("layer3 was run"))
     maps = net.features(torch.rand(1, 3, 32, 32), out=(0, 1))
-    assert [each.shape[1] for each in maps] == list(net.widths[:2])
+    assert [feature.shape[1] for feature in maps] == list(net.widths[:2])
 
 
 @pytest.mark.parametrize("size", [7, 8, 9, 32, 33])

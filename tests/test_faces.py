@@ -43,10 +43,10 @@ def write_people(root: Path, counts: dict[str, int], side: int = 12, first: int 
         draw = np.random.default_rng(number)
         face = draw.integers(0, 256, (3, 3)).repeat(side // 3, 0).repeat(side // 3, 1)
         (root / name).mkdir(parents=True)
-        for picture in range(count):
-            noise = np.random.default_rng((number, picture)).normal(0, 20, face.shape)
+        for index in range(count):
+            noise = np.random.default_rng((number, index)).normal(0, 20, face.shape)
             pixels = (0.8 * face + noise + 20).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{picture:02}.png")
+            Image.fromarray(pixels).save(root / name / f"{index:02}.png")
     return root
 
 
@@ -101,17 +101,17 @@ def test_a_balanced_multilabel_epoch_has_every_label_equally_often():
 @few
 @given(labelled, st.integers(1, 4), st.integers(0, 9))
 def test_pk_batches_have_groups_of_different_people(labels, pictures, epoch):
-    known = np.array(labels)
+    people_of = np.array(labels)
     together = len(set(labels)) - 1
     size = together * pictures
     order = epoch_order("pk", torch.tensor(labels), 1, epoch, size, pictures) % len(labels)
     for start in range(0, len(order) - pictures + 1, pictures):
         group = order[start : start + pictures]
-        (person,) = set(known[group])
-        if (known == person).sum() >= pictures:
+        (person,) = set(people_of[group])
+        if (people_of == person).sum() >= pictures:
             assert len(set(group.tolist())) == pictures
     for start in range(0, len(order) - size + 1, size):
-        people = known[order[start : start + size : pictures]]
+        people = people_of[order[start : start + size : pictures]]
         assert len(set(people.tolist())) == together
 
 
@@ -139,12 +139,12 @@ def test_the_loader_follows_the_sampler_in_training_only():
         items=MemoryItems(images),
     )
     loader = Loader(source, batch_size=6, seed=5, sampler="pk", samples_per_class=3)
-    seen = torch.cat([batch.inputs[:, 0, 0, 0] * 255 for batch in loader.epoch(2)]).round().long()
+    loaded = torch.cat([batch.inputs[:, 0, 0, 0] * 255 for batch in loader.epoch(2)]).round().long()
     expected = epoch_order("pk", source.labels, 5, 2, 6, 3)
-    assert seen.tolist() == (expected % 24).tolist()
+    assert loaded.tolist() == (expected % 24).tolist()
     judged = Loader(source, split="validation", batch_size=6, sampler="pk", samples_per_class=3)
-    seen = torch.cat([batch.targets for batch in judged.epoch(2)])
-    assert torch.equal(seen, source.labels)
+    loaded = torch.cat([batch.targets for batch in judged.epoch(2)])
+    assert torch.equal(loaded, source.labels)
     with pytest.raises(ValueError, match="needs 6 classes"):
         Loader(source, batch_size=18, sampler="pk", samples_per_class=3)
 
@@ -165,26 +165,26 @@ def test_metrics_equal_those_of_scikit_learn():
     draw = np.random.default_rng(0)
     classes = np.arange(60) % 8
     vectors = 0.6 * draw.normal(size=(8, 5))[classes] + draw.normal(size=(60, 5))
-    found = judged(vectors, classes)
+    metrics = judged(vectors, classes)
 
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     first, second = np.triu_indices(60, 1)
     same, scores = classes[first] == classes[second], (unit[first] * unit[second]).sum(1)
     false, true, _ = roc_curve(same, scores, drop_intermediate=False)
     expected = brentq(lambda x: 1 - x - np.interp(x, false, true), 0, 1)
-    assert found["equal_error_rate"] == pytest.approx(expected, abs=2e-3)
-    assert found["auroc"] == pytest.approx(roc_auc_score(same, scores), abs=1e-9)
-    assert found["genuine_pairs"] == same.sum()
-    assert found["impostor_pairs"] == (~same).sum()
-    assert (found["count"], found["people"]) == (60, 8)
-    for row in found["true_accepts"]:
+    assert metrics["equal_error_rate"] == pytest.approx(expected, abs=2e-3)
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(same, scores), abs=1e-9)
+    assert metrics["genuine_pairs"] == same.sum()
+    assert metrics["impostor_pairs"] == (~same).sum()
+    assert (metrics["count"], metrics["people"]) == (60, 8)
+    for row in metrics["true_accepts"]:
         assert (scores[~same] >= row["threshold"]).mean() <= row["false_accept_rate"]
         assert (scores[same] >= row["threshold"]).mean() == row["true_accept_rate"]
         # the next lower score would accept too many
         lower = scores[scores < row["threshold"]].max()
         assert (scores[~same] >= lower).mean() > row["false_accept_rate"]
-    low, high = found["equal_error_rate_interval"]
-    assert low < found["equal_error_rate"] < high
+    low, high = metrics["equal_error_rate_interval"]
+    assert low < metrics["equal_error_rate"] < high
 
 
 @pytest.mark.slow
@@ -396,21 +396,21 @@ def test_a_task_without_its_classes_predicts_and_does_not_train():
 )
 def test_no_person_is_in_two_splits(count, seed, validation, test):
     names = [f"p{number:02}" for number in range(count)]
-    parts = divided(names, seed, validation, test)
-    assert sorted(name for part in parts.values() for name in part) == names
-    assert parts == divided(names, seed, validation, test)
+    splits = divided(names, seed, validation, test)
+    assert sorted(name for part in splits.values() for name in part) == names
+    assert splits == divided(names, seed, validation, test)
     if isinstance(validation, int):
-        assert len(parts["validation"]) == validation
+        assert len(splits["validation"]) == validation
     if isinstance(test, int):
-        assert len(parts["test"]) == test
+        assert len(splits["test"]) == test
 
 
 def test_patterns_select_the_people_of_the_test_and_must_match():
     names = [f"s{number:02}" for number in range(1, 31)]
-    parts = divided(names, 0, "s0[1-4]", "s2[1-9]|s30")
-    assert parts["test"] == names[20:]
-    assert parts["validation"] == names[:4]
-    assert parts["train"] == names[4:20]
+    splits = divided(names, 0, "s0[1-4]", "s2[1-9]|s30")
+    assert splits["test"] == names[20:]
+    assert splits["validation"] == names[:4]
+    assert splits["train"] == names[4:20]
     with pytest.raises(ValueError, match=r"test = 's4\.' matches no name"):
         divided(names, 0, None, "s4.")
     with pytest.raises(ValueError, match="not a regular expression"):
@@ -425,8 +425,8 @@ def test_a_person_with_one_image_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PLUSX_CACHE", str(tmp_path / "cache"))
     root = write_people(tmp_path / "faces", {"ann": 3, "bob": 3, "cid": 1, "dan": 3, "eva": 3})
     (root / "fay").mkdir()
-    said = r"2 of 6 people cannot be used: cid has one image \(cid/00.png\).*; fay has no image"
-    with pytest.raises(ValueError, match=said):
+    message = r"2 of 6 people cannot be used: cid has one image \(cid/00.png\).*; fay has no image"
+    with pytest.raises(ValueError, match=message):
         open_people(root, validation="ann|bob")
     source = open_people(root, validation="ann|bob", on_unreadable="skip", size=(6, 4), channels=1)
     assert source.classes == ("dan", "eva")

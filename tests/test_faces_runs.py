@@ -93,8 +93,8 @@ def gallery(faces: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("staff")
     for name in ("test0", "test1", "test2"):
         (folder / name).mkdir()
-        for picture in sorted((faces / name).iterdir())[:3]:
-            (folder / name / picture.name).write_bytes(picture.read_bytes())
+        for image in sorted((faces / name).iterdir())[:3]:
+            (folder / name / image.name).write_bytes(image.read_bytes())
     to = tmp_path_factory.mktemp("galleries") / "staff"
     result = enroll(runs.load_run(trained), folder, to, device="cpu")
     assert (result["people"], result["pictures"]) == (3, 9)
@@ -114,10 +114,10 @@ def gallery(faces: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
 def test_an_evaluation_on_test_people_is_recorded(trained: Path) -> None:
     opened = runs.load_run(trained)
     first = runs.evaluate(opened, split="test", device="cpu")
-    again = runs.evaluate(opened, split="test", device="cpu")
+    second = runs.evaluate(opened, split="test", device="cpu")
     assert (first["people"], first["count"], first["test_uses"]) == (4, 16, 1)
-    assert again["test_uses"] == 2
-    assert first["equal_error_rate"] == again["equal_error_rate"]
+    assert second["test_uses"] == 2
+    assert first["equal_error_rate"] == second["equal_error_rate"]
     mean = runs.evaluate(opened, tta="flip", device="cpu")
     assert mean["tta"] == "flip"
 
@@ -129,12 +129,12 @@ def test_other_people_are_evaluated_as_a_whole(trained: Path, faces: Path, tmp_p
 
 
 def test_predictions_are_unit_vectors(trained: Path, faces: Path, tmp_path: Path) -> None:
-    found = runs.predict(runs.load_run(trained), [faces / "test0"], device="cpu")
-    assert found["classes"] == []
-    for row in found["predictions"]:
+    predictions = runs.predict(runs.load_run(trained), [faces / "test0"], device="cpu")
+    assert predictions["classes"] == []
+    for row in predictions["predictions"]:
         assert sum(number**2 for number in row["embedding"]) == pytest.approx(1, abs=1e-4)
         assert len(row["embedding"]) == 16
-    runs.write_predictions(tmp_path, found)
+    runs.write_predictions(tmp_path, predictions)
     lines = (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 5
     assert lines[0] == ",".join(["path", *map(str, range(16))])
@@ -150,8 +150,8 @@ def test_a_gallery_identifies_its_people_in_other_images(gallery: Path, faces: P
     assert opened.people == ("test0", "test1", "test2")
     right = 0
     for name in opened.people:
-        picture = sorted((faces / name).iterdir())[3]
-        (row,) = verify(opened, [picture], device="cpu")["answers"]
+        image = sorted((faces / name).iterdir())[3]
+        (row,) = verify(opened, [image], device="cpu")["answers"]
         right += row["nearest"] == name
         assert row["person"] == (row["nearest"] if row["score"] >= opened.threshold else None)
     assert right == 3
@@ -162,8 +162,8 @@ def test_the_threshold_is_the_lowest_with_few_enough_false_accepts(
 ) -> None:
     opened = open_gallery(gallery)
     strangers = open_people(faces, split="validation", test="test.*", validation="held.*")
-    found = verify(opened, strangers.paths or [], device="cpu")
-    accepted = [row for row in found["answers"] if row["person"] is not None]
+    result = verify(opened, strangers.paths or [], device="cpu")
+    accepted = [row for row in result["answers"] if row["person"] is not None]
     assert len(accepted) <= 6  # of all impostors
     stricter = enroll(
         runs.load_run(trained),
@@ -182,16 +182,16 @@ def test_the_threshold_is_the_lowest_with_few_enough_false_accepts(
 def _folder_of(faces: Path, to: Path, names: list[str]) -> Path:
     for name in names:
         (to / name).mkdir(parents=True)
-        for picture in (faces / name).iterdir():
-            (to / name / picture.name).write_bytes(picture.read_bytes())
+        for image in (faces / name).iterdir():
+            (to / name / image.name).write_bytes(image.read_bytes())
     return to
 
 
 def test_enrolled_people_are_no_impostors(trained: Path, faces: Path, tmp_path: Path) -> None:
     folder = _folder_of(faces, tmp_path / "in", ["held0", "test0"])
     (folder / "somebody").mkdir()
-    for picture in (faces / "held1").iterdir():  # under another name
-        (folder / "somebody" / picture.name).write_bytes(picture.read_bytes())
+    for image in (faces / "held1").iterdir():  # under another name
+        (folder / "somebody" / image.name).write_bytes(image.read_bytes())
     result = enroll(runs.load_run(trained), folder, tmp_path / "gallery", device="cpu")
     assert result["false_accepts"]["people"] == 2 + 6 + 3
     assert any("2 impostors are enrolled" in warning for warning in result["warnings"])
@@ -231,8 +231,8 @@ def test_one_person_can_be_enrolled_with_one_image(
     trained: Path, faces: Path, tmp_path: Path
 ) -> None:
     folder = _folder_of(faces, tmp_path / "in", ["test0"])
-    for picture in sorted((folder / "test0").iterdir())[1:]:
-        picture.unlink()
+    for image in sorted((folder / "test0").iterdir())[1:]:
+        image.unlink()
     result = enroll(runs.load_run(trained), folder, tmp_path / "gallery", device="cpu")
     assert result["true_accepts"] is None
     assert (result["false_accepts"]["images"], result["false_accepts"]["people"]) == (52, 10)
@@ -242,17 +242,17 @@ def test_one_person_can_be_enrolled_with_one_image(
 def test_the_commands_print_json_and_name_errors(
     trained: Path, gallery: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = str(sorted((faces / "test1").iterdir())[0])
-    assert command(["verify", str(gallery), picture, "--json", "--device", "cpu"]) == 0
+    image = str(sorted((faces / "test1").iterdir())[0])
+    assert command(["verify", str(gallery), image, "--json", "--device", "cpu"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result["answers"][0]) == {"path", "person", "score", "nearest"}
     assert result["answers"][0]["nearest"] == "test1"
 
-    assert command(["verify", str(gallery), picture, "--person", "test0", "--device", "cpu"]) == 0
+    assert command(["verify", str(gallery), image, "--person", "test0", "--device", "cpu"]) == 0
     assert "not test0" in capsys.readouterr().out
-    assert command(["verify", str(gallery), picture, "--person", "test9"]) == 2
+    assert command(["verify", str(gallery), image, "--person", "test9"]) == 2
     assert "'test9' is not enrolled" in capsys.readouterr().err
-    assert command(["verify", str(faces), picture]) == 2
+    assert command(["verify", str(faces), image]) == 2
     assert "is not a gallery" in capsys.readouterr().err
 
     assert command(["enroll", str(trained), str(faces), "--out", str(gallery)]) == 2

@@ -90,9 +90,9 @@ def test_whitened_patches_are_uncorrelated_with_unit_variance(
     assert not convolution.weight.requires_grad
     assert convolution.bias is not None
     assert convolution.bias.requires_grad
-    seen = convolution(images).detach().movedim(1, -1).reshape(-1, count)
+    patches = convolution(images).detach().movedim(1, -1).reshape(-1, count)
     half = -(-count // 2)
-    moments = seen.T @ seen / len(seen)
+    moments = patches.T @ patches / len(patches)
     # filters are kept in float32 and divided by as little as 1/100 of the largest deviation
     assert torch.allclose(moments[:half, :half], torch.eye(half), atol=1e-2)
     assert torch.equal(convolution.weight[half:], -convolution.weight[: count - half])
@@ -202,8 +202,8 @@ def test_a_fast_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     (tmp_path / "again" / WEIGHTS).unlink()
     assert train(recipe, tmp_path / "again") == result
     for name in (WEIGHTS, LOG):
-        whole, again = (tmp_path / folder / name for folder in ("whole", "again"))
-        assert whole.read_bytes() == again.read_bytes()
+        whole, resumed = (tmp_path / folder / name for folder in ("whole", "again"))
+        assert whole.read_bytes() == resumed.read_bytes()
 
 
 @pytest.mark.slow
@@ -213,9 +213,9 @@ def test_the_frozen_convolution_stays_and_everything_else_moves(tmp_path: Path) 
     net, _ = build.make_net(recipe)
     build.freeze_and_whiten(recipe, net, sets.train)
     begun = {name: p.detach().clone() for name, p in net.named_parameters()}
-    again, _ = build.make_net(recipe)
-    build.freeze_and_whiten(recipe, again, sets.train)
-    assert all(torch.equal(p, begun[name]) for name, p in again.named_parameters())
+    fresh, _ = build.make_net(recipe)
+    build.freeze_and_whiten(recipe, fresh, sets.train)
+    assert all(torch.equal(p, begun[name]) for name, p in fresh.named_parameters())
     task = Classify(net)
     optimizer = optim.optimizer_of(recipe, task)
     images = sets.train.modality.normalise(images_of(sets.train)[:32])
@@ -229,13 +229,13 @@ def test_the_frozen_convolution_stays_and_everything_else_moves(tmp_path: Path) 
 def test_the_benchmark_runs(
     fast: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--tiny", "--out", str(tmp_path / "fast.json"), "--cells", str(tmp_path / "cells")]
-    assert fast.main(asked) == 0
+    arguments = ["--tiny", "--out", str(tmp_path / "fast.json"), "--cells", str(tmp_path / "cells")]
+    assert fast.main(arguments) == 0
     result = store.read_json(tmp_path / "fast.json")
     assert [row["name"] for row in result["rows"]] == list(fast.CONTENDERS)
     assert "resnet20" in (tmp_path / "cells" / "fast.html").read_text()
     capsys.readouterr()
-    assert fast.main(asked) == 0
+    assert fast.main(arguments) == 0
     assert not capsys.readouterr().out, "what is done is not done again"
 
 
@@ -254,11 +254,11 @@ def numbered_source() -> Dataset:
 
 def mirrored(source: Dataset, augment: str, epoch: int) -> list[bool]:
     """Of every image, by its number, whether it is mirrored in this epoch."""
-    seen = {}
+    flipped = {}
     for batch in batches(source, augment=augment, batch_size=16, seed=3, epoch=epoch):
         for left, right in (batch.inputs[:, 0, 0] * 255).round().int().tolist():
-            seen[min(left, right)] = left > right
-    return [seen[number] for number in range(64)]
+            flipped[min(left, right)] = left > right
+    return [flipped[number] for number in range(64)]
 
 
 @pytest.mark.parametrize("more", ["", " centercrop"])
@@ -266,7 +266,7 @@ def test_an_alternating_flip_shows_every_image_from_both_sides_in_two_epochs(mor
     source = numbered_source()
     epochs = [mirrored(source, f"altflip{more}", epoch) for epoch in range(4)]
     assert 16 < sum(epochs[0]) < 48
-    assert epochs[1] == [not each for each in epochs[0]]
+    assert epochs[1] == [not flipped for flipped in epochs[0]]
     assert epochs[2:] == epochs[:2]
     # a flip is drawn anew
     assert len({tuple(mirrored(source, "flip", epoch)) for epoch in range(4)}) == 4

@@ -47,9 +47,9 @@ def fractions(box: Box) -> Box:
 def test_s1_boxes_as_fractions_are_refused_once_for_all(
     layout: Callable[..., Path], tmp_path: Path
 ) -> None:
-    boxes = {name: [fractions(box) for box in found] for name, found in GOOD.items()}
+    boxes = {name: [fractions(box) for box in rows] for name, rows in GOOD.items()}
     if layout is voc:  # whose corners count from 1
-        boxes = {n: [(b[0] - 1, b[1] - 1, *b[2:]) for b in found] for n, found in boxes.items()}
+        boxes = {n: [(b[0] - 1, b[1] - 1, *b[2:]) for b in rows] for n, rows in boxes.items()}
     path = layout(tmp_path, boxes)
     kind: Any = {coco: "coco", table: "boxes", voc: "voc"}[layout]
     for on_unreadable in ("error", "skip"):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from source_tree import Module, argument, module, modules
+from source_tree import Module, argument, modules, parse_module
 
 
 # The one program that opens pickles: run by path in a process of its own, tensors only.
@@ -198,67 +198,69 @@ def shared_places(tree: list[Module]) -> list[str]:
 
 BREAKS: dict[Rule, list[Module]] = {
     modules_banned: [
-        module("nn/x.py", "import pickle"),
-        module("weights/x.py", "def f():\n    from pickle import loads"),
-        module("data/x.py", "import dill as d"),
-        module("recipe/x.py", "import yaml"),
-        module("weights/x.py", "import torch.jit"),
-        module("weights/x.py", "from torch.package import PackageImporter"),
-        module("store/x.py", "import shelve"),
+        parse_module("nn/x.py", "import pickle"),
+        parse_module("weights/x.py", "def f():\n    from pickle import loads"),
+        parse_module("data/x.py", "import dill as d"),
+        parse_module("recipe/x.py", "import yaml"),
+        parse_module("weights/x.py", "import torch.jit"),
+        parse_module("weights/x.py", "from torch.package import PackageImporter"),
+        parse_module("store/x.py", "import shelve"),
     ],
     calls_banned: [
-        module("x.py", "eval('1')"),
-        module("x.py", "exec(text)"),
-        module("x.py", "compile(text, '', 'exec')"),
-        module("x.py", "__import__(name)"),
-        module("x.py", "from os import system as s\ns('ls')"),
-        module("x.py", "import subprocess\nsubprocess.run('ls', shell=True)"),
-        module("x.py", "import torch\ntorch.export.load(p)"),
-        module("x.py", "import torch\ntorch.jit.load(p)"),
-        module("x.py", "from PIL import ImageMath\nImageMath.unsafe_eval('1')"),
-        module("x.py", "members.extractall(p)"),
-        module("data/readers/yolo.py", "import yaml\nyaml.unsafe_load(text)"),
-        module("x.py", "import tempfile\ntempfile.mktemp()"),
+        parse_module("x.py", "eval('1')"),
+        parse_module("x.py", "exec(text)"),
+        parse_module("x.py", "compile(text, '', 'exec')"),
+        parse_module("x.py", "__import__(name)"),
+        parse_module("x.py", "from os import system as s\ns('ls')"),
+        parse_module("x.py", "import subprocess\nsubprocess.run('ls', shell=True)"),
+        parse_module("x.py", "import torch\ntorch.export.load(p)"),
+        parse_module("x.py", "import torch\ntorch.jit.load(p)"),
+        parse_module("x.py", "from PIL import ImageMath\nImageMath.unsafe_eval('1')"),
+        parse_module("x.py", "members.extractall(p)"),
+        parse_module("data/readers/yolo.py", "import yaml\nyaml.unsafe_load(text)"),
+        parse_module("x.py", "import tempfile\ntempfile.mktemp()"),
     ],
     pickles: [
-        module("weights/x.py", "import torch\ntorch.load(p, weights_only=True)"),
-        module(CONVERTER, "import torch\ntorch.load(p)"),
-        module(CONVERTER, "import torch\ntorch.load(p, weights_only=False)"),
-        module(CONVERTER, "import torch\ntorch.load(p, weights_only=flag)"),
-        module(CONVERTER, "from torch import load\nload(p)"),
-        module(CONVERTER, "import torch\ntorch.load(p, weights_only=True, pickle_module=x)"),
-        module("data/x.py", "import numpy as np\nnp.load(p)"),
-        module("data/x.py", "import numpy as np\nnp.load(p, allow_pickle=True)"),
+        parse_module("weights/x.py", "import torch\ntorch.load(p, weights_only=True)"),
+        parse_module(CONVERTER, "import torch\ntorch.load(p)"),
+        parse_module(CONVERTER, "import torch\ntorch.load(p, weights_only=False)"),
+        parse_module(CONVERTER, "import torch\ntorch.load(p, weights_only=flag)"),
+        parse_module(CONVERTER, "from torch import load\nload(p)"),
+        parse_module(CONVERTER, "import torch\ntorch.load(p, weights_only=True, pickle_module=x)"),
+        parse_module("data/x.py", "import numpy as np\nnp.load(p)"),
+        parse_module("data/x.py", "import numpy as np\nnp.load(p, allow_pickle=True)"),
     ],
     the_converter_stands_alone: [
-        module(CONVERTER, "from plusx import store"),
-        module("weights/x.py", "from plusx.weights.foreign import read_torch\nread_torch(p)"),
-        module("weights/x.py", "from plusx.weights import foreign\nforeign.main(p)"),
+        parse_module(CONVERTER, "from plusx import store"),
+        parse_module("weights/x.py", "from plusx.weights.foreign import read_torch\nread_torch(p)"),
+        parse_module("weights/x.py", "from plusx.weights import foreign\nforeign.main(p)"),
     ],
     images: [
-        module("data/x.py", "from PIL import Image\nImage.open(p)"),
-        module("data/x.py", "from PIL import Image\nImage.MAX_IMAGE_PIXELS = None"),
-        module("data/x.py", "from PIL import ImageFile\nImageFile.LOAD_TRUNCATED_IMAGES = True"),
+        parse_module("data/x.py", "from PIL import Image\nImage.open(p)"),
+        parse_module("data/x.py", "from PIL import Image\nImage.MAX_IMAGE_PIXELS = None"),
+        parse_module(
+            "data/x.py", "from PIL import ImageFile\nImageFile.LOAD_TRUNCATED_IMAGES = True"
+        ),
     ],
     connections: [
-        module("models.py", "import urllib.request"),
-        module("nn/x.py", "import requests"),
-        module("data/sets/download.py", "import socket\nsocket.create_connection(a)"),
-        module("run/x.py", "import socket\nsocket.create_server(a)"),
-        module(LISTENER, "import socket\nsocket.create_connection(a)"),
+        parse_module("models.py", "import urllib.request"),
+        parse_module("nn/x.py", "import requests"),
+        parse_module("data/sets/download.py", "import socket\nsocket.create_connection(a)"),
+        parse_module("run/x.py", "import socket\nsocket.create_server(a)"),
+        parse_module(LISTENER, "import socket\nsocket.create_connection(a)"),
     ],
     processes: [
-        module("nn/x.py", "import subprocess"),
-        module("data/x.py", "from multiprocessing import Pool"),
-        module("train/x.py", "from torch.distributed.launcher.api import launch_agent"),
-        module("weights/convert.py", "import subprocess\nsubprocess.run('ls -l')"),
-        module("run/x.py", "import os\nos.fork()"),
+        parse_module("nn/x.py", "import subprocess"),
+        parse_module("data/x.py", "from multiprocessing import Pool"),
+        parse_module("train/x.py", "from torch.distributed.launcher.api import launch_agent"),
+        parse_module("weights/convert.py", "import subprocess\nsubprocess.run('ls -l')"),
+        parse_module("run/x.py", "import os\nos.fork()"),
     ],
     names_from_data: [
-        module("run/x.py", "import importlib\nimportlib.import_module(name)"),
-        module("run/x.py", "from importlib import import_module\nimport_module(name)"),
+        parse_module("run/x.py", "import importlib\nimportlib.import_module(name)"),
+        parse_module("run/x.py", "from importlib import import_module\nimport_module(name)"),
     ],
-    shared_places: [module("run/x.py", "p = '/tmp/plusx'")],
+    shared_places: [parse_module("run/x.py", "p = '/tmp/plusx'")],
 }
 
 
