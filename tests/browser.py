@@ -42,27 +42,27 @@ class Browser:
         if self._session is not None:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        answer = self._until(lambda said: said.get("id") == self._number)
+        answer = self._until(lambda event: event.get("id") == self._number)
         assert "error" not in answer, answer
         return answer["result"]
 
     def open(self, path: Path) -> None:
         self.events.clear()
         self.call("Page.navigate", url=path.as_uri())
-        self._until(lambda said: said.get("method") == "Page.loadEventFired")
+        self._until(lambda event: event.get("method") == "Page.loadEventFired")
         time.sleep(0.3)  # what a page asks for after it has loaded
         self.value("1")
 
     def value(self, expression: str) -> Any:
         """What JavaScript says of the page."""
-        told = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def named(self, *methods: str) -> list[dict[str, Any]]:
         return [event["params"] for event in self.events if event["method"] in methods]
 
-    def _until(self, wanted: Any) -> dict[str, Any]:
+    def _until(self, condition: Any) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             while b"\0" in self._buffer:
@@ -70,7 +70,7 @@ class Browser:
                 result = json.loads(text)
                 if "method" in result:
                     self.events.append(result)
-                if wanted(result):
+                if condition(result):
                     return result
             with contextlib.suppress(BlockingIOError):
                 more = os.read(self._read, 1 << 16)

@@ -1,6 +1,6 @@
 """Imports plusx once, then forks one command of it for every line on standard input.
 
-A line is JSON: {"arguments": [...], "said": a file for its output, "log": the file that it logs
+A line is JSON: {"arguments": [...], "output": a file for its output, "log": the file that it logs
 to, "signals": [[lines, seconds, number], ...]}. A signal is sent so many seconds after the log has
 so many lines and the signal before was sent, if the command is still running then. The answer is a
 line of JSON on standard output: {"exit": code or minus the signal that ended it, "landed": the
@@ -24,9 +24,9 @@ from plusx.run import train
 def command(order: dict) -> None:
     code = 70
     try:
-        said = os.open(order["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         sys.argv = ["plusx", *order["arguments"]]
         cli.main()
     except SystemExit as ended:

@@ -62,27 +62,27 @@ class Failing:
             return real
         if name == "fsync":
             real = os.fstat
-        return lambda *given, **named: self._call(name, real, *given, **named)
+        return lambda *arguments, **named: self._call(name, real, *arguments, **named)
 
-    def _call(self, name: str, real: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        here, self.calls = self.calls, self.calls + 1
-        if self.kind == "kill" and here >= self.n:
+    def _call(self, name: str, real: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        number, self.calls = self.calls, self.calls + 1
+        if self.kind == "kill" and number >= self.n:
             self.fired += 1
             raise Killed(name)
-        if self.kind == "full" and here >= self.n >= 0 and name in ("write", "mkdir"):
+        if self.kind == "full" and number >= self.n >= 0 and name in ("write", "mkdir"):
             self.fired += 1
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if here == self.n:
+        if number == self.n:
             if self.kind in ("EIO", "ENOSPC"):
                 self.fired += 1
                 if name == "write":
-                    real(given[0], bytes(given[1][: len(given[1]) // 2]))
+                    real(arguments[0], bytes(arguments[1][: len(arguments[1]) // 2]))
                 raise OSError(getattr(errno, self.kind), os.strerror(getattr(errno, self.kind)))
             if self.kind == "short":
                 self.fired += 1
                 if name == "write":
-                    return real(given[0], bytes(given[1][:1]))
-        return real(*given, **named)
+                    return real(arguments[0], bytes(arguments[1][:1]))
+        return real(*arguments, **named)
 
 
 # ------------------------------------------------------------------------------- power losses
@@ -198,13 +198,13 @@ def power_losses(
     states: list[tuple[list[Any], dict[str, Any]]] = []
     root = Folder()
     marks: list[Any] = []
-    seen = set()
+    yielded = set()
     for event in [*record, ("end",)]:
         for choice in ("nothing", "all", *["names", "bytes", "half"], *["some"] * 6):
             tree = _crashed(root, choice, draw)
             key = (tuple(map(repr, marks)), repr(tree))
-            if key not in seen:
-                seen.add(key)
+            if key not in yielded:
+                yielded.add(key)
                 states.append((list(marks), tree))
         _apply(root, event, marks)
     draw.shuffle(states)
@@ -268,10 +268,10 @@ def _crashed(node: Any, choice: str, draw: random.Random) -> Any:
             "some": draw.choice([node.durable, half, node.content]),
         }[choice]
     names = dict(node.durable)
-    for change, made in zip(node.pending, node.pending_nodes, strict=True):
+    for change, node_made in zip(node.pending, node.pending_nodes, strict=True):
         happened = {"nothing": False, "all": True, "names": True, "bytes": False, "half": True}
         if happened[choice] if choice in happened else draw.random() < 0.6:
-            _change(names, change, made)
+            _change(names, change, node_made)
     return {name: _crashed(inner, choice, draw) for name, inner in sorted(names.items())}
 
 
@@ -326,10 +326,10 @@ def result(child: int, reading: int, seconds: float = 300) -> Any:
             raise TimeoutError(f"the child was still at work after {seconds} s")
         time.sleep(0.002)
     with os.fdopen(reading, "rb") as pipe:
-        told = json.loads(pipe.read() or b"null")
+        answer = json.loads(pipe.read() or b"null")
     if os.waitstatus_to_exitcode(status):
-        raise AssertionError(f"the child failed ({os.waitstatus_to_exitcode(status)}): {told}")
-    return told
+        raise AssertionError(f"the child failed ({os.waitstatus_to_exitcode(status)}): {answer}")
+    return answer
 
 
 def flip(data: bytes, bit: int) -> bytes:

@@ -238,12 +238,12 @@ def make_data(root: Path) -> None:
     (root / "boxes.csv").write_text("\n".join(boxes))
     half = {"train": range(12), "val": range(12, 16)}
     for split, numbers in half.items():
-        told = {
+        content = {
             **coco,
-            "images": [each for each in coco["images"] if each["id"] in numbers],
-            "annotations": [each for each in coco["annotations"] if each["image_id"] in numbers],
+            "images": [entry for entry in coco["images"] if entry["id"] in numbers],
+            "annotations": [entry for entry in coco["annotations"] if entry["image_id"] in numbers],
         }
-        (root / "coco" / f"{split}.json").write_text(json.dumps(told))
+        (root / "coco" / f"{split}.json").write_text(json.dumps(content))
     for person in range(6):
         for number in range(3):
             pixels, _, _ = _picture(20 * person + number, (20, 22), person % 2)
@@ -353,8 +353,8 @@ def tensors_of(batch: Batch) -> dict[str, Tensor]:
         scales = batch.extras["scale"][:, None, None].expand(-1, targets.shape[1], 1)
         targets = torch.cat([targets, scales], 2)
     masks = batch.extras.get("masks")
-    found = {"inputs": batch.inputs, "targets": targets, "masks": masks}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+    tensors = {"inputs": batch.inputs, "targets": targets, "masks": masks}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def digest(tensor: Tensor) -> dict[str, Any]:
@@ -412,9 +412,11 @@ def main() -> None:
     make_data(root)
     torch.set_num_threads(1)
     chosen = sys.argv[1:] or list(CASES)
-    known = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
-    known = {**known, **{name: walk(name, root) for name in chosen}}
-    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(known[k])}" for k in CASES if k in known)
+    recorded = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
+    recorded = {**recorded, **{name: walk(name, root) for name in chosen}}
+    lines = ",\n".join(
+        f"{json.dumps(k)}: {json.dumps(recorded[k])}" for k in CASES if k in recorded
+    )
     GOLDEN.write_text(f"{{\n{lines}\n}}\n")
 
 

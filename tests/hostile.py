@@ -96,7 +96,7 @@ def corpus() -> list[Case]:
 
 def damaged() -> list[Case]:
     jpeg, whole_png = saved(noise(), "JPEG", quality=90), saved(noise(), "PNG")
-    made = []
+    cases = []
     for kind, ending in (
         ("JPEG", "jpg"),
         ("PNG", "png"),
@@ -110,42 +110,42 @@ def damaged() -> list[Case]:
         data = saved(noise(), kind)
         for share in (50, 99):
             cut = data[: len(data) * share // 100]
-            made.append(Case(f"cut{share}.{ending}", cut, "refused"))
-    made.append(
+            cases.append(Case(f"cut{share}.{ending}", cut, "refused"))
+    cases.append(
         Case(
             "cut_deflate.tif", saved(noise(), "TIFF", compression="tiff_deflate")[:2000], "refused"
         )
     )
-    made.append(Case("head_only.jpg", jpeg[:20], "refused"))
-    made.append(Case("empty.jpg", b"", "refused", "empty"))
-    made.append(Case("zeros.png", bytes(4000), "refused", "not one of"))
-    made.append(Case("text.jpg", b"this is no image\n" * 50, "refused", "not one of"))
-    made.append(Case("no_end.png", whole_png[:-12], "refused", "no end"))
+    cases.append(Case("head_only.jpg", jpeg[:20], "refused"))
+    cases.append(Case("empty.jpg", b"", "refused", "empty"))
+    cases.append(Case("zeros.png", bytes(4000), "refused", "not one of"))
+    cases.append(Case("text.jpg", b"this is no image\n" * 50, "refused", "not one of"))
+    cases.append(Case("no_end.png", whole_png[:-12], "refused", "no end"))
     flipped = bytearray(whole_png)
     flipped[len(flipped) // 2] ^= 4
-    made.append(Case("flipped_bit.png", bytes(flipped), "refused", "checksum"))
+    cases.append(Case("flipped_bit.png", bytes(flipped), "refused", "checksum"))
     flipped = bytearray(whole_png)
     flipped[18] ^= 1
-    made.append(Case("flipped_size.png", bytes(flipped), "refused"))
+    cases.append(Case("flipped_size.png", bytes(flipped), "refused"))
     rows = (b"\0" + bytes(48)) * 16
-    made.append(Case("says_more_rows.png", png(16, 64, 8, 2, rows), "refused"))
-    place = jpeg.index(b"\xff\xc0")
-    lying = jpeg[: place + 5] + struct.pack(">H", 4000) + jpeg[place + 7 :]
-    made.append(Case("says_more_rows.jpg", lying, "refused"))
+    cases.append(Case("says_more_rows.png", png(16, 64, 8, 2, rows), "refused"))
+    header = jpeg.index(b"\xff\xc0")
+    lying = jpeg[: header + 5] + struct.pack(">H", 4000) + jpeg[header + 7 :]
+    cases.append(Case("says_more_rows.jpg", lying, "refused"))
     tables = jpeg.index(b"\xff\xc4")
-    made.append(
+    cases.append(
         Case("broken_table.jpg", jpeg[: tables + 4] + b"\xff" * 40 + jpeg[tables + 44 :], "refused")
     )
     bmp = bytearray(saved(noise(), "BMP"))
     bmp[22:26] = struct.pack("<i", 4000)
-    made.append(Case("says_more_rows.bmp", bytes(bmp), "refused"))
+    cases.append(Case("says_more_rows.bmp", bytes(bmp), "refused"))
     gif = bytearray(saved(noise(), "GIF"))
-    picture = 13 + (6 << (gif[10] & 7))
-    gif[6:10] = gif[picture + 5 : picture + 9] = struct.pack("<HH", 40, 400)
-    made.append(Case("says_more_rows.gif", bytes(gif), "refused"))
+    descriptor = 13 + (6 << (gif[10] & 7))
+    gif[6:10] = gif[descriptor + 5 : descriptor + 9] = struct.pack("<HH", 40, 400)
+    cases.append(Case("says_more_rows.gif", bytes(gif), "refused"))
     for options in ({}, {"progressive": True}):
         data = saved(noise(), "JPEG", quality=90, **options)
-        made += [
+        cases += [
             Case(
                 f"cut{share}_ended{len(options)}.jpg",
                 data[: len(data) * share // 100] + b"\xff\xd9",
@@ -154,7 +154,7 @@ def damaged() -> list[Case]:
             )
             for share in (60, 95)
         ]
-    return made
+    return cases
 
 
 def foreign() -> list[Case]:
@@ -169,7 +169,7 @@ def foreign() -> list[Case]:
         "zip.jpg": b"PK\3\4" + bytes(60),
         "pickle.png": b"\x80\4cos\nsystem\n(S'true'\ntR.",
     }
-    made = [Case(name, data, "refused", "not one of") for name, data in heads.items()]
+    cases = [Case(name, data, "refused", "not one of") for name, data in heads.items()]
     named = {
         "psd.tif": (b"8BPS\0\1" + bytes(60), "Photoshop is not read"),
         "jxl.jpg": (b"\xff\x0a" + bytes(60), "JPEG XL is not read"),
@@ -178,12 +178,12 @@ def foreign() -> list[Case]:
         "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not read"),
         "head.avif": (b"\0\0\0\x1cftypavif\0\0\0\0mif1avif", ""),
     }
-    made += [Case(name, data, "refused", reason) for name, (data, reason) in named.items()]
-    made.append(Case("notes.md", b"P3 comes before P4\n", "ignored", "not an image"))
+    cases += [Case(name, data, "refused", reason) for name, (data, reason) in named.items()]
+    cases.append(Case("notes.md", b"P3 comes before P4\n", "ignored", "not an image"))
     as_png, as_tiff = saved(PICTURE, "PNG"), saved(PICTURE, "TIFF")
-    made.append(Case("tiff.jpg", as_tiff, "used", pixels=PICTURE))
-    made.append(Case("png.jpg", as_png, "used", pixels=PICTURE))
-    made.append(
+    cases.append(Case("tiff.jpg", as_tiff, "used", pixels=PICTURE))
+    cases.append(Case("png.jpg", as_png, "used", pixels=PICTURE))
+    cases.append(
         Case(
             "UPPER.PNG",
             as_png[:-12] + chunk(b"tEXt", b"a\0b") + as_png[-12:],
@@ -191,32 +191,32 @@ def foreign() -> list[Case]:
             pixels=PICTURE,
         )
     )
-    made.append(Case("no_ending", saved(PICTURE, "BMP"), "used", pixels=PICTURE))
-    made.append(
+    cases.append(Case("no_ending", saved(PICTURE, "BMP"), "used", pixels=PICTURE))
+    cases.append(
         Case("photo.jpg.bak", saved(PICTURE, "WEBP", lossless=True), "used", pixels=PICTURE)
     )
-    made.append(
+    cases.append(
         Case("notes.txt", b"BM is how a bitmap begins, and a note can\n", "ignored", "not an image")
     )
-    made.append(Case("README", b"about these images\n", "ignored", "not an image"))
-    made.append(Case("._photo.jpg", b"\0\5\x16\7" + bytes(78), "ignored", "hidden"))
-    made.append(Case(".DS_Store", b"\0\0\0\1Bud1", "ignored", "hidden"))
-    made.append(Case("Thumbs.db", b"\xd0\xcf\x11\xe0", "ignored", "hidden"))
-    return made
+    cases.append(Case("README", b"about these images\n", "ignored", "not an image"))
+    cases.append(Case("._photo.jpg", b"\0\5\x16\7" + bytes(78), "ignored", "hidden"))
+    cases.append(Case(".DS_Store", b"\0\0\0\1Bud1", "ignored", "hidden"))
+    cases.append(Case("Thumbs.db", b"\xd0\xcf\x11\xe0", "ignored", "hidden"))
+    return cases
 
 
 @functools.cache
 def bombs() -> list[Case]:
     """A few kilobytes that decode to gigabytes: refused from the header."""
-    made = []
+    cases = []
     for side in (20_000, 15_000):
         row = b"\0" + bytes(side // 8)
         packer = zlib.compressobj(9)
         data = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
         header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
         body = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-        made.append(Case(f"bomb{side}.png", b"\x89PNG\r\n\x1a\n" + body, "refused", "pixels"))
-    made.append(
+        cases.append(Case(f"bomb{side}.png", b"\x89PNG\r\n\x1a\n" + body, "refused", "pixels"))
+    cases.append(
         Case(
             "bomb.gif",
             b"GIF89a"
@@ -231,7 +231,7 @@ def bombs() -> list[Case]:
             "pixels",
         )
     )
-    made.append(
+    cases.append(
         Case(
             "bomb.bmp",
             b"BM"
@@ -243,7 +243,7 @@ def bombs() -> list[Case]:
         )
     )
     webp = b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xfe\x3f\0\xfe\x3f\0"
-    made.append(
+    cases.append(
         Case(
             "bomb.webp",
             b"RIFF" + struct.pack("<I", len(webp) + 4) + b"WEBP" + webp,
@@ -252,10 +252,10 @@ def bombs() -> list[Case]:
         )
     )
     jpeg = bytearray(saved(noise(), "JPEG"))
-    place = jpeg.index(b"\xff\xc0")
-    jpeg[place + 5 : place + 9] = struct.pack(">HH", 65500, 65500)
-    made.append(Case("bomb.jpg", bytes(jpeg), "refused", "pixels"))
-    made.append(
+    start_of_frame = jpeg.index(b"\xff\xc0")
+    jpeg[start_of_frame + 5 : start_of_frame + 9] = struct.pack(">HH", 65500, 65500)
+    cases.append(Case("bomb.jpg", bytes(jpeg), "refused", "pixels"))
+    cases.append(
         Case(
             "bomb.tif",
             tiff(
@@ -275,8 +275,8 @@ def bombs() -> list[Case]:
         )
     )
     text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**27), 9))
-    made.append(Case("text_bomb.png", png(2, 2, 8, 0, b"\0ab\0cd", extra=text), "refused"))
-    return made
+    cases.append(Case("text_bomb.png", png(2, 2, 8, 0, b"\0ab\0cd", extra=text), "refused"))
+    return cases
 
 
 def tiff(tags: list[tuple[int, int, int]], following: int = 0) -> bytes:
@@ -290,15 +290,15 @@ def tiff(tags: list[tuple[int, int, int]], following: int = 0) -> bytes:
 
 
 def orientations() -> list[Case]:
-    made = []
+    cases = []
     for number in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = number
         shown = turned(PICTURE, number)
-        made.append(
+        cases.append(
             Case(f"turned{number}.png", saved(PICTURE, "PNG", exif=exif), "used", pixels=shown)
         )
-        made.append(
+        cases.append(
             Case(
                 f"turned{number}.jpg",
                 saved(PICTURE, "JPEG", exif=exif, quality=95, subsampling=0),
@@ -309,7 +309,7 @@ def orientations() -> list[Case]:
         )
     exif = Image.Exif()
     exif[0x0112] = 6
-    made.append(
+    cases.append(
         Case(
             "turned6.webp",
             saved(PICTURE, "WEBP", lossless=True, exif=exif),
@@ -317,43 +317,43 @@ def orientations() -> list[Case]:
             pixels=turned(PICTURE, 6),
         )
     )
-    made.append(
+    cases.append(
         Case("turned6.tif", saved(PICTURE, "TIFF", exif=exif), "used", pixels=turned(PICTURE, 6))
     )
     exif[0x0112] = 77
-    made.append(Case("turned77.png", saved(PICTURE, "PNG", exif=exif), "used", pixels=PICTURE))
+    cases.append(Case("turned77.png", saved(PICTURE, "PNG", exif=exif), "used", pixels=PICTURE))
     broken = saved(
         PICTURE, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\1", quality=95, subsampling=0
     )
-    made.append(Case("broken_exif.jpg", broken, "used", pixels=PICTURE, within=16))
-    return made
+    cases.append(Case("broken_exif.jpg", broken, "used", pixels=PICTURE, within=16))
+    return cases
 
 
 def depths() -> list[Case]:
     grey = np.array([[0, 255, 256, 32768], [65535, 12345, 40000, 257]], np.uint16)
     expected = (grey >> 8).astype(np.uint8)[:, :, None].repeat(3, 2)
-    made = [
+    cases = [
         Case("grey16.png", saved(Image.fromarray(grey), "PNG"), "used", pixels=expected),
         Case("grey16.tif", saved(Image.fromarray(grey), "TIFF"), "used", pixels=expected),
     ]
     rows = b"".join(b"\0" + row.astype(">u2").repeat(3).tobytes() for row in grey)
-    made.append(Case("rgb16.png", png(4, 2, 16, 2, rows), "used", pixels=expected))
+    cases.append(Case("rgb16.png", png(4, 2, 16, 2, rows), "used", pixels=expected))
     rows = b"".join(
         b"\0" + np.stack([row, np.full(4, 65535)], 1).astype(">u2").tobytes() for row in grey
     )
-    made.append(Case("grey_alpha16.png", png(4, 2, 16, 4, rows), "used", pixels=expected))
+    cases.append(Case("grey_alpha16.png", png(4, 2, 16, 4, rows), "used", pixels=expected))
     floats = Image.fromarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4))
-    made.append(Case("floats.tif", saved(floats, "TIFF"), "refused", "floats"))
+    cases.append(Case("floats.tif", saved(floats, "TIFF"), "refused", "floats"))
     whole = Image.fromarray(np.arange(12, dtype=np.int32).reshape(3, 4) * 70000)
-    made.append(Case("int32.tif", saved(whole, "TIFF"), "refused", "32-bit"))
+    cases.append(Case("int32.tif", saved(whole, "TIFF"), "refused", "32-bit"))
     bits = np.array([[0, 255, 0], [255, 255, 0]], np.uint8)
     bilevel = Image.fromarray(bits).convert("1")
     shown = bits[:, :, None].repeat(3, 2)
-    made.append(Case("bilevel.png", saved(bilevel, "PNG"), "used", pixels=shown))
-    made.append(
+    cases.append(Case("bilevel.png", saved(bilevel, "PNG"), "used", pixels=shown))
+    cases.append(
         Case("bilevel.tif", saved(bilevel, "TIFF", compression="group4"), "used", pixels=shown)
     )
-    return made
+    return cases
 
 
 def pnm() -> list[Case]:
@@ -369,7 +369,7 @@ def pnm() -> list[Case]:
     def shown(values: np.ndarray) -> np.ndarray:
         return values[:, :, None].repeat(3, 2)
 
-    made = {
+    files = {
         "bits.pbm": (b"P1\n# drawn\n3 2\n1 0 1\n0 0 1\n", shown(bits)),
         "bits4.pbm": (b"P4 3 2\n\xa0\x20", shown(bits)),
         "grey2.pgm": (b"P2\n3 2\n255\n" + words(grey), shown(grey)),
@@ -386,7 +386,7 @@ def pnm() -> list[Case]:
         "colours.pnm": (b"P6\t3\t1\t255\n" + colours.tobytes(), colours),
         "ppm.png": (b"P6 1 1 255\n\xff\0\0", plain((255, 0, 0), 1, 1)),
     }
-    cases = [Case(name, data, "used", pixels=pixels) for name, (data, pixels) in made.items()]
+    cases = [Case(name, data, "used", pixels=pixels) for name, (data, pixels) in files.items()]
     cases.append(Case("cut.pgm", b"P2 3 2 255\n0 1 2 3", "refused"))
     cases.append(Case("cut5.pgm", b"P5 3 2 255\n\0\1\2", "refused"))
     cases.append(Case("beyond.pgm", b"P2 2 1 255\n0 999", "refused"))
@@ -401,12 +401,12 @@ def pnm() -> list[Case]:
 def modes() -> list[Case]:
     alpha = np.zeros((4, 4, 4), np.uint8)
     alpha[:, :, 0] = 200
-    made = [Case("alpha0.png", saved(alpha, "PNG"), "used", pixels=plain((255, 255, 255)))]
+    cases = [Case("alpha0.png", saved(alpha, "PNG"), "used", pixels=plain((255, 255, 255)))]
     alpha[:, :, 3] = 51  # 0.2
-    made.append(
+    cases.append(
         Case("alpha51.png", saved(alpha, "PNG"), "used", pixels=plain((244, 204, 204)), within=1)
     )
-    made.append(
+    cases.append(
         Case(
             "alpha51.webp",
             saved(alpha, "WEBP", lossless=True, exact=True),
@@ -416,13 +416,13 @@ def modes() -> list[Case]:
         )
     )
     grey_alpha = Image.merge("LA", [Image.new("L", (4, 4), 100), Image.new("L", (4, 4), 0)])
-    made.append(
+    cases.append(
         Case("grey_alpha.png", saved(grey_alpha, "PNG"), "used", pixels=plain((255, 255, 255)))
     )
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 10, 200, 30, 90, 90, 90])
-    made.append(Case("palette.png", saved(palette, "PNG"), "used", pixels=plain((10, 200, 30))))
-    made.append(
+    cases.append(Case("palette.png", saved(palette, "PNG"), "used", pixels=plain((10, 200, 30))))
+    cases.append(
         Case(
             "palette_clear.png",
             saved(palette, "PNG", transparency=1),
@@ -430,7 +430,7 @@ def modes() -> list[Case]:
             pixels=plain((255, 255, 255)),
         )
     )
-    made.append(
+    cases.append(
         Case(
             "palette_alphas.png",
             saved(palette, "PNG", transparency=b"\xff\x00"),
@@ -439,7 +439,7 @@ def modes() -> list[Case]:
         )
     )
     clear = chunk(b"tRNS", struct.pack(">H", 7))
-    made.append(
+    cases.append(
         Case(
             "grey_clear.png",
             png(2, 1, 8, 0, b"\0\7\x64", extra=clear),
@@ -448,7 +448,7 @@ def modes() -> list[Case]:
         )
     )
     clear = chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3))
-    made.append(
+    cases.append(
         Case(
             "rgb_clear.png",
             png(2, 1, 8, 2, b"\0\1\2\3\4\5\6", extra=clear),
@@ -457,7 +457,7 @@ def modes() -> list[Case]:
         )
     )
     ink = Image.new("CMYK", (16, 16), (0, 128, 255, 51))
-    made.append(
+    cases.append(
         Case(
             "cmyk.jpg",
             saved(ink, "JPEG", quality=95),
@@ -466,16 +466,16 @@ def modes() -> list[Case]:
             within=3,
         )
     )
-    made.append(
+    cases.append(
         Case("cmyk.tif", saved(ink, "TIFF"), "used", pixels=plain((204, 102, 0), 16, 16), within=3)
     )
     # the same bytes read as YCCK: with neutral chroma the luminance comes back inverted twice
     neutral = bytearray(saved(Image.new("CMYK", (16, 16), (200, 127, 127, 0)), "JPEG", quality=95))
     neutral[neutral.index(b"Adobe") + 11] = 2
-    made.append(
+    cases.append(
         Case("ycck.jpg", bytes(neutral), "used", pixels=plain((200, 200, 200), 16, 16), within=3)
     )
-    made.append(
+    cases.append(
         Case(
             "grey.jpg",
             saved(Image.new("L", (8, 8), 90), "JPEG"),
@@ -484,13 +484,13 @@ def modes() -> list[Case]:
             within=1,
         )
     )
-    return made
+    return cases
 
 
 def oddities() -> list[Case]:
     first, second = (Image.fromarray(plain(colour)) for colour in ((9, 8, 7), (200, 0, 0)))
     more = {"save_all": True, "append_images": [second], "duration": 50}
-    made = [
+    cases = [
         Case(
             "moves.gif",
             saved(first, "GIF", **more),
@@ -521,7 +521,7 @@ def oddities() -> list[Case]:
         ),
         Case("still.gif", saved(first, "GIF"), "used", pixels=plain((9, 8, 7))),
     ]
-    made.append(
+    cases.append(
         Case(
             "one_pixel.png",
             saved(plain((1, 2, 3), 1, 1), "PNG"),
@@ -529,7 +529,7 @@ def oddities() -> list[Case]:
             pixels=plain((1, 2, 3), 1, 1),
         )
     )
-    made.append(
+    cases.append(
         Case(
             "long.png",
             saved(plain((1, 2, 3), 1, 5000), "PNG"),
@@ -537,7 +537,7 @@ def oddities() -> list[Case]:
             pixels=plain((1, 2, 3), 1, 5000),
         )
     )
-    made.append(
+    cases.append(
         Case(
             "tall.png",
             saved(plain((1, 2, 3), 5000, 1), "PNG"),
@@ -545,7 +545,7 @@ def oddities() -> list[Case]:
             pixels=plain((1, 2, 3), 5000, 1),
         )
     )
-    made.append(
+    cases.append(
         Case(
             "progressive.jpg",
             saved(PICTURE, "JPEG", progressive=True, quality=95, subsampling=0),
@@ -555,8 +555,10 @@ def oddities() -> list[Case]:
         )
     )
     whole = saved(PICTURE, "JPEG", quality=95, subsampling=0)
-    made.append(Case("bytes_after_end.jpg", whole + b"\0" * 100, "used", pixels=PICTURE, within=16))
-    made.append(
+    cases.append(
+        Case("bytes_after_end.jpg", whole + b"\0" * 100, "used", pixels=PICTURE, within=16)
+    )
+    cases.append(
         Case(
             "broken_profile.jpg",
             saved(PICTURE, "JPEG", quality=95, subsampling=0, icc_profile=b"no profile"),
@@ -567,7 +569,7 @@ def oddities() -> list[Case]:
     )
     info = PngImagePlugin.PngInfo()
     info.add_text("comment", "long " * 20000)
-    made.append(Case("much_text.png", saved(PICTURE, "PNG", pnginfo=info), "used", pixels=PICTURE))
+    cases.append(Case("much_text.png", saved(PICTURE, "PNG", pnginfo=info), "used", pixels=PICTURE))
     grey = [
         (256, 3, 2),
         (257, 3, 2),
@@ -580,7 +582,7 @@ def oddities() -> list[Case]:
         (279, 4, 4),
     ]
     circle = tiff(grey, following=8).ljust(200, b"\0") + bytes([10, 20, 30, 40])
-    made.append(
+    cases.append(
         Case(
             "directory_circle.tif",
             circle,
@@ -597,9 +599,9 @@ def oddities() -> list[Case]:
         "a" * 251 + ".png",
         "quote\"'.png",
     ):
-        made += [Case(name, fine + bytes(len(name)), "used", pixels=PICTURE)]
-    made.append(Case(os.fsdecode(b"caf\xe9\xff.png"), fine, "used", pixels=PICTURE))
-    return made
+        cases += [Case(name, fine + bytes(len(name)), "used", pixels=PICTURE)]
+    cases.append(Case(os.fsdecode(b"caf\xe9\xff.png"), fine, "used", pixels=PICTURE))
+    return cases
 
 
 def noise() -> np.ndarray:
@@ -649,11 +651,11 @@ def plant_specials(folder: Path, outside: Path) -> None:
     (folder / "real.png").write_bytes(saved(plain((6, 6, 6)), "PNG"))
     os.mkfifo(folder / "pipe.jpg")
     listener = socket.socket(socket.AF_UNIX)
-    here = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        listener.bind(f"/proc/self/fd/{here}/socket.jpg")
+        listener.bind(f"/proc/self/fd/{descriptor}/socket.jpg")
     finally:
-        os.close(here)
+        os.close(descriptor)
         listener.close()
     os.symlink("/dev/zero", folder / "device.jpg")
     os.symlink("nothing.jpg", folder / "dangling.jpg")

@@ -13,7 +13,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
-        self.text: list[str] = []
+        self._texts: list[str] = []
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -32,11 +32,12 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] not in ("style", "script"):
-            self.text.append(data)
+            self._texts.append(data)
 
     def attributes(self, name: str) -> list[str]:
         return [attrs[name] or "" for _, attrs in self.elements if name in attrs]
 
     @property
-    def said(self) -> str:
-        return " ".join(" ".join(self.text).split())
+    def text(self) -> str:
+        """The visible text, with single spaces."""
+        return " ".join(" ".join(self._texts).split())

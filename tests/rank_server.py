@@ -1,6 +1,6 @@
 """Imports plusx once, then forks the processes of one run for every line on standard input.
 
-A line is JSON: {"arguments": [...], "ranks": how many, "said": a file for the output of each, whose
+A line is JSON: {"arguments": [...], "ranks": how many, "output": a file for each, whose
 rank is put behind it, "log": the file that the run logs to, "faulty": the rank that raises an error
 or null, "hanging": the one that does not go on, "signals": [[lines, rank, number], ...]}. A signal
 is sent once the log has so many lines, and one more than it began with (a process that has only
@@ -76,7 +76,7 @@ def start(order: dict, rank: int, port: int) -> int:
         loop.reseed = fault
     if rank == order["hanging"]:
         loop.reseed = hang
-    command({**order, "said": f"{order['said']}{rank}"})
+    command({**order, "output": f"{order['output']}{rank}"})
     raise AssertionError  # it does not come back
 
 

@@ -43,8 +43,8 @@ def bodies(draw: st.DrawFn, mark: str) -> str:
     strided = draw(st.sampled_from(STRIDED))
     end = draw(st.sampled_from(["", "norm", "act", "norm act"]))
     after = draw(st.lists(st.sampled_from(STEADY), max_size=2)) if mark else []
-    parts = [lead, *draw(some), strided, *draw(some), "conv1", end, mark, *after]
-    return " ".join(" ".join(parts).split())
+    words = [lead, *draw(some), strided, *draw(some), "conv1", end, mark, *after]
+    return " ".join(" ".join(words).split())
 
 
 @st.composite

@@ -49,23 +49,23 @@ class Module:
     @cached_property
     def calls(self) -> list[tuple[str, ast.Call]]:
         """What is called, written out with the imported names in full ("os.path.join")."""
-        known: dict[str, str] = {}
-        found = []
+        aliases: dict[str, str] = {}
+        called = []
         for node in self.nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    known[alias.asname or alias.name.partition(".")[0]] = (
+                    aliases[alias.asname or alias.name.partition(".")[0]] = (
                         alias.name if alias.asname else alias.name.partition(".")[0]
                     )
             elif isinstance(node, ast.ImportFrom):
                 for alias in node.names:
-                    known[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                    aliases[alias.asname or alias.name] = f"{node.module}.{alias.name}"
         for node in self.nodes:
             if isinstance(node, ast.Call):
-                said = ast.unparse(node.func)
-                first, dot, rest = said.partition(".")
-                found.append((known.get(first, first) + dot + rest, node))
-        return found
+                function = ast.unparse(node.func)
+                first, dot, rest = function.partition(".")
+                called.append((aliases.get(first, first) + dot + rest, node))
+        return called
 
     def where(self, node: ast.AST) -> str:
         return f"{self.path}:{getattr(node, 'lineno', '?')}"
@@ -77,8 +77,8 @@ def parse_module(path: str, text: str) -> Module:
 
 def modules() -> list[Module]:
     """Every module of the package."""
-    found = sorted(PACKAGE.rglob("*.py"))
-    return [parse_module(str(p.relative_to(PACKAGE)), p.read_text(encoding="utf-8")) for p in found]
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return [parse_module(str(p.relative_to(PACKAGE)), p.read_text(encoding="utf-8")) for p in paths]
 
 
 def argument(call: ast.Call, name: str) -> object:

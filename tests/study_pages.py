@@ -5,58 +5,62 @@ import random
 from typing import Any
 
 
-Told = dict[str, Any]
+FigureData = dict[str, Any]
 
 
-def axis(title: str, scale: str = "linear") -> Told:
+def axis(title: str, scale: str = "linear") -> FigureData:
     return {"title": title, "scale": scale}
 
 
-def line(name: str, x: list[Any], mean: list[Any], band: float = 0.0, dashed: bool = False) -> Told:
+def line(
+    name: str, x: list[Any], mean: list[Any], band: float = 0.0, dashed: bool = False
+) -> FigureData:
     """A line with a band of this share of its values."""
     low = [None if value is None else value * (1 - band) for value in mean]
     high = [None if value is None else value * (1 + band) for value in mean]
     return {"name": name, "x": x, "mean": mean, "low": low, "high": high, "dashed": dashed}
 
 
-def lines(title: str, x: Told, y: Told, drawn: list[Told], level: float | None = None) -> Told:
-    told = {"kind": "lines", "x": x, "y": y, "lines": drawn, "level": level}
-    return {**told, **_words(title, "Line: mean over three seeds; band: lowest to highest.")}
+def lines(
+    title: str, x: FigureData, y: FigureData, curves: list[FigureData], level: float | None = None
+) -> FigureData:
+    figure = {"kind": "lines", "x": x, "y": y, "lines": curves, "level": level}
+    return {**figure, **_words(title, "Line: mean over three seeds; band: lowest to highest.")}
 
 
-def _words(title: str, caption: str) -> Told:
+def _words(title: str, caption: str) -> FigureData:
     return {"title": title, "caption": caption}
 
 
-def training(names: dict[str, tuple[float, float]], epochs: int = 60) -> list[Told]:
+def training(names: dict[str, tuple[float, float]], epochs: int = 60) -> list[FigureData]:
     """Errors that fall to their first number at the pace of their second."""
     chance = random.Random(7)
-    drawn = []
+    curves = []
     for name, (end, pace) in names.items():
         places = list(range(1, epochs + 1))
         mean = [
             end + (0.75 - end) * math.exp(-pace * n) + 0.01 * end * chance.gauss(0, 1)
             for n in places
         ]
-        drawn.append(line(name, places, mean, 0.08, dashed=name.startswith("plain")))
-    return drawn
+        curves.append(line(name, places, mean, 0.08, dashed=name.startswith("plain")))
+    return curves
 
 
-def by_depth() -> Told:
+def by_depth() -> FigureData:
     depths = [20, 32, 44, 56, 110]
-    drawn = [
+    curves = [
         line("plain", depths, [0.094, 0.099, 0.112, 0.137, 0.31], 0.06, dashed=True),
         line("residual", depths, [0.083, 0.076, 0.072, 0.071, 0.066], 0.04),
         line("pre-activation", depths, [0.084, 0.075, 0.071, 0.068, 0.064], 0.04),
     ]
     return lines(
-        "Training error over depth", axis("depth (layers)"), axis("training error", "share"), drawn
+        "Training error over depth", axis("depth (layers)"), axis("training error", "share"), curves
     )
 
 
-def gradients() -> Told:
+def gradients() -> FigureData:
     blocks = list(range(1, 28))
-    drawn = [
+    curves = [
         line("plain56, batch norm", blocks, [3e3 * math.exp(-0.31 * n) for n in blocks], 0.4, True),
         line("plain56, none, He", blocks, [0.15 * math.exp(0.07 * n) for n in blocks], 0.3, True),
         line("plain56, none, PyTorch", blocks, [0.0] * 20 + [1e-4 * 3.0**n for n in range(7)]),
@@ -66,11 +70,11 @@ def gradients() -> Told:
         "Gradient norm by block at the start",
         axis("block, from the input"),
         axis("norm of dL/dW", "log"),
-        drawn,
+        curves,
     )
 
 
-def seeds() -> Told:
+def seeds() -> FigureData:
     chance = random.Random(1)
     groups = []
     for name, mean in {
@@ -83,11 +87,11 @@ def seeds() -> Told:
         middle = sum(values) / 3
         groups.append({"name": name, "values": values, "mean": middle,
                        "interval": [middle - 0.01, middle + 0.01]})  # fmt: skip
-    told = {"kind": "dots", "x": axis("training error", "share"), "groups": groups}
-    return {**told, **_words("Training error at the end", "Dot: one seed. Bar: 95 % interval.")}
+    figure = {"kind": "dots", "x": axis("training error", "share"), "groups": groups}
+    return {**figure, **_words("Training error at the end", "Dot: one seed. Bar: 95 % interval.")}
 
 
-def surface(size: int = 25) -> Told:
+def surface(size: int = 25) -> FigureData:
     places = [round(-1 + 2 * n / (size - 1), 4) for n in range(size)]
     heights = [
         [
@@ -96,7 +100,7 @@ def surface(size: int = 25) -> Told:
         ]
         for y in places
     ]
-    told = {
+    figure = {
         "kind": "map",
         "x": axis("first direction"),
         "y": axis("second direction"),
@@ -105,10 +109,10 @@ def surface(size: int = 25) -> Told:
         "ys": places,
         "values": heights,
     }
-    return {**told, **_words("Loss around the trained network", "Filter-normalised directions.")}
+    return {**figure, **_words("Loss around the trained network", "Filter-normalised directions.")}
 
 
-def columns() -> list[Told]:
+def columns() -> list[FigureData]:
     return [
         {"key": "kind", "title": "Kind", "unit": "", "kind": "text"},
         {"key": "depth", "title": "Depth", "unit": "layers", "kind": "count"},
@@ -122,16 +126,16 @@ def columns() -> list[Told]:
     ]
 
 
-def spread(mean: float, std: float | None) -> Told:
+def spread(mean: float, std: float | None) -> FigureData:
     return {"mean": mean, "std": std, "seeds": [mean - (std or 0), mean, mean + (std or 0)]}
 
 
-def rows() -> list[Told]:
-    made = []
+def rows() -> list[FigureData]:
+    table_rows = []
     for kind, prefix in (("plain", "plain"), ("residual", "resnet"), ("pre-act", "preact_resnet")):
         for index, depth in enumerate((20, 32, 44, 56)):
             plain = kind == "plain"
-            made.append(
+            table_rows.append(
                 {
                     "name": f"{prefix}{depth}",
                     "seeds": [0, 1, 2],
@@ -145,11 +149,11 @@ def rows() -> list[Told]:
                     "verdict": "explode" if plain else "settle",
                 }
             )
-    made[5]["ratio"] = None
-    return made
+    table_rows[5]["ratio"] = None
+    return table_rows
 
 
-def study(**changed: Any) -> Told:
+def study(**changed: Any) -> FigureData:
     """A study's result.json."""
     result = {
         "kind": "study",

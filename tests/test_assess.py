@@ -109,7 +109,7 @@ def test_two_runs_side_by_side(runs, capsys, tmp_path):
     assert "better in accuracy" in result["finding"]
     assert json.loads((out / "assess.json").read_text())["clean"] == result["clean"]
     page = Page((out / "assess.html").read_text())
-    assert any("Accuracy on attacked images" in text for text in page.text)
+    assert "Accuracy on attacked images" in page.text
 
 
 def test_a_second_task_costs_accuracy_and_leaves_the_run_alone(runs):

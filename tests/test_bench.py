@@ -118,7 +118,7 @@ def test_a_signal_keeps_complete_rounds(
     result = bench(["resnet20", "resnet32"], tmp_path, size=8, batch=2, seconds=1e6, progress=quiet)
     assert (result["rounds"], result["stopped_by"]) == (1, signal.SIGINT)
     assert store.read_json(tmp_path / "bench.json")["rounds"] == 1
-    assert "A signal ended it early" in Page((tmp_path / "bench.html").read_text()).said
+    assert "A signal ended it early" in Page((tmp_path / "bench.html").read_text()).text
 
 
 @pytest.mark.slow
@@ -185,9 +185,9 @@ def test_the_command_writes_json_and_a_page(
         for key in ("latency_seconds", "images_per_second", "step_seconds"):
             assert 0 < row[key]["low"] <= row[key]["median"] <= row[key]["high"]
     page = Page((tmp_path / "bench.html").read_text())
-    assert "resnet32" in page.said
+    assert "resnet32" in page.text
     # nothing is known of an accuracy on images of another size
-    assert "He 2015, table 6" not in page.said
+    assert "He 2015, table 6" not in page.text
     without_page = ["bench", "resnet20", "--batch-size", "2", "--seconds", "0.01", "--threads", "1"]
     assert cli.run([*without_page, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out

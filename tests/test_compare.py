@@ -27,7 +27,7 @@ QUICK = ("steps=2", NETWORKS, "compare.seeds=[3]")
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("comparison") / "out"
-    with (out.parent / "said").open("w") as stream:
+    with (out.parent / "output").open("w") as stream:
         return out, compare(load_recipe("digits", QUICK), out, jobs=1, progress=stream)
 
 
@@ -63,11 +63,11 @@ def test_finished_runs_are_not_repeated(comparison: tuple[Path, dict[str, Any]])
     out, result = comparison
     logs = sorted((out / "runs").glob("*/*"))
     before = [path.stat().st_mtime_ns for path in logs]
-    with (out.parent / "said").open("w") as stream:
+    with (out.parent / "output").open("w") as stream:
         assert compare(load_recipe("digits", QUICK), out, jobs=1, progress=stream) == result
     assert sorted((out / "runs").glob("*/*")) == logs
     assert [path.stat().st_mtime_ns for path in logs] == before
-    assert (out.parent / "said").read_text() == ""
+    assert (out.parent / "output").read_text() == ""
 
 
 def test_remaining_time_weighs_epochs_and_steps() -> None:
@@ -264,7 +264,7 @@ def test_a_process_that_dies_is_named_and_the_others_continue(tmp_path: Path) ->
     (marked,) = result["marked"]
     assert f"{marked['name']} seed {marked['seeds'][0]}" == failed[0]
     assert sum(len(row["seeds"]) for row in result["rows"]) == 3
-    assert "ended by SIGKILL" in Page((out / "report.html").read_text()).said
+    assert "ended by SIGKILL" in Page((out / "report.html").read_text()).text
     assert output == ""
     finished = list(out.glob("runs/*/result.json"))
     assert len(finished) == 3

@@ -213,7 +213,7 @@ def test_plain_progress_lines_have_run_epoch_metric_and_time(
     log = tmp_path / "log.jsonl"
     now = [0.0]
     monkeypatch.setattr("plusx.study.progress.time.monotonic", lambda: now[0])
-    written = tmp_path / "said"
+    written = tmp_path / "output"
     with written.open("w") as stream, Progress(stream, runs=2, cost=20.0) as progress:
         progress.running.append(
             RunProgress("plain20 seed 1", LogTail(log), 10.0, epochs=4, steps=None, started=0.0)

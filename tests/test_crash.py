@@ -42,7 +42,7 @@ class Server:
         self.folder = folder
         self.recipe = folder / "tiny.toml"
         self.recipe.write_text(RECIPE)
-        self.said = folder / "said.txt"
+        self.output = folder / "output.txt"
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -62,14 +62,14 @@ class Server:
     ) -> dict[str, Any]:
         order = {
             "arguments": ["train", str(self.recipe), *extra, "--out", str(out)],
-            "said": str(self.said),
+            "output": str(self.output),
             "log": str(out / "log.jsonl"),
             "signals": signals or [],
         }
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        return {**self._answer(), "said": self.said.read_text()}
+        return {**self._answer(), "output": self.output.read_text()}
 
     def _answer(self) -> Any:
         assert self.process.stdout is not None
@@ -105,8 +105,8 @@ def server(folder) -> Iterator[Server]:
 def whole(server, folder) -> dict[str, Any]:
     """What an uninterrupted run leaves, and how long it took."""
     ended = server.train(folder / "whole")
-    assert ended["exit"] == 0, ended["said"]
-    assert "done" in ended["said"]
+    assert ended["exit"] == 0, ended["output"]
+    assert "done" in ended["output"]
     repeated = server.train(folder / "again")
     assert outcome(folder / "again") == outcome(folder / "whole")
     return {"outcome": outcome(folder / "whole"), "seconds": repeated["seconds"]}
@@ -168,7 +168,7 @@ def kill_until_done(server: Server, out: Path, kills: int, span: float, draw: ra
     for _ in range(kills):
         before = saved_step(out)
         ended = server.train(out, signals=[(*moment(out, span, draw), signal.SIGKILL)])
-        assert ended["exit"] == (-signal.SIGKILL if ended["landed"] else 0), ended["said"]
+        assert ended["exit"] == (-signal.SIGKILL if ended["landed"] else 0), ended["output"]
         landed += len(ended["landed"])
         assert saved_step(out) >= before
         if not ended["landed"]:
@@ -176,7 +176,7 @@ def kill_until_done(server: Server, out: Path, kills: int, span: float, draw: ra
     before = saved_step(out)
     finished_before = (out / "result.json").exists()
     ended = server.train(out)
-    assert ended["exit"] == 0, ended["said"]
+    assert ended["exit"] == 0, ended["output"]
     if not finished_before:
         assert begun_at(out)[-1] == before  # nothing that was committed is done again
     return landed
@@ -236,14 +236,14 @@ def test_a_stopped_run_saves_and_resumes(server, folder, whole, number, times):
     for trial in range(times):
         out = folder / f"stopped-{number}-{times}-{trial}"
         ended = stopped(server, out, draw, [number], (1, 20))
-        assert ended["exit"] == 128 + number, ended["said"]
+        assert ended["exit"] == 128 + number, ended["output"]
         assert ended["seconds"] < 10
-        assert "done" not in ended["said"]
+        assert "done" not in ended["output"]
         assert not (out / "result.json").exists()
         log = (out / "log.jsonl").read_text().splitlines()
         steps = [json.loads(line)["step"] for line in log]
         assert saved_step(out) == max(steps)
-        assert f"{signal.Signals(number).name} at step {saved_step(out)}" in ended["said"]
+        assert f"{signal.Signals(number).name} at step {saved_step(out)}" in ended["output"]
         assert server.train(out)["exit"] == 0
         assert_same(out, whole)
 
@@ -253,8 +253,8 @@ def test_a_second_signal_ends_the_run_at_once_without_loss(server, folder, whole
     for trial in range(10):
         out = folder / f"twice-{trial}"
         ended = stopped(server, out, draw, [signal.SIGTERM] * 2, (1, 20))
-        assert ended["exit"] == 128 + signal.SIGTERM, ended["said"]
-        assert "done" not in ended["said"]
+        assert ended["exit"] == 128 + signal.SIGTERM, ended["output"]
+        assert "done" not in ended["output"]
         assert server.train(out)["exit"] == 0
         assert_same(out, whole)
 
@@ -279,12 +279,12 @@ def test_a_full_disk_is_reported_and_survived(server, folder, whole):
         assert before > 0
         (disk / "ballast").write_bytes(b"x" * (free.f_bavail * free.f_frsize - 40_000))
         ended = server.train(out)
-        assert ended["exit"] == 1, ended["said"]
-        line = ended["said"].strip().splitlines()[-1]
+        assert ended["exit"] == 1, ended["output"]
+        line = ended["output"].strip().splitlines()[-1]
         assert re.search(r"the disk is full: [0-9,]+ bytes needed, [0-9,]+ free", line), line
         assert str(out) in line
-        assert "Traceback" not in ended["said"]
-        assert "done" not in ended["said"]
+        assert "Traceback" not in ended["output"]
+        assert "done" not in ended["output"]
         assert saved_step(out) >= before
         assert not (out / "result.json").exists()
         assert not [path for path in out.glob("**/*") if path.is_file() and not path.stat().st_size]
@@ -299,8 +299,8 @@ def test_a_folder_in_use_is_refused_with_its_process(server, folder, whole):
     out = folder / "used"
     with store.lock(out):
         ended = server.train(out)
-        assert ended["exit"] == 2, ended["said"]
-        assert f"process {os.getpid()} on " in ended["said"]
+        assert ended["exit"] == 2, ended["output"]
+        assert f"process {os.getpid()} on " in ended["output"]
         assert os.listdir(out) == [store.LOCK]
     assert server.train(out)["exit"] == 0
     assert_same(out, whole)
@@ -309,11 +309,11 @@ def test_a_folder_in_use_is_refused_with_its_process(server, folder, whole):
 def test_a_loss_that_is_not_finite_ends_the_run_before_the_update(server, folder):
     out = folder / "diverged"
     ended = server.train(out, "optim.lr=1e19", "schedule.warmup=0")
-    assert ended["exit"] == 1, ended["said"]
-    message = ended["said"].strip().splitlines()[-1]
+    assert ended["exit"] == 1, ended["output"]
+    message = ended["output"].strip().splitlines()[-1]
     assert re.search(r"step [0-9]+, rate [0-9.e+]+", message), message
-    assert "Traceback" not in ended["said"]
-    assert "done" not in ended["said"]
+    assert "Traceback" not in ended["output"]
+    assert "done" not in ended["output"]
     assert not (out / "result.json").exists()
     saved = store.load_checkpoint(out / store.CHECKPOINTS, strict=True)
     assert saved is not None
@@ -334,8 +334,8 @@ def test_a_finished_run_does_not_change(server, folder, whole):
     before = everything()
     assert len(before) > 10
     ended = server.train(out)
-    assert ended["exit"] == 0, ended["said"]
-    assert "already complete" in ended["said"]
+    assert ended["exit"] == 0, ended["output"]
+    assert "already complete" in ended["output"]
     assert everything() == before
 
 
@@ -346,20 +346,20 @@ def test_another_environment_is_a_warning_and_with_exact_an_error(server, folder
     result = store.read_json(out / "environment.json")
     store.write_json(out / "environment.json", {**result, "torch": "2.0.0", "threads": 7})
     ended = server.train(out, "--exact")
-    assert ended["exit"] == 2, ended["said"]
-    assert "torch 2.0.0 -> " in ended["said"]
+    assert ended["exit"] == 2, ended["output"]
+    assert "torch 2.0.0 -> " in ended["output"]
     ended = server.train(out)
-    assert ended["exit"] == 0, ended["said"]
-    assert "not bit for bit" in ended["said"]
-    assert "threads 7 -> 1" in ended["said"]
+    assert ended["exit"] == 0, ended["output"]
+    assert "not bit for bit" in ended["output"]
+    assert "threads 7 -> 1" in ended["output"]
     assert_same(out, whole)
 
 
 def test_another_recipe_is_refused(server, folder, whole):
     out = folder / "again"
     ended = server.train(out, "optim.lr=0.2")
-    assert ended["exit"] == 2, ended["said"]
-    assert "optim.lr" in ended["said"]
+    assert ended["exit"] == 2, ended["output"]
+    assert "optim.lr" in ended["output"]
     assert_same(out, whole)
 
 
@@ -367,7 +367,7 @@ def test_another_recipe_is_refused(server, folder, whole):
 def test_the_checkpoint_interval_does_not_change_the_result(server, folder, whole, every):
     out = folder / f"every-{every}"
     ended = server.train(out, f"checkpoint.every_steps={every}", "checkpoint.keep=1")
-    assert ended["exit"] == 0, ended["said"]
+    assert ended["exit"] == 0, ended["output"]
     assert_same(out, whole)
 
 
@@ -379,8 +379,8 @@ def test_a_corrupt_checkpoint_falls_back_with_a_warning(server, folder, whole):
     path = newest(out) / "optimizer.safetensors"
     path.write_bytes(flip(path.read_bytes(), 4321))
     ended = server.train(out)
-    assert ended["exit"] == 0, ended["said"]
-    assert str(path) in ended["said"]
+    assert ended["exit"] == 0, ended["output"]
+    assert str(path) in ended["output"]
     assert begun_at(out)[-1] == step - 1
     assert_same(out, whole)
 

@@ -133,9 +133,9 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_middle(tmp_path: Path
             v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    for found, name in zip(batch.inputs, "ab"):
+    for resized, name in zip(batch.inputs, "ab"):
         with hostile.Image.open(root / name / "x.png") as image:
-            assert torch.equal(found, peer(image))
+            assert torch.equal(resized, peer(image))
 
 
 @pytest.mark.parametrize("augment", ["flip", "pad2 crop flip cutout8", "resizedcrop jitter.4"])

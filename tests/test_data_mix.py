@@ -34,8 +34,8 @@ def test_cutmix_takes_as_much_of_the_target_as_of_the_pixels(seed: int, step: in
     batch = ones_of_a_kind()
     mixed = cutmix(1.0)(batch, seed, step, 16)
     for index, (image, target) in enumerate(zip(mixed.inputs, mixed.targets)):
-        own = (image[0] == index).float().mean()
-        assert float(target[index]) == pytest.approx(float(own), abs=1e-6)
+        kept_share = (image[0] == index).float().mean()
+        assert float(target[index]) == pytest.approx(float(kept_share), abs=1e-6)
         assert len(image.unique()) <= 2
         foreign = image[0] != index
         area = foreign.any(1).sum() * foreign.any(0).sum()

@@ -183,8 +183,8 @@ def test_windows_are_those_of_the_augmentation(packed: Path) -> None:
             sample = STEPS[word.kind](Sample(image), word, draws.at(number), Setting((8, 8)))
             image = sample.pillow
         expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        (found,) = loader._maker.batch(np.array([index]), 2)
-        assert torch.equal(found, expected)
+        (augmented,) = loader._maker.batch(np.array([index]), 2)
+        assert torch.equal(augmented, expected)
 
 
 def test_other_augmentations_run_in_processes(packed: Path) -> None:

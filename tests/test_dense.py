@@ -68,13 +68,13 @@ def small(name: str, width: int = 16) -> Net:
     return replace(shrunken(spec(name), width=width, depth=2), num_classes=0)
 
 
-def flat(given: Any) -> list[Tensor]:
+def flat(output: Any) -> list[Tensor]:
     """All tensors of what a network gives."""
-    if isinstance(given, Tensor):
-        return [given]
-    if isinstance(given, dict):
-        return [tensor for value in given.values() for tensor in flat(value)]
-    return [tensor for value in given for tensor in flat(value)]
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, dict):
+        return [tensor for value in output.values() for tensor in flat(value)]
+    return [tensor for value in output for tensor in flat(value)]
 
 
 def scenes(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -527,8 +527,8 @@ def test_every_field_of_a_head_is_documented_with_its_default() -> None:
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
     for kind in (*SEGMENTERS, *DETECTORS):  # docs/translate.md and sound.md have the others
         head = HEADS[kind]
-        (told,) = [row[1] for row in rows if f"`{kind}`" in row[0] and len(row) == 4]
+        (documented,) = [row[1] for row in rows if f"`{kind}`" in row[0] and len(row) == 4]
         for field in fields(head):
             value = field.default
             entry = field.name if isinstance(value, tuple) else f"{field.name} = {value}".lower()
-            assert field.name == "kind" or f"`{entry}`" in told, (kind, entry)
+            assert field.name == "kind" or f"`{entry}`" in documented, (kind, entry)

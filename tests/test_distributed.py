@@ -82,7 +82,7 @@ class Server:
                 str(out),
             ],
             "ranks": ranks,
-            "said": str(self.folder / "said"),
+            "output": str(self.folder / "output"),
             "log": str(out / "log.jsonl"),
             "signals": signals or [],
             "faulty": faulty,
@@ -92,8 +92,8 @@ class Server:
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         answer = self._answer()
-        said = [(self.folder / f"said{rank}").read_text() for rank in range(ranks)]
-        return {**answer, "said": said, "all": "".join(said)}
+        outputs = [(self.folder / f"output{rank}").read_text() for rank in range(ranks)]
+        return {**answer, "output": outputs, "all": "".join(outputs)}
 
     def _answer(self) -> Any:
         assert self.process.stdout is not None
@@ -128,8 +128,8 @@ def whole(server: Server, folder: Path) -> dict[str, bytes]:
     """What an uninterrupted run of two processes leaves."""
     ended = server.train(folder / "whole")
     assert ended["exits"] == [0, 0], ended["all"]
-    assert "done" in ended["said"][0]
-    assert ended["said"][1] == ""  # one speaks
+    assert "done" in ended["output"][0]
+    assert ended["output"][1] == ""  # one speaks
     return outcome(folder / "whole")
 
 
@@ -291,7 +291,7 @@ def test_a_killed_process_is_named_and_the_run_resumes(server, folder, whole):
         if ended["landed"] and ended["landed"][0] < 11:
             assert ended["exits"][rank] == -signal.SIGKILL
             assert ended["exits"][1 - rank] == 1
-            assert f"rank {rank} ended" in ended["said"][1 - rank], ended["all"]
+            assert f"rank {rank} ended" in ended["output"][1 - rank], ended["all"]
             assert "Traceback" not in ended["all"]
     assert server.train(out)["exits"] == [0, 0]
     assert outcome(out) == whole
@@ -302,7 +302,7 @@ def test_a_stopped_process_is_named_within_the_timeout(server, folder, whole, ra
     out = folder / f"still-{rank}"
     ended = caught(server, out, "device.timeout=20.0", at=(3, rank, signal.SIGSTOP))
     assert ended["exits"][1 - rank] == 1  # and the server did not have to end it
-    assert f"rank {rank}" in ended["said"][1 - rank], ended["all"]
+    assert f"rank {rank}" in ended["output"][1 - rank], ended["all"]
     assert newest(out).step < 12
     if rank:  # once is enough
         assert server.train(out)["exits"] == [0, 0]
@@ -323,7 +323,7 @@ def test_an_error_of_one_process_is_printed_once_and_ends_all(server, folder, wh
     ended = server.train(out, faulty=rank)
     assert ended["exits"] == [2, 2], ended["all"]
     assert ended["all"] == "plusx: the images are upside down\n"
-    assert ended["said"][rank]
+    assert ended["output"][rank]
     assert newest(out).step == 4
 
 
@@ -409,7 +409,7 @@ def test_x12_a_wrong_command_for_processes_has_one_message_and_code_2(tmp_path):
 def test_torchrun_restarts_processes_and_forwards_signals(server, folder):
     long = "steps=120"
     assert server.train(folder / "long", long)["exits"] == [0, 0]
-    out, said = folder / "agent", folder / "agent.txt"
+    out, log_file = folder / "agent", folder / "agent.txt"
     log = out / "log.jsonl"
 
     def lines() -> int:
@@ -421,13 +421,13 @@ def test_torchrun_restarts_processes_and_forwards_signals(server, folder):
     def launch() -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "plusx", "train", str(server.recipe), long]
         command += ["--out", str(out), "--processes", "2", "--restarts", "1"]
-        with said.open("ab") as file:
+        with log_file.open("ab") as file:
             return subprocess.Popen(command, stdout=file, stderr=file, cwd=folder)
 
     agent = launch()
     try:
         until("the first steps", lambda: lines() >= 3 or agent.poll() is not None)
-        assert agent.poll() is None, said.read_text()
+        assert agent.poll() is None, log_file.read_text()
         ranks = children(agent.pid)
         for pid in (agent.pid, *ranks.values()):
             assert listening(pid) <= {"0100007F", "00000000000000000000000001000000"}
@@ -435,16 +435,16 @@ def test_torchrun_restarts_processes_and_forwards_signals(server, folder):
         stop(ranks[1])  # who stands still has not finished meanwhile
         os.kill(ranks[1], signal.SIGKILL)
         until("a second beginning", lambda: begun() == 2 or agent.poll() is not None)
-        assert agent.poll() is None, said.read_text()
+        assert agent.poll() is None, log_file.read_text()
         before = lines()
         until("more steps", lambda: lines() > before or agent.poll() is not None)
         ranks = children(agent.pid)
         stop(ranks[0])
         agent.terminate()
         os.kill(ranks[0], signal.SIGCONT)
-        assert agent.wait(240) == 128 + signal.SIGTERM, said.read_text()
+        assert agent.wait(240) == 128 + signal.SIGTERM, log_file.read_text()
         assert len(losses(out)) == newest(out).step < 120
-        assert "stopped by SIGTERM" in said.read_text()
+        assert "stopped by SIGTERM" in log_file.read_text()
 
         agent = launch()
         until("a third beginning", lambda: begun() == 3 or agent.poll() is not None)

@@ -131,11 +131,11 @@ def test_every_documented_command_exists(line: Line) -> None:
         case "python":
             assert (ROOT / words[1]).is_file()
         case "plusx":
-            known = {name for name in app if not name.startswith("-")}
+            existing = {name for name in app if not name.startswith("-")}
             if words[1].startswith("-"):
                 assert words[1] in ("--help", "--version", "--debug")
                 return
-            assert words[1] in known
+            assert words[1] in existing
             names = {
                 name
                 for argument in app[words[1]].assemble_argument_collection()

@@ -112,7 +112,7 @@ def test_train_kill_resume_evaluate_predict(photos: Path, tmp_path: Path) -> Non
     assert [row["label"] for row in result["predictions"]] == ["warm", "cold"]
     assert all(abs(sum(row["probabilities"]) - 1) < 1e-5 for row in result["predictions"])
     assert "broken.jpg" in done.stderr
-    assert [each["path"] for each in result["failed"]] == ["=new/broken.jpg"]
+    assert [failure["path"] for failure in result["failed"]] == ["=new/broken.jpg"]
     with (tmp_path / "said" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["warm", "cold"]

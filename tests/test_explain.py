@@ -105,9 +105,9 @@ def test_maps_highlight_the_pixels_that_the_network_uses(
         "On these 6 images Grad-CAM marks what the network uses: by deletion and by insertion it "
         "beats random maps and a Gaussian at the centre."
     )
-    assert [each["part"] for each in result["shuffled_weights"]] == ["head", "layer1", "stem"]
+    assert [entry["part"] for entry in result["shuffled_weights"]] == ["head", "layer1", "stem"]
     assert result["shuffled_weights"][-1]["title"] == "everything"
-    assert {Path(each["path"]).name for each in result["failed"]} == {"broken.png"}
+    assert {Path(entry["path"]).name for entry in result["failed"]} == {"broken.png"}
 
 
 def test_explanation_files(explained: tuple[dict[str, Any], Path]) -> None:

@@ -185,7 +185,7 @@ def test_a_network_stays_in_the_mode_that_it_was_in() -> None:
     content = to_onnx(net, torch.zeros(1, 3, 32, 32))
     assert net.training
     assert not net.layer1.training
-    assert all(torch.equal(before[name], each) for name, each in net.state_dict().items())
+    assert all(torch.equal(before[name], state) for name, state in net.state_dict().items())
     compare(net.eval(), content, torch.randn(3, 3, 32, 32))
 
 
@@ -231,8 +231,8 @@ class Steps(nn.Module):
         x = 2 - x.permute(0, 2, 3, 1).transpose(1, 2).movedim(-1, 1)
         x = nn.functional.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False)
         x = nn.functional.adaptive_avg_pool2d(x, (7, 5))
-        parts = x.unflatten(1, (2, 3)).unbind(1)
-        x = torch.cat([self.linear(part[:, :, 1::2].contiguous()) for part in parts], 1)
+        frames = x.unflatten(1, (2, 3)).unbind(1)
+        x = torch.cat([self.linear(part[:, :, 1::2].contiguous()) for part in frames], 1)
         return torch.tanh(x).mean((2, 3))
 
 

@@ -99,7 +99,7 @@ def test_sums_are_quantised_only_where_convolutions_read_them() -> None:
             node.op_type
             for node in graph
             if node.output[0] in rounded
-            and all(maker.get(each) == "DequantizeLinear" for each in node.input)
+            and all(maker.get(source) == "DequantizeLinear" for source in node.input)
         }
 
     assert {"Add", "Conv"} <= in_bytes("resnet20")

@@ -84,8 +84,8 @@ def test_a_balanced_epoch_has_equal_numbers_of_each_class(labels, epoch):
     # a sample comes again only when all others of its class have come as often
     times = np.bincount(order % len(labels), minlength=len(labels))
     for label in set(labels):
-        own = times[np.array(labels) == label]
-        assert own.max() - own.min() <= 1
+        uses = times[np.array(labels) == label]
+        assert uses.max() - uses.min() <= 1
 
 
 def test_a_balanced_multilabel_epoch_has_every_label_equally_often():

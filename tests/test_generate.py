@@ -71,8 +71,8 @@ def test_the_loss_is_the_mean_of_each_sequences_cross_entropy(head: Head) -> Non
 @pytest.mark.parametrize("count", [2, 4])
 def test_losses_of_parts_add_up(count: int) -> None:
     generate = task(label_smoothing=0.1)
-    parts = [generate(part) for part in batch().split(count)]
-    torch.testing.assert_close(torch.stack(parts).mean(), generate(batch()))
+    losses = [generate(part) for part in batch().split(count)]
+    torch.testing.assert_close(torch.stack(losses).mean(), generate(batch()))
 
 
 def test_padding_changes_neither_loss_nor_texts() -> None:

@@ -132,7 +132,7 @@ def messages(file: Path) -> Iterator[Text]:
         if not isinstance(call, ast.Call) or not (isinstance(node, ast.Raise) or logged):
             continue
         # a string with {values} in it is one text
-        parts = [
+        literals = [
             "".join(
                 part.value
                 if isinstance(part, ast.Constant) and isinstance(part.value, str)
@@ -143,14 +143,14 @@ def messages(file: Path) -> Iterator[Text]:
             for text in ast.walk(argument)
             if isinstance(text, ast.JoinedStr | ast.Constant)
         ]
-        for part in parts:
+        for part in literals:
             yield Text(f"{file.relative_to(PACKAGE)}:{call.lineno}", part)
 
 
 def complaints(texts: Iterator[Text], rules: list[tuple[re.Pattern[str], str]]) -> list[str]:
     return [
-        f"{place}: {match[0]!r} -> {use}"
-        for place, text in texts
+        f"{location}: {match[0]!r} -> {use}"
+        for location, text in texts
         for pattern, use in rules
         for match in pattern.finditer(text)
     ]
@@ -158,28 +158,28 @@ def complaints(texts: Iterator[Text], rules: list[tuple[re.Pattern[str], str]]) 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_uses_the_words_of_the_field(page: Path) -> None:
-    found = complaints(prose(page), _AVOID)
-    assert not found, "\n".join(found)
+    violations = complaints(prose(page), _AVOID)
+    assert not violations, "\n".join(violations)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_names_keys_by_their_present_names(page: Path) -> None:
-    found = complaints(inline_code(page), _RETIRED)
-    assert not found, "\n".join(found)
+    violations = complaints(inline_code(page), _RETIRED)
+    assert not violations, "\n".join(violations)
 
 
 def test_help_uses_the_words_of_the_field() -> None:
     texts = list(help_texts(app))
     assert len(texts) > 100, "every command and every parameter"
-    found = complaints(iter(texts), _AVOID)
-    assert not found, "\n".join(found)
+    violations = complaints(iter(texts), _AVOID)
+    assert not violations, "\n".join(violations)
 
 
 def test_messages_use_the_words_of_the_field() -> None:
     texts = [text for file in sorted(PACKAGE.rglob("*.py")) for text in messages(file)]
     assert len(texts) > 500, "every error that is raised and every line that is logged"
-    found = list(dict.fromkeys(complaints(iter(texts), _AVOID)))
-    assert not found, "\n".join(found)
+    violations = list(dict.fromkeys(complaints(iter(texts), _AVOID)))
+    assert not violations, "\n".join(violations)
 
 
 def test_names_say_what_a_value_is() -> None:

@@ -32,19 +32,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["PLUSX_CACHE"] = before
 
 
-def check(found: Any, known: Any, where: str, tolerance: float = 1e-4) -> None:
-    if isinstance(known, dict):
-        assert set(found) == set(known), where
-        for key, value in known.items():
-            check(found[key], value, f"{where}.{key}", tolerance)
-    elif isinstance(known, list):
-        assert len(found) == len(known), where
-        for place, (one, other) in enumerate(zip(found, known, strict=True)):
-            check(one, other, f"{where}[{place}]", tolerance)
-    elif isinstance(known, float):
-        assert found == pytest.approx(known, rel=tolerance, abs=tolerance), where
+def check(actual: Any, expected: Any, where: str, tolerance: float = 1e-4) -> None:
+    if isinstance(expected, dict):
+        assert set(actual) == set(expected), where
+        for key, value in expected.items():
+            check(actual[key], value, f"{where}.{key}", tolerance)
+    elif isinstance(expected, list):
+        assert len(actual) == len(expected), where
+        for index, (one, other) in enumerate(zip(actual, expected, strict=True)):
+            check(one, other, f"{where}[{index}]", tolerance)
+    elif isinstance(expected, float):
+        assert actual == pytest.approx(expected, rel=tolerance, abs=tolerance), where
     else:
-        assert found == known, where
+        assert actual == expected, where
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -57,6 +57,6 @@ def test_batches_equal_the_recorded_ones(name: str, root: Path) -> None:
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PREDICTED],
 )
 def test_weights_and_predictions_equal_the_recorded_ones(name: str, root: Path) -> None:
-    found = run_of(name, root)
-    check(found["weights"], KNOWN[name]["weights"], name)
-    check(found["rows"], KNOWN[name]["rows"], name, 0.02)
+    actual = run_of(name, root)
+    check(actual["weights"], KNOWN[name]["weights"], name)
+    check(actual["rows"], KNOWN[name]["rows"], name, 0.02)

@@ -65,27 +65,29 @@ def test_grad_cam_is_cam_over_the_positions(name: str) -> None:
     for dtype, bound in ((torch.float32, 1e-6), (torch.float64, 1e-14)):
         net, x = network(name, dtype)
         classes = [1, 0]
-        found = plusx.grad_cam(net, x, classes)
+        heat = plusx.grad_cam(net, x, classes)
         maps = what_is_pooled(net.eval(), x)
         rows = net.fc.weight[classes].detach()
         cam = torch.einsum("nc,nc...->n...", rows, maps) / maps[0, 0].numel()
-        assert found.shape == cam.shape
-        assert found.dtype == dtype
+        assert heat.shape == cam.shape
+        assert heat.dtype == dtype
         assert float(cam.abs().max()) > 1e-4
-        assert float((found - cam).abs().max()) <= bound * float(cam.abs().max().clamp(min=1))
+        assert float((heat - cam).abs().max()) <= bound * float(cam.abs().max().clamp(min=1))
 
 
 def what_is_pooled(net: nn.Module, x: Tensor) -> Tensor:
     """What reaches the pooling over all positions, as a hook sees it."""
-    spoken = isinstance(net, Network | ReversibleNetwork)
-    pooling = net.tail.pool1 if spoken else getattr(net, "avgpool", None)
+    built_from_spec = isinstance(net, Network | ReversibleNetwork)
+    pooling = net.tail.pool1 if built_from_spec else getattr(net, "avgpool", None)
     if pooling is None:  # it is no module
         return net.features(x, out=[-1])[0].detach()
-    seen: list[Tensor] = []
-    handle = pooling.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    pooled: list[Tensor] = []
+    handle = pooling.register_forward_pre_hook(
+        lambda module, inputs: pooled.append(inputs[0].detach())
+    )
     net(x)
     handle.remove()
-    return seen[0]
+    return pooled[0]
 
 
 def test_every_network_of_the_zoo_has_maps_or_a_reason() -> None:
@@ -106,16 +108,16 @@ def test_networks_without_cam_have_maps_of_their_last_stage(name: str) -> None:
 
 def by_a_hook(net: nn.Module, part: nn.Module, x: Tensor, number: int) -> Tensor:
     """Grad-CAM as others make it: the part's output is kept by a hook, and all goes backward."""
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         out.retain_grad()
-        seen.append(out)
+        outputs.append(out)
 
     handle = part.register_forward_hook(keep)
     net.eval()(x)[:, number].sum().backward()
     handle.remove()
-    (maps,) = seen
+    (maps,) = outputs
     assert maps.grad is not None
     return torch.einsum("nc,nc...->n...", maps.grad.flatten(2).mean(2), maps.detach())
 
@@ -158,24 +160,24 @@ def test_the_network_does_not_change(frozen: bool, around: type) -> None:
     before = state_of(net)
     plain = grad_cam(net, inputs(net.spec).float(), [3, 1])
     with around():
-        found = grad_cam(net, inputs(net.spec).float(), [3, 1])
+        heat = grad_cam(net, inputs(net.spec).float(), [3, 1])
     after = state_of(net)
     values, others = before.pop("values"), after.pop("values")
     assert before == after
     assert isinstance(values, dict)
     assert isinstance(others, dict)
     assert all(torch.equal(values[key], others[key]) for key in values)
-    assert torch.equal(found, plain)
-    assert not found.requires_grad
+    assert torch.equal(heat, plain)
+    assert not heat.requires_grad
 
 
 def alive() -> int:
     """Bytes of all tensors that are reachable."""
     gc.collect()
-    found = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
+    tensors = [tensor for tensor in gc.get_objects() if issubclass(type(tensor), Tensor)]
     # what other tests have exported leaves tensors without memory behind
-    found = [each for each in found if type(each) in (Tensor, nn.Parameter)]
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage() for each in found}
+    tensors = [tensor for tensor in tensors if type(tensor) in (Tensor, nn.Parameter)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -184,9 +186,9 @@ def test_memory_is_released() -> None:
     net = with_tail("norm act pool")
     x = inputs(net.spec).float()
     before = alive()
-    found = grad_cam(net, x, 0)
-    assert alive() - before == found.untyped_storage().nbytes()
-    del found
+    heat = grad_cam(net, x, 0)
+    assert alive() - before == heat.untyped_storage().nbytes()
+    del heat
     assert alive() == before
     with pytest.raises(ValueError, match="the network has no class 4: it has 0 to 3"):
         grad_cam(net, x, 4)
@@ -211,9 +213,9 @@ def test_any_score_can_be_explained() -> None:
     torch.testing.assert_close(both, apart, rtol=1e-10, atol=1e-12)
     # one box of a detector: a score of the maps in a window has its maps' gradient in the window
     maps = net.features(x, out=[-1])[0]
-    seen = cam_of(maps, lambda at: at[:, 3, 1:3, 1:3].sum((1, 2)))
+    heat = cam_of(maps, lambda at: at[:, 3, 1:3, 1:3].sum((1, 2)))
     positions = maps[0, 0].numel()
-    torch.testing.assert_close(seen, (maps[:, 3] * 4 / positions).detach(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(heat, (maps[:, 3] * 4 / positions).detach(), rtol=1e-12, atol=1e-14)
 
 
 def test_frozen_texts_have_maps_too() -> None:

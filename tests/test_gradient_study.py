@@ -45,7 +45,7 @@ def small(
     )  # fmt: skip
 
 
-def made(spec: Net, seed: int = 0) -> Network:
+def built(spec: Net, seed: int = 0) -> Network:
     net = create_model(spec, seed=seed).double()
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
@@ -75,33 +75,36 @@ def state_of(net: nn.Module) -> list[object]:
 
 @pytest.mark.parametrize("block", [BASIC, PLAIN, PRE_ACTIVATION])
 def test_the_block_by_block_forward_equals_that_of_the_network(block: Block) -> None:
-    net = made(small(block)).eval()
+    net = built(small(block)).eval()
     inputs, _ = some_batch()
     passed = run_blocks(net, inputs)
     assert torch.equal(passed.logits, net(inputs))
-    assert [place.name for place in block_positions(net)][:4] == [
+    assert [position.name for position in block_positions(net)][:4] == [
         "layer1.0",
         "layer1.1",
         "layer1.2",
         "layer2.0",
     ]
-    for place, output in zip(block_positions(net), passed.outputs, strict=True):
-        assert output.shape[1:] == (place.block.shape_out.channels, *place.block.shape_out.size)
-    assert [place.changes_shape for place in block_positions(net)].index(True) == 3
+    for position, output in zip(block_positions(net), passed.outputs, strict=True):
+        assert output.shape[1:] == (
+            position.block.shape_out.channels,
+            *position.block.shape_out.size,
+        )
+    assert [position.changes_shape for position in block_positions(net)].index(True) == 3
 
 
 def test_gradients_are_those_of_a_training_step_in_every_block() -> None:
-    net = made(small(BASIC)).train()
+    net = built(small(BASIC)).train()
     inputs, targets = some_batch()
     before = state_of(net)
-    found = block_gradients(net, inputs, targets)
+    gradients = block_gradients(net, inputs, targets)
     assert state_of(net) == before
     F.cross_entropy(net(inputs), targets).backward()
-    for place, each in zip(block_positions(net), found, strict=True):
-        weights = [p.grad for p in place.block.parameters() if p.ndim > 1 and p.grad is not None]
+    for position, gradient in zip(block_positions(net), gradients, strict=True):
+        weights = [p.grad for p in position.block.parameters() if p.ndim > 1 and p.grad is not None]
         expected = torch.cat([grad.flatten() for grad in weights]).norm().item()
-        assert each.name == place.name
-        assert each.weights == pytest.approx(expected, rel=1e-9)
+        assert gradient.name == position.name
+        assert gradient.weights == pytest.approx(expected, rel=1e-9)
     # the last block's output reaches the loss through pooling and the head alone
     head = net.fc.weight.detach()
     net.eval()
@@ -128,19 +131,19 @@ def test_frozen_and_dropped_blocks_are_measured_and_unchanged() -> None:
     net = create_model(spec, seed=0).requires_grad_(False).eval()
     inputs, targets = some_batch()
     before = state_of(net)
-    found = block_gradients(net, inputs.float(), targets, seed=4)
+    gradients = block_gradients(net, inputs.float(), targets, seed=4)
     assert state_of(net) == before
-    assert 0 < sum(each.weights == 0 for each in found) < len(found)
-    assert found == block_gradients(net, inputs.float(), targets, seed=4)
+    assert 0 < sum(gradient.weights == 0 for gradient in gradients) < len(gradients)
+    assert gradients == block_gradients(net, inputs.float(), targets, seed=4)
 
 
 @pytest.mark.parametrize(
-    ("ratio", "said"),
+    ("ratio", "expected"),
     [(None, "vanish"), (0.0, "vanish"), (0.0099, "vanish"), (0.011, "steady"), (99.0, "steady"),
      (101.0, "explode"), (math.inf, "explode"), (math.nan, "explode")],
 )  # fmt: skip
-def test_ratios_are_classified_by_thresholds(ratio: float | None, said: str) -> None:
-    assert verdict(ratio) == said
+def test_ratios_are_classified_by_thresholds(ratio: float | None, expected: str) -> None:
+    assert verdict(ratio) == expected
 
 
 def test_a_ratio_is_of_the_first_block_to_the_last() -> None:
@@ -156,7 +159,7 @@ def test_a_ratio_is_of_the_first_block_to_the_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratios", "said"),
+    ("ratios", "expected"),
     [
         ([5e3, 40.0, 2.7], "explode at the start (5,000 times) and settle by the end (2.7 times)"),
         ([1e-25, 1e-5], "vanish from the start (10⁻²⁵ times) to the end (10⁻⁵ times)"),
@@ -169,8 +172,8 @@ def test_a_ratio_is_of_the_first_block_to_the_last() -> None:
         ([2.0, 0.001], "are steady at the start (2 times) and vanish by the end (0.001 times)"),
     ],
 )
-def test_the_finding_describes_the_gradients(ratios: list[float | None], said: str) -> None:
-    assert course(ratios) == said
+def test_the_finding_describes_the_gradients(ratios: list[float | None], expected: str) -> None:
+    assert course(ratios) == expected
 
 
 @pytest.mark.slow
@@ -187,33 +190,33 @@ def test_the_identity_of_equation_5_holds_to_float64(
 ) -> None:
     body = f"{lead} conv3s norm act conv3 +".strip()
     block = Block(body=body, shortcut="conv1s", identity=identity)
-    net = made(small(block, tail="norm act pool", act=act), seed)
+    net = built(small(block, tail="norm act pool", act=act), seed)
     inputs, targets = some_batch()
-    for each in shortcut_identity(net, inputs, targets, stage=stage):
-        assert each.difference < 1e-12
-        assert each.measured == pytest.approx(each.expected, rel=1e-12)
+    for at_block in shortcut_identity(net, inputs, targets, stage=stage):
+        assert at_block.difference < 1e-12
+        assert at_block.measured == pytest.approx(at_block.expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, 0.9])
 def test_without_branches_the_gradient_falls_by_the_factor_alone(factor: float) -> None:
     identity = "" if factor == 1 else f"scale{factor}".replace("0.", ".")
     block = replace(PRE_ACTIVATION, identity=identity)
-    net = made(small(block, depth=6, tail="norm act pool"))
+    net = built(small(block, depth=6, tail="norm act pool"))
     before = state_of(net)
     inputs, targets = some_batch()
-    found = shortcut_identity(net, inputs, targets, branches=False)
+    identities = shortcut_identity(net, inputs, targets, branches=False)
     assert state_of(net) == before
-    assert len(found) == 6
-    last = found[-1].measured / factor
-    for depth, each in enumerate(found):
-        assert each.measured == pytest.approx(last * factor ** (6 - depth), rel=1e-12)
-        assert each.difference < 1e-14
+    assert len(identities) == 6
+    last = identities[-1].measured / factor
+    for depth, at_block in enumerate(identities):
+        assert at_block.measured == pytest.approx(last * factor ** (6 - depth), rel=1e-12)
+        assert at_block.difference < 1e-14
     assert shortcut_identity(net, inputs, targets)[0].measured != pytest.approx(last, rel=1e-3)
 
 
 @pytest.mark.parametrize("block", [BASIC, PLAIN, replace(PRE_ACTIVATION, identity="conv1")])
 def test_the_identity_is_refused_where_it_does_not_hold(block: Block) -> None:
-    net = made(small(block))
+    net = built(small(block))
     with pytest.raises(ValueError, match="equation 5 holds for"):
         shortcut_identity(net, *some_batch())
     with pytest.raises(ValueError, match="no stage 3: this network has 1 to 2"):
@@ -227,36 +230,36 @@ def test_an_external_module_has_no_blocks_to_measure() -> None:
 
 @pytest.mark.parametrize("block", [BASIC, PLAIN, PRE_ACTIVATION])
 def test_responses_are_of_every_layer_behind_its_norm(block: Block) -> None:
-    net = made(small(block, tail="norm act pool"))
+    net = built(small(block, tail="norm act pool"))
     inputs, _ = some_batch(7)
     before = state_of(net)
-    found = {each.name: each.std for each in responses(net, inputs.split(3))}
+    stds = {response.name: response.std for response in responses(net, inputs.split(3))}
     assert state_of(net) == before
     # the first convolution of a block has its norm behind it in each of them, the second in two
     words = ("bn2", "conv2") if block is PRE_ACTIVATION else ("bn1", "bn2")
-    assert list(found)[1:] == [
-        f"{place.name}.{word}" for place in block_positions(net) for word in words
+    assert list(stds)[1:] == [
+        f"{position.name}.{word}" for position in block_positions(net) for word in words
     ]
-    assert next(iter(found)) == "conv1"
+    assert next(iter(stds)) == "conv1"
     with torch.no_grad():
         net.eval()
         stem = net.conv1(inputs)
         first: ResidualBlock = net.layer1[0]
         if block is not PRE_ACTIVATION:
             after = first.bn1(first.conv1(stem))
-            assert found["layer1.0.bn1"] == pytest.approx(after.std(correction=0).item(), rel=1e-9)
+            assert stds["layer1.0.bn1"] == pytest.approx(after.std(correction=0).item(), rel=1e-9)
             after = first.bn2(first.conv2(after.relu()))
-            assert found["layer1.0.bn2"] == pytest.approx(after.std(correction=0).item(), rel=1e-9)
-    assert found["conv1"] == pytest.approx(stem.std(correction=0).item(), rel=1e-9)
+            assert stds["layer1.0.bn2"] == pytest.approx(after.std(correction=0).item(), rel=1e-9)
+    assert stds["conv1"] == pytest.approx(stem.std(correction=0).item(), rel=1e-9)
 
 
 def test_responses_need_a_layer_and_an_input() -> None:
-    net = made(small(Block(body="conv1s norm act conv1 norm + act")))
+    net = built(small(Block(body="conv1s norm act conv1 norm + act")))
     net.conv1 = nn.Conv2d(2, 4, 1)
     with pytest.raises(ValueError, match="no 3 x 3 layer"):
         responses(net, [some_batch()[0]])
     with pytest.raises(ValueError, match="no inputs"):
-        responses(made(small(BASIC)), [])
+        responses(built(small(BASIC)), [])
 
 
 def noise(n: int) -> tuple[Tensor, Tensor]:
@@ -267,18 +270,18 @@ def noise(n: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "blocks"), [("preact_resnet1001", 333), ("resnet1202", 600)])
 def test_a_thousand_layers_build_and_train_a_step(name: str, blocks: int) -> None:
-    found = deep_step(create_model(name, seed=0), *noise(2))
-    assert found.finite
-    assert found.reached == len(found.gradients) == blocks
-    assert found.after != found.loss
+    trained = deep_step(create_model(name, seed=0), *noise(2))
+    assert trained.finite
+    assert trained.reached == len(trained.gradients) == blocks
+    assert trained.after != trained.loss
 
 
 @pytest.mark.slow
 def test_a_vanished_gradient_is_counted() -> None:
-    found = deep_step(create_model("resnet20", seed=0), *noise(2))
-    assert (found.reached, found.finite) == (9, True)
+    trained = deep_step(create_model("resnet20", seed=0), *noise(2))
+    assert (trained.reached, trained.finite) == (9, True)
     cut = replace(
-        found, gradients=(BlockGradient("a", 0.0, 1.0), BlockGradient("b", 1.0, math.inf))
+        trained, gradients=(BlockGradient("a", 0.0, 1.0), BlockGradient("b", 1.0, math.inf))
     )
     assert (cut.reached, cut.finite) == (1, False)
 

@@ -152,10 +152,10 @@ ILLEGAL = {
 
 @pytest.mark.parametrize("name", ILLEGAL)
 def test_every_rule_of_validation_refuses(name: str) -> None:
-    make, said = ILLEGAL[name]
+    make, message = ILLEGAL[name]
     with pytest.raises(ValueError) as caught:
         validate(make())
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -44,17 +44,17 @@ def test_a_damaged_file_is_refused_with_the_reason(case: hostile.Case, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("highest", "said"),
+    ("highest", "expected"),
     [(65535, None), (4096, None), (4095, "at most 16 of 256 grey levels"), (255, "becomes black")],
 )
 def test_little_used_16_bit_values_are_a_warning(
-    highest: int, said: str | None, tmp_path: Path
+    highest: int, expected: str | None, tmp_path: Path
 ) -> None:
     """The high byte is what is seen: of 12 bits in 16 next to nothing."""
     grey = np.linspace(0, highest, 60).astype(np.uint16).reshape(6, 10)
     Image.fromarray(grey).save(tmp_path / "x.png")
     warning = examine(tmp_path / "x.png").warning
-    assert warning is None if said is None else said in (warning or "")
+    assert warning is None if expected is None else expected in (warning or "")
 
 
 @pytest.mark.parametrize(
@@ -153,18 +153,18 @@ def test_decoder_warnings_are_silenced_in_all_threads(tmp_path: Path) -> None:
             files.append(tmp_path / str(len(files)))
             files[-1].write_bytes(case.data)
     filters = list(warnings.filters)
-    found: list[list[bool]] = []
+    examined: list[list[bool]] = []
 
     def work() -> None:
-        found.append([examine(path).problem is None for path in files])
+        examined.append([examine(path).problem is None for path in files])
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4
-    assert all(verdicts == found[0] for verdicts in found)
+    assert len(examined) == 4
+    assert all(verdicts == examined[0] for verdicts in examined)
     assert list(warnings.filters) == filters
 
 
@@ -204,20 +204,20 @@ def test_whole_images_of_any_shape_are_used(
         "WEBP": {"lossless": True},
         "TIFF": {"compression": "tiff_lzw" if second else None},
     }.get(kind, {})
-    found = decode(hostile.saved(pixels, kind, **options))
-    assert found.shape == pixels.shape
+    decoded = decode(hostile.saved(pixels, kind, **options))
+    assert decoded.shape == pixels.shape
     if kind not in ("JPEG", "GIF"):
-        assert np.array_equal(found, pixels)
+        assert np.array_equal(decoded, pixels)
 
 
 @pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 2}])
 def test_a_jpeg_cut_anywhere_is_refused(options: dict[str, object]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
     data = hostile.saved(pixels, "JPEG", quality=90, **options)
-    begin = data.index(b"\xff\xda")
-    for place in range(begin + 20, len(data) - 20, 41):
+    scan = data.index(b"\xff\xda")
+    for end in range(scan + 20, len(data) - 20, 41):
         with pytest.raises(UnreadableInput):
-            decode(data[:place] + b"\xff\xd9")
+            decode(data[:end] + b"\xff\xd9")
 
 
 def test_interlaced_pngs_are_counted(tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def test_a_subset_has_the_same_number_of_images_of_each_class(train: str, count:
     assert len(source) == count
     assert len(counts) == 10
     assert max(counts.values()) - min(counts.values()) <= max(2, count // 100)
-    again = build.open_split(recipe_of(f"data.train={train}"), "train")
-    assert again.fingerprint() == source.fingerprint()
+    reopened = build.open_split(recipe_of(f"data.train={train}"), "train")
+    assert reopened.fingerprint() == source.fingerprint()
     held = build.open_split(recipe_of(f"data.train={train}"), "validation")
     assert held.fingerprint() == build.open_split(recipe_of(), "validation").fingerprint()
 

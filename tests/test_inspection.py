@@ -106,7 +106,9 @@ def test_the_second_reading_uses_the_cache_until_a_file_changes(
     read: list[str] = []
     original = inspecting.inspect_data
     monkeypatch.setattr(
-        inspecting, "inspect_data", lambda *given: read.append(given[0]) or original(*given)
+        inspecting,
+        "inspect_data",
+        lambda *arguments: read.append(arguments[0]) or original(*arguments),
     )
     for path in (table(tmp_path / "table"), folder(tmp_path / "folder")):
         first = info(capsys, str(path))
@@ -215,10 +217,10 @@ def test_different_images_are_rarely_reported_as_copies() -> None:
     raw = np.fromfile(Path(DATA) / "cifar-10-batches-bin" / "test_batch.bin", np.uint8)
     pixels = raw.reshape(-1, 3073)[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     images = [Image.fromarray(np.ascontiguousarray(image)) for image in pixels]
-    found = copies(decoded_thumbnails([thumbnail(image) for image in images]))
-    assert found is not None
+    pairs = copies(decoded_thumbnails([thumbnail(image) for image in images]))
+    assert pairs is not None
     # 7 of 50 million pairs, some of which are indeed one image
-    assert len(found[0]) <= 10 < 1e-4 * len(images) * (len(images) - 1) / 2
+    assert len(pairs[0]) <= 10 < 1e-4 * len(images) * (len(images) - 1) / 2
 
 
 @pytest.mark.data
@@ -261,9 +263,9 @@ def test_copies_among_small_images_that_are_much_alike_are_found(tmp_path: Path)
 
 def test_sets_of_similar_images_give_no_list_of_pairs() -> None:
     grey = decoded_thumbnails(["", "", ""])
-    found = copies(grey)
-    assert found is not None
-    assert len(found[0]) == 0  # nothing is seen on them
+    pairs = copies(grey)
+    assert pairs is not None
+    assert len(pairs[0]) == 0  # nothing is seen on them
     one = np.tile(np.arange(256, dtype=np.uint8).reshape(1, 16, 16), (1500, 1, 1))
     assert copies(one) is None
 

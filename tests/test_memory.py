@@ -137,10 +137,10 @@ def test_every_sentence_trains_alike_under_every_plan(name: str) -> None:
 @pytest.mark.slow
 @given(said=plans(), plan=st.sampled_from(PLANS[1:]))
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
-def test_any_network_trains_alike(said: dict, plan: str) -> None:
-    spec = from_dict(said)
+def test_any_network_trains_alike(fields: dict, plan: str) -> None:
+    spec = from_dict(fields)
     net = plusx.create_model(spec, seed=0).double()
-    x = torch.randn(3, 2, *[said["size"]] * said["ndim"], dtype=torch.float64)
+    x = torch.randn(3, 2, *[fields["size"]] * fields["ndim"], dtype=torch.float64)
     assert_same_as_plain(save_memory(deepcopy(net), plan), deepcopy(net), x)
     assert saved_bytes(spec, plan) > 0
 
@@ -167,13 +167,13 @@ def test_networks_with_heads_and_volumes_train_alike(kind: str, plan: str) -> No
     other = deepcopy(net)
     save_memory(net, plan)
     gradients, held = [], []
-    for each in (net, other):
-        with SavedBytes(each) as saved:
-            outputs = each(x)
+    for model in (net, other):
+        with SavedBytes(model) as saved:
+            outputs = model(x)
             maps = outputs if isinstance(outputs, list) else [outputs]
             torch.stack([out.square().mean() for out in maps]).sum().backward()
         held.append(saved.peak)
-        gradients.append(torch.cat([p.grad.flatten() for p in each.parameters()]))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert (gradients[0] - gradients[1]).norm() <= 1e-9 * gradients[1].norm()
     for a, b in zip(net.buffers(), other.buffers(), strict=True):
         assert torch.equal(a, b)
@@ -217,11 +217,11 @@ def test_half_precision_and_channels_last_hold_less_too(plan: str) -> None:
     spec = shrunken_spec("resnet20")
     net = plusx.create_model(spec, seed=0).to(memory_format=torch.channels_last)
     x = torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last)
-    found = []
-    for each in (save_memory(deepcopy(net), plan), net):
+    steps = []
+    for model in (save_memory(deepcopy(net), plan), net):
         with torch.autocast("cpu", torch.bfloat16):
-            found.append(step(each, x))
-    (ours, held), (theirs, all_held) = found
+            steps.append(step(model, x))
+    (ours, held), (theirs, all_held) = steps
     # bfloat16 has 8 bits: an activation near 0 may fall on the other side of it
     assert (ours - theirs).norm() <= 0.1 * theirs.norm()
     assert held < 0.8 * all_held
@@ -310,13 +310,15 @@ def test_reversing_does_not_add_to_the_error_of_float32() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("said", [REVERSIBLE, REVNET38, REVNET110])
+@pytest.mark.parametrize("architecture", [REVERSIBLE, REVNET38, REVNET110])
 @pytest.mark.parametrize("reverses", [True, False])
-def test_a_reversible_network_holds_what_arithmetic_says(said: Reversible, reverses: bool) -> None:
-    net = ReversibleNetwork("some", said)
+def test_a_reversible_network_holds_what_arithmetic_says(
+    architecture: Reversible, reverses: bool
+) -> None:
+    net = ReversibleNetwork("some", architecture)
     net.reverses = reverses
     _, held = step(net, torch.randn(2, 3, 32, 32))
-    assert reversible_bytes(said, 2, reverses=reverses) == pytest.approx(held, rel=0.1)
+    assert reversible_bytes(architecture, 2, reverses=reverses) == pytest.approx(held, rel=0.1)
 
 
 def test_a_unit_can_be_reversed() -> None:
@@ -324,9 +326,9 @@ def test_a_unit_can_be_reversed() -> None:
     unit = reversible(torch.float64).eval().layer1[1]
     x1, x2 = torch.randn(2, 2, 4, 8, 8, dtype=torch.float64).unbind(0)
     y1, y2 = unit(x1, x2)
-    again = y2 - unit.g(y1)
-    torch.testing.assert_close(again, x2)
-    torch.testing.assert_close(y1 - unit.f(again), x1)
+    recomputed = y2 - unit.g(y1)
+    torch.testing.assert_close(recomputed, x2)
+    torch.testing.assert_close(y1 - unit.f(recomputed), x1)
 
 
 # runs
@@ -380,17 +382,17 @@ def test_a_batch_that_does_not_fit_is_reported_before_training(
     needs = {plan: memory.estimate(recipe, net, plan, 1).total for plan in PLANS}
     assert needs["keep"] > needs["recompute"] > needs["segments"]
     cpu = torch.device("cpu")
-    there = needs["keep"]
-    monkeypatch.setattr(memory, "available_bytes", lambda device: there)
+    available = needs["keep"]
+    monkeypatch.setattr(memory, "available_bytes", lambda device: available)
     memory.warn(recipe, net, cpu)  # it fits: nothing is said
-    for there, said in (
+    for available, message in (
         (needs["recompute"] / 0.89, "4096 samples at a time .* device.memory=recompute needs"),
         (needs["segments"] / 0.89, "device.memory=segments needs"),
         (needs["segments"] / 3, r"device.memory=\w+ optim.accumulation_steps=\d+ needs"),
         (10, "no plan fits: use smaller inputs"),
     ):
-        there = int(there)
-        with pytest.warns(UserWarning, match=said):
+        available = int(available)
+        with pytest.warns(UserWarning, match=message):
             memory.warn(recipe, net, cpu)
 
 
@@ -534,30 +536,30 @@ def test_describe_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert by_name == {"wrn16_4": "recompute", "wrn40_4": None}
     assert run(command) == 0
     assert "training a batch of 16 images in 120 MB" in capsys.readouterr().out
-    for words, said in (
+    for words, expected in (
         (["describe", "alexnet", "--memory", "4GB"], "memory arithmetic cannot count"),
         (["describe", "resnet20", "--batch-size", "4"], "give both"),
         (["describe", "resnet20", "--memory", "4GB", "--batch-size", "0"], "at least one image"),
     ):
         assert run(words) == 2
-        assert said in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_bench_memory_counts_and_draws(tmp_path: Path) -> None:
     from plusx.bench.memory import memory as bench_memory
 
-    found = bench_memory(
+    result = bench_memory(
         ["resnet20", "revnet38"], tmp_path, batch=2, resident=False, progress=lambda line: None
     )
-    rows = {(row["name"], row["plan"]): row for row in found["rows"]}
+    rows = {(row["name"], row["plan"]): row for row in result["rows"]}
     assert [plan for _, plan in rows] == [*PLANS, "keep", "reversible"]
     for row in rows.values():
-        told = row["predicted_bytes_per_image"]
-        assert told == pytest.approx(row["saved_bytes_per_image"], rel=0.1)
+        predicted = row["predicted_bytes_per_image"]
+        assert predicted == pytest.approx(row["saved_bytes_per_image"], rel=0.1)
         assert row["resident_bytes"] is None
     assert rows["resnet20", "segments"]["share_of_keep"] < 0.5
-    assert json.loads((tmp_path / "memory.json").read_text())["finding"] == found["finding"]
+    assert json.loads((tmp_path / "memory.json").read_text())["finding"] == result["finding"]
     assert "<svg" in (tmp_path / "memory.html").read_text()
     (alone,) = bench_memory(["resnet8_keras"], batch=2, progress=lambda line: None)["rows"]
     assert alone["resident_bytes"] >= 0

@@ -46,18 +46,22 @@ def judge(meter, predictions, targets, batch: int = 7) -> dict:
 def test_multiclass_metrics_equal_those_of_scikit_learn(n, k, seed, ties):
     probabilities, targets = draw(n, k, seed, ties)
     figures = judge(ClassificationMeter(), probabilities, targets)
-    told = probabilities.argmax(1)
+    predicted = probabilities.argmax(1)
     labels = list(range(k))
 
     assert figures["count"] == n
     assert figures["averaging"] == "macro"
-    assert figures["accuracy"] == pytest.approx(metrics.accuracy_score(targets, told))
-    assert figures["confusion"] == metrics.confusion_matrix(targets, told, labels=labels).tolist()
+    assert figures["accuracy"] == pytest.approx(metrics.accuracy_score(targets, predicted))
+    assert (
+        figures["confusion"] == metrics.confusion_matrix(targets, predicted, labels=labels).tolist()
+    )
     macro = metrics.precision_recall_fscore_support(
-        targets, told, average="macro", zero_division=0.0
+        targets, predicted, average="macro", zero_division=0.0
     )
     assert [figures[key] for key in ("precision", "recall", "f1")] == pytest.approx(macro[:3])
-    rows = metrics.precision_recall_fscore_support(targets, told, labels=labels, zero_division=0.0)
+    rows = metrics.precision_recall_fscore_support(
+        targets, predicted, labels=labels, zero_division=0.0
+    )
     for key, column in zip(("precision", "recall", "f1", "count"), rows):
         assert [row[key] for row in figures["per_class"]] == pytest.approx(column)
     exact = probabilities.astype(np.float64)
@@ -96,20 +100,20 @@ def test_multilabel_metrics_equal_those_of_scikit_learn(n, k, seed):
     probabilities = generator.random((n, k)).round(2).astype(np.float32) * 0.8 + 0.2 * targets
     probabilities = probabilities.astype(np.float32)
     figures = judge(MultiLabelMeter(), probabilities, targets.astype(np.float32))
-    told = (probabilities >= 0.5).astype(int)
+    predicted = (probabilities >= 0.5).astype(int)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns where a figure divides by zero
         # One column of labels is to scikit-learn a classifier of two classes.
         right = targets if k > 1 else targets[:, 0]
-        answers = told if k > 1 else told[:, 0]
+        answers = predicted if k > 1 else predicted[:, 0]
         assert figures["accuracy"] == pytest.approx(metrics.accuracy_score(right, answers))
         assert figures["label_accuracy"] == pytest.approx(1 - metrics.hamming_loss(right, answers))
-        matrices = metrics.multilabel_confusion_matrix(targets, told, labels=list(range(k)))
+        matrices = metrics.multilabel_confusion_matrix(targets, predicted, labels=list(range(k)))
         assert k == 1 or figures["confusion"] == matrices.tolist()
         if k > 1:
             macro = metrics.precision_recall_fscore_support(
-                targets, told, average="macro", zero_division=0.0
+                targets, predicted, average="macro", zero_division=0.0
             )
             assert [figures[key] for key in ("precision", "recall", "f1")] == pytest.approx(
                 macro[:3]

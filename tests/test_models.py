@@ -112,9 +112,9 @@ def test_published_weights_have_their_published_preprocessing(
     from plusx.data.modality import ImageModality, modality_from_dict
     from plusx.weights.published import published
 
-    said = published(model, name).preprocessing
-    assert said is not None
-    modality = modality_from_dict(said)
+    preprocessing = published(model, name).preprocessing
+    assert preprocessing is not None
+    modality = modality_from_dict(preprocessing)
     assert isinstance(modality, ImageModality)
     assert (modality.resize, modality.interpolation) == ("center_crop", interpolation)
     assert round(modality.size[0] / modality.crop_fraction) == resized

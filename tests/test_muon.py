@@ -45,12 +45,12 @@ def test_the_iteration_acts_on_singular_values_alone(
     rows, columns, seed = shape
     rank = min(rows, columns)
     values = data.draw(st.lists(st.floats(0.1, 10), min_size=rank, max_size=rank))
-    given_, found = matrix(rows, columns, values, seed), None
-    found = orthogonal(given_, steps)
+    given_, result = matrix(rows, columns, values, seed), None
+    result = orthogonal(given_, steps)
     share = np.array(values) / (np.linalg.norm(values) + 1e-7)
     # the vectors stay: the result times the input's transpose is symmetric, of their products
     expected = np.sort(polynomial(share, steps) * np.array(values))
-    product = (found @ given_.T).numpy()
+    product = (result @ given_.T).numpy()
     # the map multiplies an error by its slope at 0, 3.4445, in each step: 1e3 times 1e-16 of 10
     assert product == pytest.approx(product.T, abs=1e-9)
     assert np.linalg.eigvalsh(product)[-rank:] == pytest.approx(expected, rel=1e-8, abs=1e-9)
@@ -66,9 +66,11 @@ def test_singular_values_end_near_one(
     rank = min(rows, columns)
     # none below the promised share of the norm, which is at most 3
     values = data.draw(st.lists(st.floats(3 * least, 1), min_size=rank, max_size=rank))
-    found = torch.linalg.svdvals(orthogonal(matrix(rows, columns, values, seed), steps))[:rank]
-    assert float(found.min()) >= 0.68
-    assert float(found.max()) <= 1.21
+    singular_values = torch.linalg.svdvals(orthogonal(matrix(rows, columns, values, seed), steps))[
+        :rank
+    ]
+    assert float(singular_values.min()) >= 0.68
+    assert float(singular_values.max()) <= 1.21
 
 
 def test_a_zero_matrix_stays_zero_and_the_cost_is_counted() -> None:
@@ -96,14 +98,14 @@ def state(seed: int = 0, **options: float) -> State:
     return State(task, make_muon(task, lr=0.05, **options), seed)
 
 
-def batches(count: int, begin: int = 0) -> list[Batch]:
-    made = []
-    for step in range(begin, begin + count):
+def batches(count: int, first: int = 0) -> list[Batch]:
+    made_batches = []
+    for step in range(first, first + count):
         generator = torch.Generator().manual_seed(step)
         targets = torch.randint(2, (16,), generator=generator)
         images = torch.randn(16, 3, 6, 6, generator=generator)
-        made.append(Batch(images + (2.0 * targets - 1)[:, None, None, None], targets))
-    return made
+        made_batches.append(Batch(images + (2.0 * targets - 1)[:, None, None, None], targets))
+    return made_batches
 
 
 def test_groups_have_their_own_rates_and_the_schedule_scales_them_all() -> None:
@@ -153,14 +155,17 @@ def test_the_loss_falls_and_a_run_resumes_bit_for_bit() -> None:
     for _ in fit(begun, data[:5], schedule):
         pass
     tensors, values = begun.state_dict()
-    again = state(seed=9, weight_decay=1e-3)
-    again.load_state_dict(
-        {part: {name: t.clone() for name, t in kept.items()} for part, kept in tensors.items()},
+    resumed = state(seed=9, weight_decay=1e-3)
+    resumed.load_state_dict(
+        {
+            part: {name: t.clone() for name, t in by_name.items()}
+            for part, by_name in tensors.items()
+        },
         values,
     )
-    rest = [report.loss for report in fit(again, data[5:], schedule)]
+    rest = [report.loss for report in fit(resumed, data[5:], schedule)]
     assert rest == losses[5:]
-    for left, right in zip(whole.task.parameters(), again.task.parameters(), strict=True):
+    for left, right in zip(whole.task.parameters(), resumed.task.parameters(), strict=True):
         assert torch.equal(left, right)
 
 
@@ -176,8 +181,8 @@ def test_parameters_without_gradients_stay_and_layouts_agree() -> None:
         pass
     assert torch.equal(one.task.net.conv2.weight, still)
     plain = state()
-    for each in (plain, other):
-        for _ in fit(each, batches(3), cosine(0.05, 12)):
+    for trained in (plain, other):
+        for _ in fit(trained, batches(3), cosine(0.05, 12)):
             pass
     for left, right in zip(plain.task.parameters(), other.task.parameters(), strict=True):
         # sums in another order, in float32

@@ -25,7 +25,7 @@ SMALL = ["epochs=1", "data.train=128", "study.seeds=[0,1]"]
 STEPS = ["steps=2", "data.train=128", "study.seeds=[0]", "checkpoint.every_steps=1"]
 
 
-def made(kind: str, out: Path, *overrides: str) -> dict[str, Any]:
+def run_study(kind: str, out: Path, *overrides: str) -> dict[str, Any]:
     with (out.parent / "said").open("w") as stream:
         result = study(load_recipe(kind, overrides), out, jobs=1, progress=stream)
     assert json.loads((out / "result.json").read_text(encoding="utf-8")) == result
@@ -46,7 +46,7 @@ def made(kind: str, out: Path, *overrides: str) -> dict[str, Any]:
 def test_the_finding_names_vanishing_and_exploding_gradients(tmp_path: Path) -> None:
     networks = "study.networks=[plain20,preact_resnet20]"
     overrides = ["study.rules=[he,normal0.01]", "study.acts=[relu]"]
-    result = made("gradients", tmp_path / "out", *STEPS, networks, *overrides)
+    result = run_study("gradients", tmp_path / "out", *STEPS, networks, *overrides)
     rows = {row["name"]: row for row in result["rows"]}
     assert len(rows) == 2 * 2 * 2
     for row in rows.values():
@@ -66,7 +66,7 @@ def test_the_finding_names_vanishing_and_exploding_gradients(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_responses_have_a_line_for_each_network(tmp_path: Path) -> None:
     networks = "study.networks=[plain20,preact_resnet20]"
-    result = made("responses", tmp_path / "out", *SMALL, networks)
+    result = run_study("responses", tmp_path / "out", *SMALL, networks)
     for row in result["rows"]:
         assert row["layers"] == 19
         assert 0 < row["smallest"]["mean"] < row["response"]["mean"] < row["largest"]["mean"]
@@ -78,7 +78,7 @@ def test_responses_have_a_line_for_each_network(tmp_path: Path) -> None:
 def test_lesions_list_blocks_that_cannot_be_deleted(tmp_path: Path) -> None:
     overrides = ["study.networks=[plain20,resnet20]", "study.counts=[1,3,8]", "study.draws=2"]
     out = tmp_path / "out"
-    result = made("lesion", out, *SMALL, *overrides, "study.split=test", "study.images=60")
+    result = run_study("lesion", out, *SMALL, *overrides, "study.split=test", "study.images=60")
     plain, residual = result["rows"]
     assert (plain["deleted"], plain["kept"], plain["images"]) == (7, 2, 60)
     assert (residual["deleted"], residual["kept"]) == (9, 0)
@@ -97,8 +97,8 @@ def test_lesions_list_blocks_that_cannot_be_deleted(tmp_path: Path) -> None:
 def test_lesions_of_given_weights_are_beside_trained_networks(tmp_path: Path) -> None:
     assert cli.run(["train", "digits-resnet20", "epochs=2", "--out", str(tmp_path / "run")]) == 0
     weights = f"net.weights={tmp_path / 'run' / 'model.safetensors'}"
-    said = ["net.base=resnet20", weights, "study.networks=[plain20]", "study.counts=[]"]
-    result = made("lesion", tmp_path / "out", *SMALL, *said)
+    overrides = ["net.base=resnet20", weights, "study.networks=[plain20]", "study.counts=[]"]
+    result = run_study("lesion", tmp_path / "out", *SMALL, *overrides)
     given, plain = result["rows"]
     assert (given["name"], given["seeds"]) == ("resnet20, given weights", [0])
     assert given["error"]["mean"] < 0.5 < plain["median"]["mean"]
@@ -111,7 +111,7 @@ def test_lesions_of_given_weights_are_beside_trained_networks(tmp_path: Path) ->
 @pytest.mark.slow
 def test_paths_are_binomial_and_weighted(tmp_path: Path) -> None:
     overrides = ["study.networks=[resnet20]", "study.samples=3"]
-    result = made("paths", tmp_path / "out", *SMALL, *overrides)
+    result = run_study("paths", tmp_path / "out", *SMALL, *overrides)
     (row,) = result["rows"]
     assert (row["blocks"], row["usual"]) == (9, 4.5)
     assert 0 <= row["shortest"]["mean"] <= row["length"]["mean"] <= row["longest"]["mean"] <= 9
@@ -121,20 +121,20 @@ def test_paths_are_binomial_and_weighted(tmp_path: Path) -> None:
     assert paths["dashed"]
     # another number of samples is another look: the trained runs are kept, the answers are not
     logs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/runs/*/log.jsonl")}
-    again = made("paths", tmp_path / "out", *SMALL, overrides[0], "study.samples=2")
-    assert again["rows"] != result["rows"]
+    fewer = run_study("paths", tmp_path / "out", *SMALL, overrides[0], "study.samples=2")
+    assert fewer["rows"] != result["rows"]
     assert {path: path.stat().st_mtime_ns for path in logs} == logs
 
 
 @pytest.mark.slow
 def test_every_network_has_a_loss_surface(tmp_path: Path) -> None:
     overrides = ["study.networks=[plain20,resnet20]", "study.points=5", "study.span=0.5"]
-    result = made("surface", tmp_path / "out", *SMALL, *overrides)
+    result = run_study("surface", tmp_path / "out", *SMALL, *overrides)
     line, *maps = result["figures"]
     assert line["lines"][0]["x"] == [-0.5, -0.25, 0, 0.25, 0.5]
-    assert [each["kind"] for each in maps] == ["map", "map"]
-    for row, each in zip(result["rows"], maps):
-        assert each["values"][2][2] == pytest.approx(row["loss"]["seeds"][0], rel=1e-5)
+    assert [figure["kind"] for figure in maps] == ["map", "map"]
+    for row, figure in zip(result["rows"], maps):
+        assert figure["values"][2][2] == pytest.approx(row["loss"]["seeds"][0], rel=1e-5)
         assert row["highest"]["mean"] >= row["near"]["mean"]
         assert 0 <= row["bent"]["mean"] <= 1
 
@@ -219,7 +219,7 @@ def test_the_same_images_are_used_every_time() -> None:
     from plusx.run import build
 
     source = build.open_split(load_recipe("digits-resnet20"), "train")
-    first, again = (some_batches(source, 20, 8) for _ in range(2))
+    first, repeated = (some_batches(source, 20, 8) for _ in range(2))
     assert [len(batch) for batch in first] == [8, 8, 4]
-    assert all(bool((a.inputs == b.inputs).all()) for a, b in zip(first, again))
+    assert all(bool((a.inputs == b.inputs).all()) for a, b in zip(first, repeated))
     assert sum(len(batch) for batch in some_batches(source, 10**6)) == len(source)

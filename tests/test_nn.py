@@ -121,8 +121,8 @@ def test_overwriting_changes_nothing_and_gradients_reach_everything(plan: dict[s
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-3, atol=1e-6)
     # a group of one channel that attention made equal everywhere has a gradient of 0, and small
     # factors that no skip passes by can leave one that float32 cannot hold
-    said = parse(plan["stages"][0]["block"]["body"])
-    passed = said.words if said.merge == "none" else said.after
+    sentence = parse(plan["stages"][0]["block"]["body"])
+    passed = sentence.words if sentence.merge == "none" else sentence.after
     if spec.norm in ("batch", "layer") and not any(word.kind == "scale" for word in passed):
         assert inputs[0].grad.abs().sum() > 0
     assert not [name for name, p in net.named_parameters() if p.grad is None]
@@ -260,12 +260,12 @@ def test_without_branches_the_gradient_is_equal_at_every_depth() -> None:
     net = made(small(PRE_ACTIVATION, depth=6, tail="norm act pool")).double()
     zero_the_branch(net)
     x = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
-    kept, y = [], x
+    features, y = [], x
     for block in net.layer1:
-        kept.append(y)
+        features.append(y)
         y = block(y)
     weight = torch.randn_like(y)
-    for gradient in torch.autograd.grad((y * weight).sum(), kept):
+    for gradient in torch.autograd.grad((y * weight).sum(), features):
         assert torch.equal(gradient, weight)
 
 
@@ -277,12 +277,12 @@ def test_a_scaled_shortcut_gives_powers_of_its_factor(factor: float) -> None:
     net = made(small(block, depth=6, tail="norm act pool")).double()
     zero_the_branch(net)
     x = torch.randn(2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
-    kept, y = [], x
+    features, y = [], x
     for module in net.layer1:
-        kept.append(y)
+        features.append(y)
         y = module(y)
     weight = torch.randn_like(y)
-    for l, gradient in enumerate(torch.autograd.grad((y * weight).sum(), kept)):
+    for l, gradient in enumerate(torch.autograd.grad((y * weight).sum(), features)):
         torch.testing.assert_close(gradient, weight * factor ** (6 - l), rtol=1e-12, atol=0)
 
 
@@ -305,9 +305,9 @@ def test_option_a_subsamples_and_appends_zeros_and_its_half_centres_them() -> No
     x = torch.randn(1, 4, 5, 5)
     behind = layers.ZeroPad(4, (2, 2), half=False)(x)
     centred = layers.ZeroPad(4, (2, 2), half=True)(x)
-    taken, zeros = x[:, :, ::2, ::2], torch.zeros(1, 4, 3, 3)
-    assert torch.equal(behind, torch.cat([taken, zeros], 1))
-    assert torch.equal(centred, torch.cat([zeros[:, :2], taken, zeros[:, :2]], 1))
+    subsampled, zeros = x[:, :, ::2, ::2], torch.zeros(1, 4, 3, 3)
+    assert torch.equal(behind, torch.cat([subsampled, zeros], 1))
+    assert torch.equal(centred, torch.cat([zeros[:, :2], subsampled, zeros[:, :2]], 1))
 
 
 def test_a_blur_is_a_binomial_filter() -> None:
@@ -363,11 +363,11 @@ def test_a_dropped_block_does_no_work_and_keeps_its_statistics() -> None:
     block.conv1.register_forward_hook(lambda *_: calls.append(1))
     before = {k: v.clone() for k, v in block.state_dict().items()}
     x = torch.randn(2, 16, 4, 4, requires_grad=True)
-    kept = x.detach().clone()
+    copied = x.detach().clone()
     y = block.train()(x)
     y.sum().backward()
     assert not calls
-    assert torch.equal(x, kept)
+    assert torch.equal(x, copied)
     assert torch.equal(y, x.relu())
     assert all(p.grad is None for p in block.parameters())
     assert all(torch.equal(before[k], v) for k, v in block.state_dict().items())

@@ -35,12 +35,14 @@ def watched(folder: Path, *arguments: str) -> list[str]:
     home = folder / "home"
     (folder / "tmp").mkdir(exist_ok=True)
     home.mkdir(exist_ok=True)
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    variables = {
+        name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
+    }
     done = subprocess.run(
         ["strace", "-f", "-qq", "-s", "4096", "-o", str(log), "-e", f"trace={CALLS}",
          "--seccomp-bpf", sys.executable, "-m", "plusx", *arguments],
         cwd=folder,
-        env={**kept, "HOME": str(home), "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1",
+        env={**variables, "HOME": str(home), "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1",
              "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,

@@ -71,12 +71,12 @@ def test_a_block_of_fixup_is_that_of_the_authors() -> None:
 
 def test_fixup_initialises_by_its_rules() -> None:
     net = plusx.create_model("fixup_resnet110", seed=0)
-    found = residual_blocks(net)
-    assert len(found) == 54
+    blocks = residual_blocks(net)
+    assert len(blocks) == 54
     assert not net.fc.weight.any()
-    for block in found:
+    for block in blocks:
         assert not block.conv2.weight.any()
-    weight = found[-1].conv1.weight.detach()
+    weight = blocks[-1].conv1.weight.detach()
     expected = (2 / (64 * 9)) ** 0.5 * 54**-0.5  # m = 2: L ** (-1 / 2)
     assert float(weight.std()) == pytest.approx(expected, rel=0.03)
     other = plusx.create_model("resnet20", seed=0)

@@ -59,47 +59,47 @@ def ours(name: str, tensors: dict[str, Tensor]) -> nn.Module:
     "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in BIT_EQUAL]
 )
 def test_outputs_are_equal_bit_for_bit(name: str) -> None:
-    there = theirs(name)
-    here = ours(name, there.state_dict())
+    their_net = theirs(name)
+    own_net = ours(name, their_net.state_dict())
     x = torch.randn(2, 3, 64, 64)
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        here, there = (net.to(memory_format=memory_format) for net in (here, there))
+        own_net, their_net = (net.to(memory_format=memory_format) for net in (own_net, their_net))
         x = x.to(memory_format=memory_format)
         with torch.no_grad():
-            assert torch.equal(here(x), there(x))
+            assert torch.equal(own_net(x), their_net(x))
 
 
 @pytest.mark.slow
 def test_convnext_is_equal_to_1e_5() -> None:
     # its linear layers are 1x1 convolutions here, which add in another order
-    there = theirs("convnext_tiny")
+    their_net = theirs("convnext_tiny")
     with torch.no_grad():
-        for name, parameter in there.named_parameters():
+        for name, parameter in their_net.named_parameters():
             if name.endswith("layer_scale"):
                 nn.init.uniform_(parameter, 0.1, 0.5)
-    here = ours("convnext_tiny", there.state_dict())
+    own_net = ours("convnext_tiny", their_net.state_dict())
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert (here(x) - there(x)).abs().max() < 1e-5 * there(x).abs().max()
+        assert (own_net(x) - their_net(x)).abs().max() < 1e-5 * their_net(x).abs().max()
 
 
 @pytest.mark.slow
 def test_video_outputs_are_equal_bit_for_bit() -> None:
-    there = theirs("r3d_18")
-    here = ours("r3d_18", there.state_dict())
+    their_net = theirs("r3d_18")
+    own_net = ours("r3d_18", their_net.state_dict())
     x = torch.randn(1, 3, 4, 32, 32)
     with torch.no_grad():
-        assert torch.equal(here(x), there(x))
+        assert torch.equal(own_net(x), their_net(x))
 
 
 def test_a_training_step_is_equal_bit_for_bit() -> None:
-    there = theirs("resnet18").train()
-    here = ours("resnet18", there.state_dict()).train()
+    their_net = theirs("resnet18").train()
+    own_net = ours("resnet18", their_net.state_dict()).train()
     x, y = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
-    for net in (there, here):
+    for net in (their_net, own_net):
         nn.functional.cross_entropy(net(x), y).backward()
-    mine = dict(here.named_parameters())
-    for name, parameter in there.named_parameters():
+    mine = dict(own_net.named_parameters())
+    for name, parameter in their_net.named_parameters():
         assert torch.equal(mine[name].grad, parameter.grad)
-    buffers = dict(here.named_buffers())
-    assert all(torch.equal(buffers[name], buffer) for name, buffer in there.named_buffers())
+    buffers = dict(own_net.named_buffers())
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in their_net.named_buffers())

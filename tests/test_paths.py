@@ -88,28 +88,31 @@ def test_a_linear_network_has_the_product_of_its_factors() -> None:
     for block in net.layer1:
         nn.init.dirac_(block.conv1.weight)
         block.conv1.weight.data.mul_(0.5)
-    found = path_gradients(net, inputs, targets, samples=6)
-    means = [each.mean for each in found]
+    gradients = path_gradients(net, inputs, targets, samples=6)
+    means = [gradient.mean for gradient in gradients]
     assert [means[i] / means[0] for i in range(6)] == pytest.approx([0.5**i for i in range(6)])
-    assert [len(each.norms) for each in found] == [1, 5, 6, 6, 5, 1] or all(
-        len(each.norms) <= comb(5, each.length) for each in found
+    assert [len(gradient.norms) for gradient in gradients] == [1, 5, 6, 6, 5, 1] or all(
+        len(gradient.norms) <= comb(5, gradient.length) for gradient in gradients
     )
     # weighted by their number: (1 + f)^n term by term
     expected = [comb(5, k) * 0.5**k / 1.5**5 for k in range(6)]
-    assert contributions(found) == pytest.approx(expected)
+    assert contributions(gradients) == pytest.approx(expected)
 
 
 def test_sampling_is_by_the_seed_and_leaves_the_network_alone() -> None:
     net = made(small(BASIC)).float().train()
     inputs, targets = some_batch()
     before = state_of(net)
-    found = path_gradients(net, inputs.float(), targets, lengths=[2, 5], samples=3, seed=1)
+    gradients = path_gradients(net, inputs.float(), targets, lengths=[2, 5], samples=3, seed=1)
     assert state_of(net) == before
-    again = path_gradients(net, inputs.float(), targets, lengths=[2, 5], samples=3, seed=1)
+    repeated = path_gradients(net, inputs.float(), targets, lengths=[2, 5], samples=3, seed=1)
     other = path_gradients(net, inputs.float(), targets, lengths=[2, 5], samples=3, seed=2)
-    assert found == again
-    assert found != other
-    assert [(each.length, each.paths) for each in found] == [(2, 15 / 64), (5, 6 / 64)]
+    assert gradients == repeated
+    assert gradients != other
+    assert [(gradient.length, gradient.paths) for gradient in gradients] == [
+        (2, 15 / 64),
+        (5, 6 / 64),
+    ]
 
 
 def test_effective_lengths_are_the_shortest_range_that_carries_enough() -> None:

@@ -25,7 +25,7 @@ from plusx.run.dense_predictions import GroundTruth, coco, coco_results, predict
 from plusx.run.predictor import Predictor
 from test_scenes import coco as coco_folder
 from test_scenes import picture
-from test_segment_runs import Told
+from test_segment_runs import FixedDetections
 
 
 pytest.importorskip("faster_coco_eval")
@@ -34,14 +34,14 @@ NAMES = ("a", "b")
 SHAPES = {"tall": (96, 40), "wide": (40, 96), "even": (64, 64)}
 
 
-class Measured(Told):
+class Measured(FixedDetections):
     """Predicts the same boxes for every image, and is evaluated."""
 
     def meters(self) -> list[Any]:
         return [DetectionMeter(NAMES)]
 
 
-def run_of(task: Told, path: Path, size: tuple[int, int]) -> runs.Run:
+def run_of(task: FixedDetections, path: Path, size: tuple[int, int]) -> runs.Run:
     path.mkdir(exist_ok=True)
     modality = ImageModality(size, 3, (0.5,) * 3, (0.2,) * 3, resize="fit")
     return runs.Run(
@@ -92,8 +92,8 @@ def test_s12_evaluation_and_prediction_use_the_same_boxes(tmp_path: Path) -> Non
         for batch in loader.epoch(0):
             meter.update(run.task.predict(batch), batch)
     evaluated = meter.compute()
-    predictor, known = Predictor(run, device="cpu"), GroundTruth([source])
-    result = predict_dense(predictor, paths, known, [], out=tmp_path / "out", batch_size=8)
+    predictor, annotations = Predictor(run, device="cpu"), GroundTruth([source])
+    result = predict_dense(predictor, paths, annotations, [], out=tmp_path / "out", batch_size=8)
     content = store.read_json(tmp_path / "out" / "coco.json")
     written = store.read_json(tmp_path / "out" / "coco-results.json")
     assert all(min(row["bbox"][2:]) > 0 for row in written)
@@ -177,8 +177,8 @@ def test_s11_labels_of_boxes_do_not_cover_each_other() -> None:
 def test_s11_lines_and_labels_grow_with_the_image(side: int) -> None:
     grey = np.full((side, side, 3), 100, np.uint8)
     box = (side // 4, side // 4, side // 2, side // 2)
-    drawn = drawing.draw_boxes(grey, [box], [0], [""], 2)
-    thickness = int((drawn[side * 3 // 8, : side // 3] != 100).any(-1).sum())
+    image = drawing.draw_boxes(grey, [box], [0], [""], 2)
+    thickness = int((image[side * 3 // 8, : side // 3] != 100).any(-1).sum())
     assert thickness == {320: 2, 2048: 7}[side]
     labelled = drawing.draw_boxes(grey, [box], [0], ["word"], 2)
     rows = (labelled[: side // 4] != 100).any((1, 2)).sum()
@@ -190,7 +190,7 @@ def test_s11_a_page_of_large_photos_is_small(tmp_path: Path) -> None:
     rows = torch.zeros(1, 30, 6)
     rows[0, :, :2] = torch.rand(30, 2) * 200
     rows[0, :, 2:4], rows[0, :, 4] = rows[0, :, :2] + 50, 0.9
-    run = run_of(Told(rows).eval(), tmp_path / "run", (256, 256))
+    run = run_of(FixedDetections(rows).eval(), tmp_path / "run", (256, 256))
     blurred = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     paths = [tmp_path / f"{number}.jpg" for number in range(2)]
     for path in paths:

@@ -58,7 +58,7 @@ def test_unreadable_inputs_do_not_stop_the_others(weights: Path, photo: Path) ->
     failed: list[dict[str, str]] = []
     rows = predictor([broken, photo], failed=failed)
     assert [row["path"] for row in rows] == [str(photo)]
-    assert [each["path"] for each in failed] == [str(broken)]
+    assert [failure["path"] for failure in failed] == [str(broken)]
     with pytest.raises(plusx.UserError, match=r"broken\.png"):
         predictor([broken, photo])
     with pytest.raises(plusx.UserError, match="no such file"):

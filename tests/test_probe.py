@@ -57,7 +57,7 @@ def test_the_command_answers_in_json_and_counts_uses_of_the_test(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("arguments", "message"),
     [
         (["--split", "train"], "allowed are 'validation' and 'test'"),
         (["--neighbours", "0"], "neighbours = 0"),
@@ -65,9 +65,9 @@ def test_the_command_answers_in_json_and_counts_uses_of_the_test(
     ],
 )
 def test_networks_that_cannot_be_probed_are_named(
-    digits: Path, capsys: pytest.CaptureFixture[str], said: list[str], message: str
+    digits: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert cli.run(["probe", str(digits), *said]) == 2
+    assert cli.run(["probe", str(digits), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -83,8 +83,8 @@ def _patients(
         label = labels[number % len(labels)]
         pixels = random.integers(0, 90, (16, 16)).astype(np.uint8)
         for name in filter(None, label.split("|")):
-            place = names.index(name)
-            pixels[4 * (place // 4) :, :][:4, 4 * (place % 4) : 4 * (place % 4) + 4] += 150
+            index = names.index(name)
+            pixels[4 * (index // 4) :, :][:4, 4 * (index % 4) : 4 * (index % 4) + 4] += 150
         Image.fromarray(pixels).save(folder / f"{number}.png")
         rows.append([f"{number}.png", label, f"patient {number // 3}"])
     with (folder / "images.csv").open("w", newline="") as file:

@@ -48,11 +48,11 @@ def test_the_recorded_result_is_the_expected_one() -> None:
 def test_a_run_starts_from_weights_of_another_library(tmp_path: Path) -> None:
     """Its shortcuts pad on both sides, those of the zoo's network of that name do not."""
     data = os.environ.get("PLUSX_DATA")
-    found = sorted((Path(data or "none") / "weights" / "akamaster_cifar10").glob("resnet20*"))
-    if not found:
+    files = sorted((Path(data or "none") / "weights" / "akamaster_cifar10").glob("resnet20*"))
+    if not files:
         pytest.skip("the weights are not under PLUSX_DATA")
     file = tmp_path / "resnet20.safetensors"
-    convert(found[0], "resnet20", "akamaster", file)
+    convert(files[0], "resnet20", "akamaster", file)
     overrides = [f"net.weights={file}", "net.base=resnet20", "steps=2", "optim.lr=1e-6"]
     overrides += ["data.kind=cifar10", "data.train=64", "data.augment="]
     recipe = load_recipe("cifar10-resnet20-quick", overrides)

@@ -147,15 +147,17 @@ TYPOS = [
 ]
 
 
-@pytest.mark.parametrize(("line", "typo", "number", "said"), TYPOS)
-def test_a_typo_is_named_with_its_line(line: str, typo: str, number: str, said: list[str]) -> None:
+@pytest.mark.parametrize(("line", "typo", "number", "messages"), TYPOS)
+def test_a_typo_is_named_with_its_line(
+    line: str, typo: str, number: str, messages: list[str]
+) -> None:
     assert line in GOOD
     with pytest.raises(ValueError) as error:
         parse_recipe(GOOD.replace(line, typo, 1), where="my.toml")
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith(f"my.toml:{number}: " if number else "my.toml")
-    for words in said:
+    for words in messages:
         assert words in message, message
 
 
@@ -164,7 +166,7 @@ def test_there_are_more_than_thirty_typos() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("lr=0.1", "did you mean optim.lr"),
         ("optim.lr=fast", "must be a number"),
@@ -177,27 +179,27 @@ def test_there_are_more_than_thirty_typos() -> None:
         ("evaluate.keep=bets", "did you mean best"),
     ],
 )
-def test_a_wrong_override_is_quoted(override: str, said: str) -> None:
+def test_a_wrong_override_is_quoted(override: str, message: str) -> None:
     with pytest.raises(ValueError) as error:
         parse_recipe(GOOD, [override])
     assert override in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("data.spacing=[2.0,1.0]", r"[data] spacing = [2.0, 1.0], item 3 is missing"),
         ("data.patch=[8,8,8,8]", r"[data] patch = [8, 8, 8, 8]: must have at most 3 items"),
         ("data.classes=[liver]", r'[data] classes = ["liver"]: must have at least 2 items'),
     ],
 )
-def test_a_list_of_another_length_is_named(override: str, said: str) -> None:
+def test_a_list_of_another_length_is_named(override: str, message: str) -> None:
     text = GOOD[: GOOD.index("[data]")] + GOOD[GOOD.index("[optim]") :]
     volumes = ["data.kind=volumes", "data.path=x", "data.range=[0,9]", "data.classes=[a,b]"]
     with pytest.raises(ValueError) as error:
         parse_recipe(text, [*volumes, override])
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_overrides_change_fields_and_nothing_else() -> None:

@@ -34,12 +34,12 @@ def test_a_header_has_the_measured_values(measure: ModuleType, name: str) -> Non
     if not result.is_file():
         assert measure.BEGIN not in text, "a header without the file that it comes from"
         pytest.skip(f"{name} has not been measured")
-    found = json.loads(result.read_text(encoding="utf-8"))
-    assert set(found) >= KEYS
-    assert "\n".join(measure.header(found)) + "\n" in text
-    overrides = [word for word in shlex.split(found["command"])[3:] if "=" in word]
-    now = differences(parse_recipe(found["recipe"]), load_recipe(name))
-    overridden = {".".join(split_override(each)[0]) for each in overrides}
+    record = json.loads(result.read_text(encoding="utf-8"))
+    assert set(record) >= KEYS
+    assert "\n".join(measure.header(record)) + "\n" in text
+    overrides = [word for word in shlex.split(record["command"])[3:] if "=" in word]
+    now = differences(parse_recipe(record["recipe"]), load_recipe(name))
+    overridden = {".".join(split_override(override)[0]) for override in overrides}
     assert set(now) <= overridden, f"the recipe was changed since it was measured: {now}"
 
 

@@ -86,7 +86,7 @@ def test_the_same_result_gives_the_same_bytes() -> None:
 
 
 def test_a_comparison_has_finding_and_settings() -> None:
-    said = Page(PAGES["comparison"]).said
+    shown = Page(PAGES["comparison"]).text
     for text in (
         "depth hurts without skips",
         "the test set was not used",
@@ -101,19 +101,19 @@ def test_a_comparison_has_finding_and_settings() -> None:
         "A processor",
         "epochs = 6",
     ):
-        assert text in said
+        assert text in shown
 
 
 def test_the_use_of_the_test_set_is_reported() -> None:
     assert "the test set was not used" not in result_page(comparison(DEGRADED, split="test"))
-    assert "used once" in Page(PAGES["run"]).said
+    assert "used once" in Page(PAGES["run"]).text
 
 
-@pytest.mark.parametrize("place", ["finding", "data", "command", "recipe", "question"])
-def test_foreign_text_is_escaped(place: str) -> None:
-    read = Page(result_page(comparison(DEGRADED, **{place: EVIL})))
+@pytest.mark.parametrize("field", ["finding", "data", "command", "recipe", "question"])
+def test_foreign_text_is_escaped(field: str) -> None:
+    read = Page(result_page(comparison(DEGRADED, **{field: EVIL})))
     assert [tag for tag, _ in read.elements].count("script") == 1
-    assert EVIL in read.said
+    assert EVIL in read.text
 
 
 def test_class_names_are_escaped() -> None:
@@ -128,15 +128,15 @@ def test_class_names_are_escaped() -> None:
     )
     read = Page(page)
     assert [tag for tag, _ in read.elements].count("script") == 1
-    assert read.said.count(EVIL) >= 3
+    assert read.text.count(EVIL) >= 3
     assert EVIL in read.attributes("title")
 
 
 def test_names_in_a_figure_are_escaped() -> None:
     read = Page(result_page(comparison({EVIL: (0.9, 0.8), "$b$": (0.7, 0.6)})))
     assert [tag for tag, _ in read.elements].count("script") == 1
-    assert EVIL in read.said
-    assert "$b$" in read.said
+    assert EVIL in read.text
+    assert "$b$" in read.text
 
 
 def test_many_classes_are_listed_by_what_is_confused() -> None:
@@ -149,8 +149,8 @@ def test_many_classes_are_listed_by_what_is_confused() -> None:
         environment={},
         test_uses=0,
     )
-    said = Page(page).said
-    assert "class0 class1 1 10.0" in said
+    shown = Page(page).text
+    assert "class0 class1 1 10.0" in shown
     assert len(page) < 200_000
 
 
@@ -165,10 +165,10 @@ def test_where_images_have_several_labels_none_is_taken_for_another() -> None:
         environment={},
         test_uses=0,
     )
-    said = Page(page).said
-    assert "with every label right" in said
-    assert "Confusion" not in said
-    assert "Precision, recall and F1 per class" in said
+    shown = Page(page).text
+    assert "with every label right" in shown
+    assert "Confusion" not in shown
+    assert "Precision, recall and F1 per class" in shown
 
 
 def test_a_run_without_metrics_says_so() -> None:
@@ -177,9 +177,9 @@ def test_a_run_without_metrics_says_so() -> None:
     rows = [{"label": name, **nothing, "boxes": 0} for name in ("sky", "sea")]
     result["validation"] = {"count": 6, "boxes": 0, **nothing, "per_class": rows}
     page = run_page(result, [], classes=["sky", "sea"], recipe="", environment={}, test_uses=0)
-    said = Page(page).said
-    assert "cannot be evaluated: the 6 validation images have no annotation" in said
-    assert "Boxes per class" in said
+    shown = Page(page).text
+    assert "cannot be evaluated: the 6 validation images have no annotation" in shown
+    assert "Boxes per class" in shown
     assert metrics_line(result["validation"], result["metrics"]).startswith("no metric:")
 
 
@@ -197,17 +197,17 @@ def test_metrics_have_intervals_and_units() -> None:
         "hd95_per_class": [{"label": "sea", "hd95": 3.456, "count": 2, "missed": 0}],
     }
     page = run_page(result, [], classes=["sky", "sea"], recipe="", environment={}, test_uses=0)
-    said = Page(page).said
-    assert "AUROC 90.0 % (95 % interval 81.0 to 96.0 %), F1 90.0 %, HD95 3.46 mm on the" in said
-    assert "80.0 70.0 to 85.0" in said
-    assert "The 95 % interval follows each metric that has one." in said
-    assert "HD95 per class" in said
-    assert "345.6" not in said
+    shown = Page(page).text
+    assert "AUROC 90.0 % (95 % interval 81.0 to 96.0 %), F1 90.0 %, HD95 3.46 mm on the" in shown
+    assert "80.0 70.0 to 85.0" in shown
+    assert "The 95 % interval follows each metric that has one." in shown
+    assert "HD95 per class" in shown
+    assert "345.6" not in shown
 
 
 def _luminance(colour: str) -> float:
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -227,24 +227,24 @@ def test_colours_have_contrast_in_light_and_dark_mode() -> None:
 
 
 def test_networks_of_one_family_share_a_hue_and_twins_do_not() -> None:
-    found = colours(["plain20", "plain56", "resnet20", "resnet56"])
-    assert len(set(found.values())) == 4
-    hue = {name: colorsys.rgb_to_hls(*to_rgb(colour))[0] for name, colour in found.items()}
+    chosen = colours(["plain20", "plain56", "resnet20", "resnet56"])
+    assert len(set(chosen.values())) == 4
+    hue = {name: colorsys.rgb_to_hls(*to_rgb(colour))[0] for name, colour in chosen.items()}
     assert abs(hue["plain20"] - hue["plain56"]) < 0.05
     assert abs(hue["plain20"] - hue["resnet20"]) > 0.2
     alone = colours(["plain20", "plain56"])
-    assert alone == {name: found[name] for name in alone}
+    assert alone == {name: chosen[name] for name in alone}
 
 
 def test_names_with_numbers_of_their_own_have_hues_of_their_own() -> None:
-    found = colours([f"task {number}: {number}, {number + 1}" for number in range(8)])
-    hues = {name: colorsys.rgb_to_hls(*to_rgb(colour))[0] for name, colour in found.items()}
+    chosen = colours([f"task {number}: {number}, {number + 1}" for number in range(8)])
+    hues = {name: colorsys.rgb_to_hls(*to_rgb(colour))[0] for name, colour in chosen.items()}
     assert len({round(hue, 2) for hue in hues.values()}) == 8
 
 
 def test_the_interval_of_a_split_that_chose_the_epoch_is_left_out() -> None:
     """Of the best of many epochs the accuracy is too good, and an interval around it is wrong."""
-    page = Page(single_page(best_epoch=4)).said
+    page = Page(single_page(best_epoch=4)).text
     assert "optimistic: the epoch was chosen on the same images" in page
     assert "95 % interval" not in page.split("Confusion")[0]
 
@@ -280,9 +280,9 @@ def test_a_report_is_written_into_the_folder_of_a_run(tmp_path: Path) -> None:
             "log.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
         },
     )
-    said = Page(write_report(folder).read_text(encoding="utf-8")).said
-    assert "90.0 % of the 100 validation images" in said
-    assert "95 % interval 82.6 to 94.5 %" in said
+    shown = Page(write_report(folder).read_text(encoding="utf-8")).text
+    assert "90.0 % of the 100 validation images" in shown
+    assert "95 % interval 82.6 to 94.5 %" in shown
 
 
 @pytest.mark.parametrize(

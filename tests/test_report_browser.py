@@ -58,7 +58,7 @@ _PALE = """(() => {
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
     digits = [str(digit) for digit in range(10)]
-    made = {
+    contents = {
         "comparison": result_page(comparison(DEGRADED)),
         "run": run_page(
             single(digits),
@@ -89,10 +89,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     long = "an unusually long name of a class, " * 3
     table.write_text(table.read_text() + f'\n0.png,1,1,9,9,"{long}"\n1.png,1,1,9,9,"{"x" * 80}"')
     inspect(str(table), folder / "data set.html")
-    made["data set"] = (folder / "data set.html").read_text(encoding="utf-8")
-    for name, page in made.items():
+    contents["data set"] = (folder / "data set.html").read_text(encoding="utf-8")
+    for name, page in contents.items():
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in made}
+    return {name: folder / f"{name}.html" for name in contents}
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def test_a_report_in_a_browser(
     browser.call("Emulation.setEmulatedMedia", features=[feature])
     browser.open(pages[name])
 
-    asked = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
-    assert [url for url in asked if not url.startswith("data:")] == [pages[name].as_uri()]
+    requested = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
+    assert [url for url in requested if not url.startswith("data:")] == [pages[name].as_uri()]
     assert browser.named("Runtime.consoleAPICalled", "Runtime.exceptionThrown") == []
     assert [event["entry"]["text"] for event in browser.named("Log.entryAdded")] == []
 
@@ -196,12 +196,12 @@ def test_the_names_of_a_long_table_stay_when_it_is_scrolled(
     browser.call("Emulation.setDeviceMetricsOverride", width=390, height=900,
                  deviceScaleFactor=1, mobile=True)  # fmt: skip
     browser.open(pages["study"])
-    place = (
+    script = (
         "(() => { const table = document.querySelector('section table');"
         "table.parentElement.scrollLeft = %d;"
         "return table.tBodies[0].rows[0].cells[0].getBoundingClientRect().left; })()"
     )
-    assert browser.value(place % 0) == browser.value(place % 200)
+    assert browser.value(script % 0) == browser.value(script % 200)
 
 
 def test_the_browser_reports_requests_and_errors(browser: Browser, tmp_path: Path) -> None:

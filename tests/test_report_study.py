@@ -14,24 +14,24 @@ from plusx.report import values, write_report
 from plusx.report.charts import Chart, chart, charts, colours, names
 from plusx.report.result import result_page
 from plusx.report.text_table import rows_table
-from study_pages import Told, axis, columns, line, lines, rows, spread, study, surface
+from study_pages import FigureData, axis, columns, line, lines, rows, spread, study, surface
 
 
 EVIL = '<script>alert("1")</script>&\'"$x^2$\x00\n'
 PAGE = result_page(study())
 
 
-def drawn(told: Told) -> Chart:
-    return chart(told, colours(names(told)), "f0")
+def chart_of(data: FigureData) -> Chart:
+    return chart(data, colours(names(data)), "f0")
 
 
-def texts(told: Told) -> str:
+def texts(data: FigureData) -> str:
     """All that is written in the drawing of a figure."""
-    return Page(drawn(told).svg).said
+    return Page(chart_of(data).svg).text
 
 
-def dots(groups: dict[str, list[float | None]], scale: str = "share") -> Told:
-    made = [
+def dots(groups: dict[str, list[float | None]], scale: str = "share") -> FigureData:
+    groups_of_dots = [
         {
             "name": name,
             "values": values,
@@ -41,17 +41,17 @@ def dots(groups: dict[str, list[float | None]], scale: str = "share") -> Told:
         for name, values in groups.items()
     ]
     return {"kind": "dots", "title": "Dots", "caption": "", "x": axis("error", scale),
-            "groups": made}  # fmt: skip
+            "groups": groups_of_dots}  # fmt: skip
 
 
-def several(drawn: list[Told], x: str = "linear", y: str = "linear") -> Told:
-    return lines("Lines", axis("depth", x), axis("norm", y), drawn)
+def several(chart_of: list[FigureData], x: str = "linear", y: str = "linear") -> FigureData:
+    return lines("Lines", axis("depth", x), axis("norm", y), chart_of)
 
 
-def grid(heights: list[list[Any]], scale: str = "linear") -> Told:
-    told = surface(2)
+def grid(heights: list[list[Any]], scale: str = "linear") -> FigureData:
+    data = surface(2)
     return {
-        **told,
+        **data,
         "xs": list(range(len(heights[0]) if heights else 0)),
         "ys": list(range(len(heights))),
         "values": heights,
@@ -75,7 +75,7 @@ def test_a_page_is_valid_requests_nothing_and_describes_every_figure() -> None:
 
 
 def test_a_page_has_question_finding_results_and_settings() -> None:
-    said = Page(PAGE).said
+    shown = Page(PAGE).text
     for text in (
         "plain56 ends with 13.7 % training error",
         "what holds it back is not a vanishing gradient",
@@ -90,35 +90,35 @@ def test_a_page_has_question_finding_results_and_settings() -> None:
         "torch 2.11.0",
         "epochs = 60",
     ):
-        assert text in said
-    assert "Never measured" not in said  # a column without a value is none
+        assert text in shown
+    assert "Never measured" not in shown  # a column without a value is none
 
 
 def test_excluded_rows_are_listed_with_their_reason() -> None:
-    said = Page(result_page(study(figures=[]))).said
-    results, marked = said.split("Runs excluded from the means", 1)
+    shown = Page(result_page(study(figures=[]))).text
+    results, marked = shown.split("Runs excluded from the means", 1)
     assert "plain110" not in results.split("Results")[-1]
     row = marked.split("plain110")[1].split("What was run")[0]
     assert "another machine: NVIDIA H200" in row
     assert "31.0 ± 2.0" in row
-    assert "excluded" not in Page(result_page(study(marked=[], figures=[]))).said
+    assert "excluded" not in Page(result_page(study(marked=[], figures=[]))).text
 
 
 def test_a_study_without_rows_figures_or_seeds_has_a_page() -> None:
     empty = study(rows=[], figures=[], columns=[], marked=[], seeds=[], split=None, seconds=None)
-    said = Page(result_page(empty)).said
-    assert "no run has finished" in said
+    shown = Page(result_page(empty)).text
+    assert "no run has finished" in shown
 
 
-@pytest.mark.parametrize("place", ["finding", "title", "question", "data", "command", "recipe"])
-def test_foreign_text_is_escaped(place: str) -> None:
-    read = Page(result_page(study(figures=[], **{place: EVIL})))
+@pytest.mark.parametrize("field", ["finding", "title", "question", "data", "command", "recipe"])
+def test_foreign_text_is_escaped(field: str) -> None:
+    read = Page(result_page(study(figures=[], **{field: EVIL})))
     assert [tag for tag, _ in read.elements].count("script") == 1
-    assert '<script>alert("1")</script>&\'"$x^2$' in read.said
+    assert '<script>alert("1")</script>&\'"$x^2$' in read.text
 
 
 @pytest.mark.parametrize(
-    "told",
+    "data",
     [
         several([line(EVIL, [1, 2], [0.5, 0.25])]),
         dots({EVIL: [0.5], "\U0001f600 学習": [0.4]}),
@@ -126,13 +126,13 @@ def test_foreign_text_is_escaped(place: str) -> None:
     ],
     ids=["lines", "dots", "map"],
 )
-def test_names_in_a_figure_are_escaped(told: Told) -> None:
-    read = Page(drawn(told).svg)
+def test_names_in_a_figure_are_escaped(data: FigureData) -> None:
+    read = Page(chart_of(data).svg)
     assert "script" not in [tag for tag, _ in read.elements]
-    assert '<script>alert("1")' in read.said
-    page = Page(result_page(study(figures=[told])))
+    assert '<script>alert("1")' in read.text
+    page = Page(result_page(study(figures=[data])))
     assert [tag for tag, _ in page.elements].count("script") == 1
-    assert '<script>alert("1")</script>&\'"$x^2$' in page.said
+    assert '<script>alert("1")</script>&\'"$x^2$' in page.text
 
 
 def test_names_in_a_table_are_escaped() -> None:
@@ -140,7 +140,7 @@ def test_names_in_a_table_are_escaped() -> None:
     page = result_page(study(rows=[row], marked=[{**row, "why": EVIL}], figures=[]))
     read = Page(page)
     assert [tag for tag, _ in read.elements].count("script") == 1
-    assert read.said.count('alert("1")') == 5
+    assert read.text.count('alert("1")') == 5
 
 
 HARD = {
@@ -169,39 +169,39 @@ HARD = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", HARD.values(), ids=HARD.keys())
-def test_a_figure_can_have_any_values(told: Told) -> None:
-    svg = drawn(told).svg
+@pytest.mark.parametrize("data", HARD.values(), ids=HARD.keys())
+def test_a_figure_can_have_any_values(data: FigureData) -> None:
+    svg = chart_of(data).svg
     assert [tag for tag, _ in Page(svg).elements].count("svg") == 1
     drawn_paths = re.findall(r' d="([^"]*)"', svg)
     assert not any("nan" in path or "inf" in path for path in drawn_paths)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "data",
     [
         several([line("a", [1, 2], [0.5, 0.2])]),
         dots({"a": [0.1, 0.2]}),
         grid([[1.0, 2.0], [3.0, 4.0]]),
     ],
-    ids=lambda told: str(told["kind"]),
+    ids=lambda data: str(data["kind"]),
 )
-def test_an_axis_without_a_title_has_none(told: Told) -> None:
-    bare = {key: {**told[key], "title": ""} for key in ("x", "y", "value") if key in told}
-    assert "no name" not in texts({**told, **bare})
+def test_an_axis_without_a_title_has_none(data: FigureData) -> None:
+    bare = {key: {**data[key], "title": ""} for key in ("x", "y", "value") if key in data}
+    assert "no name" not in texts({**data, **bare})
 
 
 def test_a_logarithmic_axis_shows_zero_below_all_else() -> None:
     """Gradients that are exactly zero are what a figure of them is about."""
-    said = texts(several([line("a", [1, 2, 3], [0.0, 1e-3, 1.0])], y="log"))
-    assert " 0 " in f" {said} "
-    assert "0.001" in said
+    shown = texts(several([line("a", [1, 2, 3], [0.0, 1e-3, 1.0])], y="log"))
+    assert " 0 " in f" {shown} "
+    assert "0.001" in shown
     without = texts(several([line("a", [1, 2], [1e-3, 1.0])], y="log"))
     assert " 0 " not in f" {without} "
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "said"),
+    ("kind", "numbers", "expected"),
     [
         ("share", [0.9, 0.085], ["90.0", "8.5"]),
         ("share", [0.0004, 0.5], ["0.04", "50.00"]),
@@ -222,8 +222,8 @@ def test_a_logarithmic_axis_shows_zero_below_all_else() -> None:
         ("count", [{"mean": None, "std": None, "seeds": [None, None]}], ["–"]),
     ],
 )
-def test_values_are_formatted(kind: str, given: list[Any], said: list[str]) -> None:
-    assert [str(each) for each in values.format_values(kind, given)] == said
+def test_values_are_formatted(kind: str, numbers: list[Any], expected: list[str]) -> None:
+    assert [str(value) for value in values.format_values(kind, numbers)] == expected
 
 
 @given(st.floats(1e-300, 1e300))
@@ -241,21 +241,21 @@ def test_printed_numbers_are_close_to_their_values(value: float) -> None:
 
 def test_every_line_is_named_in_the_legend() -> None:
     for count in (8, 40):
-        said = texts(several([line(f"net {n}", [1, 2, 3], [n, n + 1.0, n]) for n in range(count)]))
-        assert all(f"net {n} " in f"{said} " for n in range(count))
+        shown = texts(several([line(f"net {n}", [1, 2, 3], [n, n + 1.0, n]) for n in range(count)]))
+        assert all(f"net {n} " in f"{shown} " for n in range(count))
 
 
 def test_the_numbers_of_a_figure_are_below_it() -> None:
     long = several([line("a", list(range(1000)), [float(n) for n in range(1000)])])
-    said = Page(result_page(study(figures=[long]))).said
-    assert "Every 5th row is given here" in said
-    assert "999" in said
-    said = Page(result_page(study(figures=[dots({"a": [0.5, 0.25]})]))).said
-    assert "50.00 50.00 25.00" in said
+    shown = Page(result_page(study(figures=[long]))).text
+    assert "Every 5th row is given here" in shown
+    assert "999" in shown
+    shown = Page(result_page(study(figures=[dots({"a": [0.5, 0.25]})]))).text
+    assert "50.00 50.00 25.00" in shown
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("data", "message"),
     [
         ({**several([]), "kind": "pie"}, "lines, dots, points, bars, map, not 'pie'"),
         (several([], y="cubic"), "linear, log, share, not 'cubic'"),
@@ -263,9 +263,9 @@ def test_the_numbers_of_a_figure_are_below_it() -> None:
         ({**grid([[1, 2]]), "ys": [1, 2, 3]}, "3 ys and 1 rows"),
     ],
 )
-def test_a_figure_that_cannot_be_drawn_is_refused(told: Told, message: str) -> None:
+def test_a_figure_that_cannot_be_drawn_is_refused(data: FigureData, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        charts([told])
+        charts([data])
 
 
 def test_a_name_keeps_its_colour_from_figure_to_figure() -> None:
@@ -273,15 +273,15 @@ def test_a_name_keeps_its_colour_from_figure_to_figure() -> None:
     two = [several([line(name, [1, 2], [1.0, 2.0])]) for name in ("plain20", "plain56")]
     both = several([line(name, [1, 2], [1.0, 2.0]) for name in ("plain20", "plain56")])
     shades = colours(["plain20", "plain56"])
-    for found, name in zip(charts([*two, both]), ("plain20", "plain56")):
-        assert shades[name] in found.svg
+    for drawn_chart, name in zip(charts([*two, both]), ("plain20", "plain56")):
+        assert shades[name] in drawn_chart.svg
     many = [
         several([line(f"{sign} net", [1, 2], [1.0, 2.0]) for sign in signs])
         for signs in ("abcdefgh", "ijkl")
     ]
     for figure in many:
-        (found,) = charts([figure])
-        assert found.svg == charts([*many[:1], figure])[1].svg.replace("f1-", "f0-")
+        (drawn_chart,) = charts([figure])
+        assert drawn_chart.svg == charts([*many[:1], figure])[1].svg.replace("f1-", "f0-")
 
 
 def test_a_report_is_written_into_the_folder_of_a_study(tmp_path: Path) -> None:
@@ -292,12 +292,12 @@ def test_a_report_is_written_into_the_folder_of_a_study(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [None, 200, 80, 40, 10])
 def test_a_table_for_a_terminal_has_every_value_within_the_width(width: int | None) -> None:
-    said = rows_table(columns(), rows(), width)
+    shown = rows_table(columns(), rows(), width)
     for text in ("plain56", "preact_resnet56", "869,434", "11.0 ± 0.3", "explode", "–"):
-        assert text in said
-    assert "Never" not in said
+        assert text in shown
+    assert "Never" not in shown
     if width is not None and width >= 80:
-        assert max(map(len, said.splitlines())) <= width
+        assert max(map(len, shown.splitlines())) <= width
 
 
 def test_a_table_is_turned_where_that_fits() -> None:

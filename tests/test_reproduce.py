@@ -258,13 +258,13 @@ def test_the_parts_of_a_claim_are_listed_with_the_results_that_it_has_of_them(
 ) -> None:
     record = reproduce("erratum-9", out=tmp_path, command="a command")
     rows = {row["id"]: row for row in ledger("*-9*", results=tmp_path)}
-    known = read_results(tmp_path)
+    recorded = read_results(tmp_path)
     assert len(record["members"]) == 2
     for member in record["members"]:
         assert rows[member["id"]]["state"] == member["verdict"]
         assert rows[member["id"]]["date"] == member["date"]
-        assert known[member["id"]]["command"] == "a command"
-    assert "recipe" not in known["erratum-9"]["members"][0]
+        assert recorded[member["id"]]["command"] == "a command"
+    assert "recipe" not in recorded["erratum-9"]["members"][0]
 
 
 def test_a_verdict_on_parts_follows_from_theirs() -> None:
@@ -323,10 +323,10 @@ def test_a_row_misses_where_a_claim_behind_it_does(
     assert run_claim(row, asked(tmp_path))["verdict"] == "PASS"
     wrong = replace(CLAIMS["plain-twin-counts"], value=5)
     monkeypatch.setitem(CLAIMS, "plain-twin-counts", wrong)
-    found = run_claim(row, asked(tmp_path))
-    assert found["verdict"] == "MISS"
-    assert [member["verdict"] for member in found["members"]] == ["MISS"]
-    assert found["shown"][0].startswith("MISS: ")
+    result = run_claim(row, asked(tmp_path))
+    assert result["verdict"] == "MISS"
+    assert [member["verdict"] for member in result["members"]] == ["MISS"]
+    assert result["shown"][0].startswith("MISS: ")
 
 
 def test_claims_that_cannot_run_name_what_is_missing(tmp_path: Path) -> None:
@@ -349,10 +349,10 @@ def test_missing_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_result_is_kept_and_listed(tmp_path: Path) -> None:
     record = reproduce("parameters-resnet110", quick=True, out=tmp_path, command="a command")
-    known = read_results(tmp_path)["parameters-resnet110"]
-    assert known["verdict"] == record["verdict"] == "PASS"
+    recorded = read_results(tmp_path)["parameters-resnet110"]
+    assert recorded["verdict"] == record["verdict"] == "PASS"
     assert {"value", "spread", "seeds", "command", "recipe", "versions", "machine", "date"} <= set(
-        known
+        recorded
     )
     (row,) = ledger("parameters-resnet110", results=tmp_path)
     assert (row["state"], row["value"]) == ("PASS", 1_727_962)
@@ -413,10 +413,10 @@ def test_a_claim_that_cannot_run_does_not_stop_the_others(
 
     monkeypatch.setitem(CHECKS, "bottleneck", broken)
     names = ["bottleneck-cheaper", "scope-f1", "erratum-1"]
-    found = reproduce_all(names, quick=True, out=tmp_path)
-    assert [record["id"] for record in found["claims"]] == ["erratum-1"]
-    assert found["failed"] == [{"id": "bottleneck-cheaper", "reason": "it broke"}]
-    assert [each["id"] for each in found["skipped"]] == ["scope-f1"]
+    result = reproduce_all(names, quick=True, out=tmp_path)
+    assert [record["id"] for record in result["claims"]] == ["erratum-1"]
+    assert result["failed"] == [{"id": "bottleneck-cheaper", "reason": "it broke"}]
+    assert [skipped["id"] for skipped in result["skipped"]] == ["scope-f1"]
 
 
 # results of earlier commands
@@ -458,9 +458,9 @@ def test_a_recorded_claim_is_decided_by_its_seeds(
     assert record["verdict"] == verdict
     assert why is None or why in record["unsettled"]
     assert "plusx compare digits-spot" in "".join(record["shown"])
-    known = read_results(tmp_path)["twin-keywords"]
-    assert known["recipe"] == "digits-spot"
-    assert set(known["machine"].values()) == {"one"}
+    recorded = read_results(tmp_path)["twin-keywords"]
+    assert recorded["recipe"] == "digits-spot"
+    assert set(recorded["machine"].values()) == {"one"}
 
 
 def test_the_interval_of_a_recorded_difference_is_that_of_the_tables(tmp_path: Path) -> None:
@@ -541,8 +541,8 @@ def test_training_evaluates_each_seed_once(tmp_path: Path) -> None:
     assert len(set(first.values)) > 1
     assert len(lines) == 3
     assert 'base = "resnet20"' in (first.recipe or "")
-    again = training.train(tiny("test error"), how)
-    assert again.values == first.values
+    repeated = training.train(tiny("test error"), how)
+    assert repeated.values == first.values
     for seed in first.seeds:
         uses = (
             (tmp_path / PLACE / f"resnet20-seed{seed}" / "test_uses.jsonl").read_text().splitlines()
@@ -553,19 +553,19 @@ def test_training_evaluates_each_seed_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_training_compares_two_networks_seed_by_seed(tmp_path: Path) -> None:
     how = asked(tmp_path, quick=False)
-    found = training.train(tiny("train error", against="plain20"), how)
+    outcome = training.train(tiny("train error", against="plain20"), how)
     errors = {
         (name, seed): json.loads((tmp_path / PLACE / f"{name}-seed{seed}/result.json").read_text())
         for name in ("resnet20", "plain20")
         for seed in (0, 1, 2)
     }
-    assert found.values == tuple(
+    assert outcome.values == tuple(
         errors["resnet20", seed]["train_error"] - errors["plain20", seed]["train_error"]
         for seed in (0, 1, 2)
     )
     # a run of another version is in no mean
-    place = tmp_path / PLACE / "plain20-seed1" / "environment.json"
-    place.write_text(place.read_text().replace('"plusx": "', '"plusx": "9.'))
+    environment = tmp_path / PLACE / "plain20-seed1" / "environment.json"
+    environment.write_text(environment.read_text().replace('"plusx": "', '"plusx": "9.'))
     other = training.train(tiny("train error", against="plain20"), how)
     assert other.seeds == (0, 2)
     assert any("plain20-seed1" in line and "plusx" in line for line in other.shown)
@@ -579,8 +579,8 @@ def pretend(
     def train(recipe: Any, out: Path) -> None:
         name = recipe.net.base
         out.mkdir(parents=True)
-        known = dict.fromkeys((*VERSIONS, *MACHINE), "one")
-        (out / "environment.json").write_text(json.dumps({**known, "plusx": versions[name]}))
+        recorded = dict.fromkeys((*VERSIONS, *MACHINE), "one")
+        (out / "environment.json").write_text(json.dumps({**recorded, "plusx": versions[name]}))
         record = {"epoch": 1, "step": 1, "train_loss": 1.0, "train_error": 0.5,
                   "validation": {"accuracy": accuracies[name], "loss": 1.0}}  # fmt: skip
         (out / "log.jsonl").write_text(json.dumps(record) + "\n")
@@ -606,8 +606,8 @@ def test_without_convergence_no_network_is_faster(
     accuracies = {"resnet20": residual, "plain20": plain}
     pretend(monkeypatch, {"resnet20": "1", "plain20": "1"}, accuracies)
     claim = find_claim("convergence-digits")
-    found = training.train(claim, asked(tmp_path, quick=False))
-    assert decide_outcome(claim, found, False).verdict == verdict
+    outcome = training.train(claim, asked(tmp_path, quick=False))
+    assert decide_outcome(claim, outcome, False).verdict == verdict
 
 
 @pytest.mark.slow

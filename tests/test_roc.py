@@ -28,35 +28,35 @@ def test_areas_are_those_of_scikit_learn_and_lie_in_their_intervals(
 ) -> None:
     scores, answers = _scored(seed, n, 3, 0.7)
     scores = np.round(scores) if ties else scores
-    each, mean = areas(scores, answers)
-    known = []
-    for column, yes, found in zip(scores.T, answers.T, each, strict=True):
+    per_class, mean = areas(scores, answers)
+    expected = []
+    for column, yes, area in zip(scores.T, answers.T, per_class, strict=True):
         if yes.all() or not yes.any():
-            assert found.value is None
-            assert found.interval is None
+            assert area.value is None
+            assert area.interval is None
             continue
-        known.append(roc_auc_score(yes, column))
-        assert found.value == pytest.approx(known[-1], abs=1e-12)
-        if found.interval is not None:
-            low, high = found.interval
-            assert 0 <= low <= found.value <= high <= 1
+        expected.append(roc_auc_score(yes, column))
+        assert area.value == pytest.approx(expected[-1], abs=1e-12)
+        if area.interval is not None:
+            low, high = area.interval
+            assert 0 <= low <= area.value <= high <= 1
             assert low < high
-    assert mean.value == (pytest.approx(np.mean(known), abs=1e-12) if known else None)
+    assert mean.value == (pytest.approx(np.mean(expected), abs=1e-12) if expected else None)
 
 
 def test_one_class_has_the_interval_of_its_mean() -> None:
     """Both ways to the variance differ by a share of one in the number of yeses alone."""
     scores, answers = _scored(0, 4000, 1, 1.0)
-    each, mean = areas(scores, answers)
-    assert each[0].interval == pytest.approx(mean.interval, abs=1e-4)
+    per_class, mean = areas(scores, answers)
+    assert per_class[0].interval == pytest.approx(mean.interval, abs=1e-4)
 
 
 def test_a_perfect_ranking_has_an_interval() -> None:
     """Of ten yeses none was out of order: a share of which ten trials saw no exception."""
     scores = np.arange(40.0)[:, None]
-    ((found,), _) = areas(scores, scores >= 30)
-    assert found.value == 1
-    assert found.interval == [pytest.approx(0.025**0.1), 1.0]
+    ((area,), _) = areas(scores, scores >= 30)
+    assert area.value == 1
+    assert area.interval == [pytest.approx(0.025**0.1), 1.0]
     ((worst,), _) = areas(-scores, scores >= 30)
     assert worst.interval == [0.0, pytest.approx(1 - 0.025**0.1)]
 
@@ -67,8 +67,8 @@ def test_intervals_have_their_nominal_coverage() -> None:
     truth = 0.5 * (1 + float(torch.erf(torch.tensor(0.5))))  # of normals one deviation apart
     missed, missed_mean = 0, 0
     for seed in range(400):
-        each, mean = areas(*_scored(seed, 300, 2, 1.0))
-        low, high = each[0].interval or [0.0, 0.0]
+        per_class, mean = areas(*_scored(seed, 300, 2, 1.0))
+        low, high = per_class[0].interval or [0.0, 0.0]
         missed += not low <= truth <= high
         low, high = mean.interval or [0.0, 0.0]
         missed_mean += not low <= truth <= high
@@ -103,7 +103,7 @@ def test_meters_report_the_area_of_every_class() -> None:
 
 def test_equal_scores_have_no_interval() -> None:
     answers = (np.arange(40) % 2 == 0)[:, None]
-    ((found,), mean) = areas(np.full((40, 1), 0.3), answers)
-    assert found.value == mean.value == 0.5
-    assert found.interval is None
+    ((area,), mean) = areas(np.full((40, 1), 0.3), answers)
+    assert area.value == mean.value == 0.5
+    assert area.interval is None
     assert mean.interval is None

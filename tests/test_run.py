@@ -171,8 +171,8 @@ def test_a_run_that_starts_from_weights(finished: Path, tmp_path: Path) -> None:
     recipe = parse_recipe(_with_net(TINY, base), ["epochs=1"])
     train(recipe, tmp_path / "first", progress=False)
     weights = tmp_path / "first" / "model.safetensors"
-    again = parse_recipe(_with_net(TINY, f'{base}\nweights = "{weights}"'), ["steps=1"])
-    train(again, tmp_path / "second", progress=False)
+    second = parse_recipe(_with_net(TINY, f'{base}\nweights = "{weights}"'), ["steps=1"])
+    train(second, tmp_path / "second", progress=False)
     fresh, begun = (lines(tmp_path / name)[0]["loss"] for name in ("first", "second"))
     assert begun < fresh / 2
     wrong = parse_recipe(_with_net(TINY, f'base = "plain20"\nweights = "{weights}"'))
@@ -262,8 +262,8 @@ def test_prediction_and_evaluation_have_the_same_inputs(photos: Path, of_photos:
     with evaluating(run.task), torch.inference_mode():
         expected = run.task.predict(next(loader.epoch(0))).tensors()["probabilities"]
     result = predict(run, source.paths or [])
-    told = torch.tensor([row["probabilities"] for row in result["predictions"]])
-    assert torch.allclose(told, expected, atol=1e-6)
+    predicted = torch.tensor([row["probabilities"] for row in result["predictions"]])
+    assert torch.allclose(predicted, expected, atol=1e-6)
 
 
 def test_views_are_averaged(photos: Path, of_photos: Path, tmp_path: Path) -> None:
@@ -328,8 +328,8 @@ def test_images_may_lie_elsewhere_and_threads_differ_with_a_warning(
         device=replace(recipe.device, threads=2),
     )
     with pytest.warns(UserWarning, match="threads 1 -> 2"):
-        again = train(moved, out, progress=False)
-    assert again["data"] == first["data"]
+        second = train(moved, out, progress=False)
+    assert second["data"] == first["data"]
     with pytest.raises(ValueError, match="batch_size: 8 -> 4"):
         train(replace(recipe, batch_size=4), out, progress=False)
 
@@ -357,9 +357,9 @@ def test_several_labels_of_an_image(tmp_path: Path) -> None:
     images = sorted(tmp_path.glob("*.png"))
     cells = dict(row.split(",") for row in rows[1:])
     for opened in (tmp_path / "run", tmp_path / "run" / "model.safetensors"):
-        said = predict(load_run(opened), images)["predictions"]
-        told = {Path(row["path"]).name: "|".join(reversed(row["labels"])) for row in said}
-        assert sum(told[name] == cell for name, cell in cells.items()) >= 36
+        predictions = predict(load_run(opened), images)["predictions"]
+        labels = {Path(row["path"]).name: "|".join(reversed(row["labels"])) for row in predictions}
+        assert sum(labels[name] == cell for name, cell in cells.items()) >= 36
 
 
 def test_corrupt_weights_are_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

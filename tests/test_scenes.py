@@ -47,7 +47,7 @@ GOOD: dict[str, list[Box]] = {
 SPLITS = {"train": "abc", "val": "d", "test": "e"}
 
 
-def picture(path: Path, size: tuple[int, int] = (30, 40), seed: int = 0) -> None:
+def write_image(path: Path, size: tuple[int, int] = (30, 40), seed: int = 0) -> None:
     """A noisy picture of that (height, width)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
@@ -56,18 +56,18 @@ def picture(path: Path, size: tuple[int, int] = (30, 40), seed: int = 0) -> None
 
 def voc(root: Path, boxes: dict[str, list[Box]] = GOOD) -> Path:
     """A folder as Pascal VOC has it; every picture has 40 x 30 pixels."""
-    for name, found in boxes.items():
-        picture(root / "JPEGImages" / f"{name}.png")
-        things = "".join(
+    for name, objects in boxes.items():
+        write_image(root / "JPEGImages" / f"{name}.png")
+        elements = "".join(
             f"<object><name>{label}</name><difficult>0</difficult><bndbox>"
             f"<xmin>{left + (left < right)}</xmin><ymin>{top + (top < bottom)}</ymin>"
             f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
-            for left, top, right, bottom, label in found
+            for left, top, right, bottom, label in objects
         )
         size = "<size><width>40</width><height>30</height><depth>3</depth></size>"
         note = root / "Annotations" / f"{name}.xml"
         note.parent.mkdir(exist_ok=True)
-        note.write_text(f"<annotation>{size}{things}</annotation>")
+        note.write_text(f"<annotation>{size}{elements}</annotation>")
     lists = root / "ImageSets" / "Main"
     lists.mkdir(parents=True)
     for split, names in SPLITS.items():
@@ -81,7 +81,7 @@ def coco(root: Path, boxes: dict[str, list[Box]] = GOOD) -> Path:
     for split, names in SPLITS.items():
         notes = []
         for number, name in enumerate(names):
-            picture(root / split / f"{name}.png")
+            write_image(root / split / f"{name}.png")
             for left, top, right, bottom, label in boxes[name]:
                 polygon = [left, top, right, top, right, bottom, left, bottom]
                 notes.append(
@@ -97,9 +97,11 @@ def coco(root: Path, boxes: dict[str, list[Box]] = GOOD) -> Path:
             {"id": number, "file_name": f"{name}.png", "width": 40, "height": 30}
             for number, name in enumerate(names)
         ]
-        categories = [{"id": place, "name": name} for place, name in enumerate(labels, 1)]
-        told = {"images": images, "annotations": notes, "categories": categories}
-        (root / f"{split}.json").write_text(json.dumps(told))
+        categories = [
+            {"id": category_id, "name": name} for category_id, name in enumerate(labels, 1)
+        ]
+        annotations_json = {"images": images, "annotations": notes, "categories": categories}
+        (root / f"{split}.json").write_text(json.dumps(annotations_json))
     return root
 
 
@@ -108,7 +110,7 @@ def table(root: Path, boxes: dict[str, list[Box]] = GOOD) -> Path:
     rows: list[list[Any]] = []
     for split, names in SPLITS.items():
         for name in names:
-            picture(root / f"{name}.png")
+            write_image(root / f"{name}.png")
             rows += [[f"{name}.png", *box, split] for box in boxes[name]]
             if not boxes[name]:
                 rows.append([f"{name}.png", "", "", "", "", "", split])
@@ -125,7 +127,7 @@ LAYOUTS: dict[str, Callable[..., Path]] = {"voc": voc, "coco": coco, "boxes": ta
 def masks(root: Path, arrays: dict[str, np.ndarray], split: str = "train") -> Path:
     """A folder as CamVid has it, of pictures and masks of the same size."""
     for name, array in arrays.items():
-        picture(root / split / f"{name}.png", array.shape[:2])
+        write_image(root / split / f"{name}.png", array.shape[:2])
         (root / f"{split}annot").mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(root / f"{split}annot" / f"{name}.png")
     return root
@@ -133,9 +135,9 @@ def masks(root: Path, arrays: dict[str, np.ndarray], split: str = "train") -> Pa
 
 def numbers(highest: int = 3, size: tuple[int, int] = (30, 40), seed: int = 0) -> np.ndarray:
     """A mask of all the numbers up to one."""
-    made = np.random.default_rng(seed).integers(0, highest + 1, size, np.uint8)
-    made[0, : highest + 1] = np.arange(highest + 1)
-    return made
+    mask = np.random.default_rng(seed).integers(0, highest + 1, size, np.uint8)
+    mask[0, : highest + 1] = np.arange(highest + 1)
+    return mask
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -163,7 +165,7 @@ def masks_of(source: Dataset) -> Masks:
 
 
 @pytest.mark.parametrize(
-    ("corners", "said"),
+    ("corners", "message"),
     [
         ((5, 5, 5, 5), "has no area"),
         ((5, 5, 9, 5), "has no area"),
@@ -176,9 +178,9 @@ def masks_of(source: Dataset) -> Masks:
         ((2, 2, float("inf"), 5), "not finite numbers"),
     ],
 )
-def test_invalid_boxes_are_named_with_the_reason(corners: tuple[float, ...], said: str) -> None:
+def test_invalid_boxes_are_named_with_the_reason(corners: tuple[float, ...], message: str) -> None:
     left, top, right, bottom = map(float, corners)
-    with pytest.raises(ValueError, match=rf"cat .*{said}"):
+    with pytest.raises(ValueError, match=rf"cat .*{message}"):
         checked_box(BoxAnnotation("row 2", "cat", (left, top, right, bottom)), (30, 40))
 
 
@@ -214,9 +216,11 @@ BAD_BOXES: list[tuple[Box, str]] = [
 
 @slow
 @pytest.mark.parametrize("kind", LAYOUTS)
-@pytest.mark.parametrize(("bad", "said"), BAD_BOXES, ids=["area", "swapped", "outside", "class"])
+@pytest.mark.parametrize(
+    ("bad", "expected"), BAD_BOXES, ids=["area", "swapped", "outside", "class"]
+)
 def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
-    kind: Any, bad: Box, said: str, tmp_path: Path
+    kind: Any, bad: Box, expected: str, tmp_path: Path
 ) -> None:
     """Whichever split it is in: a test does not fail for it when the training is done."""
     for split, name in (("train", "b"), ("test", "e")):
@@ -225,17 +229,17 @@ def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
         root.mkdir()
         path = LAYOUTS[kind](root, spoilt)
         if kind == "coco" and bad[4] == "dgo":
-            said = "category_id 99"
+            expected = "category_id 99"
         classes = LayoutOptions(classes=("cat", "dog"))
         with pytest.raises(ValueError, match="skip") as error:
             open_annotated(path, kind, options=classes)
         message = str(error.value)
-        assert said in message
-        place = {"voc": f"{name}.xml, object", "coco": f"{split}.json, annotation", "boxes": "row"}
-        assert place[kind] in message
+        assert expected in message
+        places = {"voc": f"{name}.xml, object", "coco": f"{split}.json, annotation", "boxes": "row"}
+        assert places[kind] in message
         dataset = open_annotated(path, kind, split=split, on_unreadable="skip", options=classes)
         assert sum(map(len, boxes_of(dataset).rows)) == sum(len(GOOD[n]) for n in SPLITS[split])
-        assert any(said in warning for warning in dataset.warnings)
+        assert any(expected in warning for warning in dataset.warnings)
 
 
 @slow
@@ -254,9 +258,9 @@ def test_mismatches_between_lists_and_files_are_named(tmp_path: Path) -> None:
         file.write("ghost\na\n")
     with pytest.raises(ValueError, match=r"train\.txt, row 4") as error:
         open_annotated(tmp_path, "voc")
-    for said in ("row 2", "b.xml has no image", "'ghost': no such image", "row 5", "repeats",
+    for expected in ("row 2", "b.xml has no image", "'ghost': no such image", "row 5", "repeats",
                  "val.txt, row 1", "'d': no such annotation"):  # fmt: skip
-        assert said in str(error.value)
+        assert expected in str(error.value)
     dataset = open_annotated(tmp_path, "voc", on_unreadable="skip")
     assert len(dataset) == 2
     assert any("ghost" in warning for warning in dataset.warnings)
@@ -274,7 +278,7 @@ def test_invalid_and_mismatched_annotations_are_named(tmp_path: Path) -> None:
     assert "entities" in str(error.value)
     other = tmp_path / "other"
     voc(other)
-    picture(other / "JPEGImages" / "a.png", (40, 30))
+    write_image(other / "JPEGImages" / "a.png", (40, 30))
     with pytest.raises(
         ValueError, match=r"a\.xml: it states 40 x 30 pixels, but JPEGImages/a\.png"
     ):
@@ -283,7 +287,7 @@ def test_invalid_and_mismatched_annotations_are_named(tmp_path: Path) -> None:
 
 @slow
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (lambda t: t["images"].append({"id": 9, "file_name": "z.png"}), "'z.png' is missing"),
         (
@@ -313,7 +317,7 @@ def test_invalid_and_mismatched_annotations_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_errors_of_a_coco_json_are_named(
-    change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
+    change: Callable[[dict[str, Any]], None], expected: str, tmp_path: Path
 ) -> None:
     coco(tmp_path)
     result = json.loads((tmp_path / "train.json").read_text())
@@ -321,7 +325,7 @@ def test_errors_of_a_coco_json_are_named(
     (tmp_path / "train.json").write_text(json.dumps(result))
     with pytest.raises(ValueError, match=r"train\.json, ") as error:
         open_annotated(tmp_path, "coco", options=MASKED)
-    assert said in str(error.value)
+    assert expected in str(error.value)
     assert len(open_annotated(tmp_path, "coco", on_unreadable="skip", options=MASKED))
 
 
@@ -337,20 +341,20 @@ def changed(root: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
 MASKED = LayoutOptions(instances=True)
 
 
-def as_floats(told: dict[str, Any]) -> None:
+def as_floats(content: dict[str, Any]) -> None:
     """As data frames write numbers."""
     of = {"images": ("id", "width", "height"), "categories": ("id",),
           "annotations": ("id", "image_id", "category_id")}  # fmt: skip
     for kind, keys in of.items():
-        for each in told[kind]:
-            each.update({key: float(each[key]) for key in keys})
+        for entry in content[kind]:
+            entry.update({key: float(entry[key]) for key in keys})
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda t: [each.pop("width") for each in t["images"]],
-        lambda t: [each.update(file_name="train\\" + each["file_name"]) for each in t["images"]],
+        lambda t: [image.pop("width") for image in t["images"]],
+        lambda t: [image.update(file_name="train\\" + image["file_name"]) for image in t["images"]],
         as_floats,
     ],
 )
@@ -364,7 +368,7 @@ def test_coco_jsons_of_other_programs_are_read(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (lambda t: t["annotations"][1].pop("segmentation"), "annotation 1: dog has no mask"),
         (
@@ -379,25 +383,25 @@ def test_coco_jsons_of_other_programs_are_read(
     ],
 )
 def test_masks_outside_their_boxes_are_named(
-    change: Callable[[dict[str, Any]], Any], said: str, tmp_path: Path
+    change: Callable[[dict[str, Any]], Any], expected: str, tmp_path: Path
 ) -> None:
     changed(tmp_path, change)
     with pytest.raises(ValueError, match=r"train\.json") as error:
         open_annotated(tmp_path, "coco", options=MASKED)
-    assert said in str(error.value)
+    assert expected in str(error.value)
 
 
 def test_a_missing_image_is_one_error(tmp_path: Path) -> None:
     """And not one more for each of its boxes."""
-    changed(tmp_path, lambda told: told["images"][0].update(file_name="z.png"))
+    changed(tmp_path, lambda content: content["images"][0].update(file_name="z.png"))
     with pytest.raises(ValueError, match=r"'z\.png' is missing") as error:
         open_annotated(tmp_path, "coco")
     assert "annotation" not in str(error.value)
 
 
 def test_a_thin_polygon_has_the_pixels_that_it_touches(tmp_path: Path) -> None:
-    def thin(told: dict[str, Any]) -> None:
-        told["annotations"][0].update(segmentation=[[2.6, 3.6, 9.6, 3.6, 9.6, 3.9, 2.6, 3.9]])
+    def thin(content: dict[str, Any]) -> None:
+        content["annotations"][0].update(segmentation=[[2.6, 3.6, 9.6, 3.6, 9.6, 3.9, 2.6, 3.9]])
 
     source = open_annotated(changed(tmp_path, thin), "coco", options=MASKED)
     assert os.path.basename((source.paths or [])[0]) == "a.png"
@@ -406,7 +410,10 @@ def test_a_thin_polygon_has_the_pixels_that_it_touches(tmp_path: Path) -> None:
 
 
 def test_images_without_any_box_are_nothing_to_learn_from(tmp_path: Path) -> None:
-    changed(tmp_path, lambda told: [each.pop("segmentation") for each in told["annotations"]])
+    changed(
+        tmp_path,
+        lambda content: [annotation.pop("segmentation") for annotation in content["annotations"]],
+    )
     with pytest.raises(ValueError, match=r"no training image has a box: .*0: cat has no mask"):
         open_annotated(tmp_path, "coco", options=MASKED, on_unreadable="skip")
     assert len(open_annotated(tmp_path, "coco", split="val", on_unreadable="skip"))
@@ -425,7 +432,7 @@ def test_annotations_of_images_before_exif_rotation_are_named(tmp_path: Path) ->
 
 @slow
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("z.png,1,2,3,4,cat,train", "row 8: z.png is missing"),
         ("../z.png,1,2,3,4,cat,train", "row 8: the path '../z.png' leaves the folder"),
@@ -437,20 +444,20 @@ def test_annotations_of_images_before_exif_rotation_are_named(tmp_path: Path) ->
     ],
 )
 def test_errors_of_a_csv_of_boxes_are_named_with_their_row(
-    line: str, said: str, tmp_path: Path
+    line: str, expected: str, tmp_path: Path
 ) -> None:
     path = table(tmp_path)
     with open(path, "a") as file:
         file.write(line + "\n")
     with pytest.raises(ValueError) as error:
         open_annotated(path, "boxes")
-    assert said in str(error.value)
+    assert expected in str(error.value)
 
 
 @slow
 def test_invalid_layouts_name_the_expected_files(tmp_path: Path) -> None:
-    for kind, said in (("voc", "JPEGImages"), ("coco", "train.json"), ("masks", "trainannot")):
-        with pytest.raises(ValueError, match=said):
+    for kind, expected in (("voc", "JPEGImages"), ("coco", "train.json"), ("masks", "trainannot")):
+        with pytest.raises(ValueError, match=expected):
             open_annotated(tmp_path, kind)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="missing"):
         open_annotated(tmp_path / "nowhere", "voc")
@@ -474,16 +481,16 @@ def test_masks_are_read_by_number_palette_grey_and_colour(tmp_path: Path) -> Non
     palette = Image.fromarray(expected).convert("P")
     palette.putpalette(colours.ravel().tolist())
     grey = np.repeat(expected[:, :, None], 3, 2)
-    for name, made in (("number", expected), ("palette", palette), ("grey", grey)):
+    for name, pixels in (("number", expected), ("palette", palette), ("grey", grey)):
         root = masks(tmp_path / name, {"a": expected})
-        image = made if isinstance(made, Image.Image) else Image.fromarray(made)
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
         image.save(root / "trainannot" / "a.png")
         source = open_annotated(root, "masks", validation=0)
         assert source.classes == ("0", "1", "2")
         assert (masks_of(source).mask(0) == expected).all()
-    for name, made in (("colours", colours[expected]), ("shown", palette)):
+    for name, pixels in (("colours", colours[expected]), ("shown", palette)):
         root = masks(tmp_path / name, {"a": expected})
-        image = made if isinstance(made, Image.Image) else Image.fromarray(made)
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
         image.save(root / "trainannot" / "a.png")
         (root / "classes.csv").write_text("name,r,g,b\nground,0,0,0\nroad,128,0,0\n,0,128,0\n")
         source = open_annotated(root, "masks", validation=0)
@@ -509,12 +516,12 @@ def test_mask_values_are_classes_ignored_or_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trainannot/a\.png: .* have the value 3") as error:
         open_annotated(tmp_path, "masks", options=LayoutOptions(classes=("x", "y", "z")))
     assert "classes are 0 to 2" in str(error.value)
-    for wish, said in (
+    for wish, expected in (
         (LayoutOptions(classes=("x", "y"), values=(0,)), "a different value is needed"),
         (LayoutOptions(classes=("x", "y"), values=(1, 1)), "each of the 2 classes"),
         (LayoutOptions(classes=("x", "y"), ignore=(1,)), "ignore: 1 is the value of a class"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=expected):
             open_annotated(tmp_path, "masks", options=wish)
 
 
@@ -564,14 +571,14 @@ def test_mismatched_masks_are_named(tmp_path: Path) -> None:
     dataset = open_annotated(tmp_path, "masks", on_unreadable="skip", validation=0)
     assert [os.path.basename(path) for path in dataset.paths or []] == ["g.png"]
     warnings = "\n".join(dataset.warnings)
-    for said in (
+    for expected in (
         "a.png: it has 41 x 30 pixels, its image 40 x 30",
         "d.png: a colour image",
         "e.png: a JPEG",
         "f.png: ",
     ):
-        assert said in warnings
-    picture(tmp_path / "train" / "c.png")
+        assert expected in warnings
+    write_image(tmp_path / "train" / "c.png")
     Image.fromarray(numbers()).save(notes / "b.png")
     with pytest.raises(ValueError, match="masks cannot be used") as error:
         open_annotated(tmp_path, "masks")
@@ -580,12 +587,12 @@ def test_mismatched_masks_are_named(tmp_path: Path) -> None:
 
 @slow
 def test_patterns_select_test_images_and_the_seed_validation_images(tmp_path: Path) -> None:
-    for place in range(10):
-        picture(tmp_path / "image" / f"{place:02}.png")
+    for index in range(10):
+        write_image(tmp_path / "image" / f"{index:02}.png")
         (tmp_path / "label").mkdir(exist_ok=True)
-        Image.fromarray(numbers(seed=place)).save(tmp_path / "label" / f"{place:02}.png")
+        Image.fromarray(numbers(seed=index)).save(tmp_path / "label" / f"{index:02}.png")
     wish = LayoutOptions(test="0[0-2]")
-    parts = {
+    splits = {
         split: {
             os.path.basename(path)
             for path in open_annotated(
@@ -595,12 +602,12 @@ def test_patterns_select_test_images_and_the_seed_validation_images(tmp_path: Pa
         }
         for split in ("train", "validation", "test", "all")
     }
-    assert parts["test"] == {"00.png", "01.png", "02.png"}
-    assert len(parts["validation"]) == 2
-    assert len(parts["train"]) == 5
-    assert parts["train"] | parts["validation"] | parts["test"] == parts["all"]
-    for pattern, said in (("(", "not a regular expression"), ("x", "matches 0 of the 10")):
-        with pytest.raises(ValueError, match=said):
+    assert splits["test"] == {"00.png", "01.png", "02.png"}
+    assert len(splits["validation"]) == 2
+    assert len(splits["train"]) == 5
+    assert splits["train"] | splits["validation"] | splits["test"] == splits["all"]
+    for pattern, message in (("(", "not a regular expression"), ("x", "matches 0 of the 10")):
+        with pytest.raises(ValueError, match=message):
             open_annotated(tmp_path, "masks", options=LayoutOptions(test=pattern))
 
 
@@ -643,16 +650,16 @@ def test_any_value_in_a_coco_json_is_read_or_named(tmp_path: Path, data: st.Data
         coco(tmp_path)
         (tmp_path / "first").write_bytes((tmp_path / "train.json").read_bytes())
     result = json.loads((tmp_path / "first").read_bytes())
-    place: Any = result
+    node: Any = result
     while True:
         key = data.draw(
-            st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place)))
+            st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node)))
         )
-        below = place[key]
+        below = node[key]
         if not isinstance(below, dict | list) or not below or data.draw(st.integers(0, 5)) == 0:
             break
-        place = below
-    place[key] = data.draw(JSON)
+        node = below
+    node[key] = data.draw(JSON)
     (tmp_path / "train.json").write_text(json.dumps(result))
     for on_unreadable in ("error", "skip"):
         try:
@@ -697,8 +704,8 @@ def test_excessive_run_lengths_are_refused_at_once() -> None:
 
 @slow
 def test_the_folder_of_masks_is_found_among_several(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png")
-    picture(tmp_path / "images" / "b.png", seed=1)
+    write_image(tmp_path / "images" / "a.png")
+    write_image(tmp_path / "images" / "b.png", seed=1)
     (tmp_path / "masks").mkdir()
     (tmp_path / "labels").mkdir()
     for name in "ab":
@@ -737,8 +744,8 @@ def test_polygons_become_the_masks_of_their_boxes(tmp_path: Path) -> None:
     coco(tmp_path)
     source = open_annotated(tmp_path, "coco", options=LayoutOptions(instances=True))
     truth = boxes_of(source)
-    for place, rows in enumerate(truth.rows):
-        planes = truth.masks_of(place, (30, 40))
+    for index, rows in enumerate(truth.rows):
+        planes = truth.masks_of(index, (30, 40))
         for (left, top, right, bottom, *_), plane in zip(rows.astype(int).tolist(), planes):
             expected = np.zeros((30, 40), np.uint8)
             expected[top:bottom, left:right] = 1
@@ -759,10 +766,10 @@ def test_batched_boxes_map_back_to_the_stored_image(tmp_path: Path) -> None:
     assert batch.targets is not None
     assert batch.targets.shape == (3, 2, 6)
     assert torch.allclose(batch.extras["scale"], torch.full((3,), 1.6))
-    for rows, known in zip(batch.targets, boxes_of(source).rows):
+    for rows, stored in zip(batch.targets, boxes_of(source).rows):
         used = rows[rows[:, 4] >= 0]
-        assert len(used) == len(known)
-        assert torch.allclose(used[:, :4] / 1.6, torch.from_numpy(known[:, :4]), atol=1e-4)
+        assert len(used) == len(stored)
+        assert torch.allclose(used[:, :4] / 1.6, torch.from_numpy(stored[:, :4]), atol=1e-4)
     # 40 x 30 becomes 64 x 48; what is below is no image
     assert (batch.inputs[:, :, 48:] == 0).all()
     assert (batch.inputs[:, :, :48] != 0).any()
@@ -807,44 +814,46 @@ def test_pixels_are_the_same_for_any_number_of_workers_and_any_batch(
     else:
         masks(tmp_path, {name: numbers(seed=ord(name)) for name in "abc"})
     source = open_annotated(tmp_path, kind, size=(32, 40), validation=None if kind == "voc" else 0)
-    said = "zoom1.5 flip rotate10 jitter.3 erase.5"
-    found = []
+    augment = "zoom1.5 flip rotate10 jitter.3 erase.5"
+    pixels = []
     for workers, size in ((0, 3), (2, 3), (0, 1)):
         with Loader(
-            source, augment=said, batch_size=size, workers=workers, seed=4, drop_last=False
+            source, augment=augment, batch_size=size, workers=workers, seed=4, drop_last=False
         ) as loader:
             epochs = [list(loader.epoch(number)) for number in (0, 1, 0)]
         assert all(
-            torch.equal(first.inputs, again.inputs) for first, again in zip(epochs[0], epochs[2])
+            torch.equal(first.inputs, third.inputs) for first, third in zip(epochs[0], epochs[2])
         )
-        found.append(torch.cat([batch.inputs for batch in epochs[1]]))
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+        pixels.append(torch.cat([batch.inputs for batch in epochs[1]]))
+    assert torch.equal(pixels[0], pixels[1])
+    assert torch.equal(pixels[0], pixels[2])
 
 
 @slow
 def test_a_deleted_file_is_named(tmp_path: Path) -> None:
     source = open_annotated(voc(tmp_path), "voc", size=(32, 32))
     (tmp_path / "JPEGImages" / "a.png").unlink()
-    gone = pytest.raises(RuntimeError, match=r"JPEGImages/a\.png cannot be used any more")
-    with Loader(source, split="validation") as loader, gone:
+    refused = pytest.raises(RuntimeError, match=r"JPEGImages/a\.png cannot be used any more")
+    with Loader(source, split="validation") as loader, refused:
         list(loader.epoch(0))
 
 
 @slow
 def test_a_fingerprint_changes_with_a_box_and_with_a_mask(tmp_path: Path) -> None:
-    known = set()
+    fingerprints = set()
     for right in (9, 10):
         root = tmp_path / f"box{right}" / "set"
         root.mkdir(parents=True)
         changed = {**GOOD, "b": [(1, 1, right, 9, "dog")]}
-        known.add(open_annotated(voc(root, changed), "voc").fingerprint())
+        fingerprints.add(open_annotated(voc(root, changed), "voc").fingerprint())
     for seed in (0, 1):
         root = tmp_path / f"mask{seed}" / "set"
-        made = numbers(seed=0)
-        made[20, 20] = seed
-        known.add(open_annotated(masks(root, {"a": made}), "masks", validation=0).fingerprint())
-    assert len(known) == 4
+        mask = numbers(seed=0)
+        mask[20, 20] = seed
+        fingerprints.add(
+            open_annotated(masks(root, {"a": mask}), "masks", validation=0).fingerprint()
+        )
+    assert len(fingerprints) == 4
 
 
 # the made set, recipes, and what is published
@@ -864,14 +873,14 @@ def test_synthetic_cells_fit_their_boxes_and_overlap(monkeypatch: pytest.MonkeyP
     assert len(source) == 12
     assert box_counts(truth, 2).min() > 10
     overlapping = 0
-    for place in range(12):
-        planes = truth.masks_of(place, (128, 128))
+    for index in range(12):
+        planes = truth.masks_of(index, (128, 128))
         assert planes.sum(0).max() <= 1  # a mask is what is to be seen
-        for row, plane in zip(truth.rows[place], planes):
+        for row, plane in zip(truth.rows[index], planes):
             down, along = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
             tight = [along[0], down[0], along[-1] + 1, down[-1] + 1]
             assert row[:4].tolist() == tight
-        boxes = truth.rows[place][:, :4]
+        boxes = truth.rows[index][:, :4]
         meet = (boxes[:, None, :2] < boxes[None, :, 2:]).all(2)
         overlapping += int((meet & meet.T).sum() > len(boxes))
     assert overlapping > 3
@@ -899,15 +908,15 @@ lr = 0.1
 def test_recipes_open_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     voc(tmp_path / "pets")
     monkeypatch.setenv("PLUSX_DATA", str(tmp_path))
-    said = 'kind = "voc"\npath = "pets"\nsize = [32, 48]'
-    recipe = parse_recipe(RECIPE.format(head="fcos", task="detect", data=said), where="a.toml")
+    table = 'kind = "voc"\npath = "pets"\nsize = [32, 48]'
+    recipe = parse_recipe(RECIPE.format(head="fcos", task="detect", data=table), where="a.toml")
     sets = open_sets(recipe)
     assert sets.validation is not None
     assert (len(sets.train), len(sets.validation)) == (3, 1)
     assert sets.train.modality.size == (32, 48)
     few_cells(monkeypatch, 4)
-    said = 'kind = "cells"\ntrain = 0.5'
-    text = RECIPE.format(head="mask-rcnn", task="detect", data=said)
+    table = 'kind = "cells"\ntrain = 0.5'
+    text = RECIPE.format(head="mask-rcnn", task="detect", data=table)
     dataset = open_split(parse_recipe(text, where="a.toml"), "train")
     assert len(dataset) == 2
     assert boxes_of(dataset).masks is not None

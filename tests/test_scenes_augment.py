@@ -29,7 +29,7 @@ def scene_plan(text: str, size: tuple[int, int] | None) -> Transform:
     return modality.transform(text, train=True, annotated=True)
 
 
-def things(
+def annotated_image(
     seed: int,
     count: int = 4,
     size: tuple[int, int] = (30, 40),
@@ -39,15 +39,15 @@ def things(
     generator = np.random.default_rng(seed)
     image = np.zeros((3, *size), np.uint8)
     planes, rows = [], []
-    for place in range(count):
+    for index in range(count):
         wide, tall = generator.integers(*sides, 2)
-        left = place * size[1] // count + int(generator.integers(0, 2))
+        left = index * size[1] // count + int(generator.integers(0, 2))
         top = int(generator.integers(0, size[0] - tall))
         plane = np.zeros(size, np.uint8)
         plane[top : top + tall, left : left + wide] = 1
-        image[:, plane == 1] = 60 * (place + 1)
+        image[:, plane == 1] = 60 * (index + 1)
         planes.append(plane)
-        rows.append((left, top, left + wide, top + tall, place, 0))
+        rows.append((left, top, left + wide, top + tall, index, 0))
     stacked = np.stack(planes) if planes else np.zeros((0, *size), np.uint8)
     boxes = np.array(rows, np.float32).reshape(-1, 6)
     return Sample(torch.from_numpy(image), boxes=boxes, masks=torch.from_numpy(stacked))
@@ -55,8 +55,8 @@ def things(
 
 def augmented(scene: Sample, text: str, seed: int, epoch: int = 0) -> Sample:
     draws = SampleRNG.of(seed, epoch, 0)
-    for place, word in enumerate(parse_augment(text)):
-        scene = STEPS[word.kind](scene, word, draws.at(place), Setting(SIZE))
+    for position, word in enumerate(parse_augment(text)):
+        scene = STEPS[word.kind](scene, word, draws.at(position), Setting(SIZE))
     return scene
 
 
@@ -66,14 +66,14 @@ def shares(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_a_flip_turns_boxes_and_masks_over_with_the_image() -> None:
-    scene = things(0)
+    scene = annotated_image(0)
     flipped = {augmented(scene, "flip", seed).boxes[0, 0].item() for seed in range(20)}
     first = scene.boxes[0]
     assert flipped == {first[0].item(), 40 - first[2].item()}
     for seed in range(4):
-        made = augmented(scene, "flip vflip rot90", seed)
-        assert made.masks is not None
-        for row, plane in zip(made.boxes.astype(int), made.masks):
+        result = augmented(scene, "flip vflip rot90", seed)
+        assert result.masks is not None
+        for row, plane in zip(result.boxes.astype(int), result.masks):
             expected = torch.zeros_like(plane)
             expected[row[1] : row[3], row[0] : row[2]] = 1
             assert torch.equal(plane, expected)
@@ -96,21 +96,21 @@ def test_augmentations_without_support_for_boxes_are_refused() -> None:
 def test_words_that_move_whole_pixels_keep_image_boxes_and_masks_together(
     words: list[str], seed: int
 ) -> None:
-    scene = things(seed % 97)
-    made = augmented(scene, " ".join(words), seed, epoch=seed % 3)
-    assert made.masks is not None
-    assert len(made.masks) == len(made.boxes)
-    for row, plane in zip(made.boxes, made.masks):
+    scene = annotated_image(seed % 97)
+    result = augmented(scene, " ".join(words), seed, epoch=seed % 3)
+    assert result.masks is not None
+    assert len(result.masks) == len(result.boxes)
+    for row, plane in zip(result.boxes, result.masks):
         grey = 60 * (int(row[4]) + 1)
-        assert torch.equal(plane.bool(), made.tensor[0] == grey)
+        assert torch.equal(plane.bool(), result.tensor[0] == grey)
         left, top, right, bottom = row[:4].astype(int).tolist()
         expected = torch.zeros_like(plane)
         expected[top:bottom, left:right] = 1
         assert torch.equal(plane, expected)
     # nothing of which enough is left is lost
-    gone = set(scene.boxes[:, 4]) - set(made.boxes[:, 4])
-    for number in gone:
-        assert (made.tensor[0] == 60 * (int(number) + 1)).sum() < 0.25 * 9 * 9
+    removed = set(scene.boxes[:, 4]) - set(result.boxes[:, 4])
+    for number in removed:
+        assert (result.tensor[0] == 60 * (int(number) + 1)).sum() < 0.25 * 9 * 9
 
 
 @slow
@@ -118,20 +118,20 @@ def test_words_that_move_whole_pixels_keep_image_boxes_and_masks_together(
 def test_any_words_keep_boxes_around_their_masks_and_inside_the_image(
     words: list[str], seed: int
 ) -> None:
-    scene = things(seed % 97, count=3)
-    made = augmented(scene, " ".join(words), seed)
-    assert made.masks is not None
-    height, width = made.size
-    assert made.masks.shape == (len(made.boxes), height, width)
-    assert made.tensor.dtype == torch.uint8
-    assert set(made.masks.unique().tolist()) <= {0, 1}
-    for row, plane in zip(made.boxes, made.masks.numpy()):
+    scene = annotated_image(seed % 97, count=3)
+    result = augmented(scene, " ".join(words), seed)
+    assert result.masks is not None
+    height, width = result.size
+    assert result.masks.shape == (len(result.boxes), height, width)
+    assert result.tensor.dtype == torch.uint8
+    assert set(result.masks.unique().tolist()) <= {0, 1}
+    for row, plane in zip(result.boxes, result.masks.numpy()):
         left, top, right, bottom = row[:4]
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
         down, along = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
         # a pixel more on each side for every word that makes new ones
-        room = 1 + len(words) * max(1.0, made.scale)
+        room = 1 + len(words) * max(1.0, result.scale)
         assert left - room <= along[0]
         assert along[-1] + 1 <= right + room
         assert top - room <= down[0]
@@ -158,15 +158,15 @@ def test_a_mask_that_lies_between_the_pixels_of_a_small_image_stays() -> None:
 @pytest.mark.parametrize("words", ["zoom1.5", "resize60", "rotate30", "rotate180", "resizedcrop"])
 def test_masks_stay_aligned_with_the_image(words: str) -> None:
     """Where new pixels are made between others, to within a rim of a pixel or so."""
-    seen = []
+    overlaps = []
     for seed in range(12):
-        scene = things(seed, count=1, size=(60, 80), sides=(16, 30))
-        made = augmented(scene, words, seed)
-        assert made.masks is not None
-        if len(made.masks) and made.masks.sum() > 30:
-            seen.append(shares(made.masks[0].numpy() == 1, made.tensor[0].numpy() > 30))
-    assert len(seen) > 3
-    assert np.mean(seen) > 0.8
+        scene = annotated_image(seed, count=1, size=(60, 80), sides=(16, 30))
+        result = augmented(scene, words, seed)
+        assert result.masks is not None
+        if len(result.masks) and result.masks.sum() > 30:
+            overlaps.append(shares(result.masks[0].numpy() == 1, result.tensor[0].numpy() > 30))
+    assert len(overlaps) > 3
+    assert np.mean(overlaps) > 0.8
 
 
 @slow
@@ -176,14 +176,14 @@ def test_masks_are_not_interpolated_and_padding_is_ignored(words: list[str], see
     mask = generator.choice([3, 7], (1, 30, 40)).astype(np.uint8)
     image = torch.from_numpy(np.repeat(mask * 30, 3, 0))
     scene = Sample(image, masks=torch.from_numpy(mask), mask_fill=IGNORE_INDEX)
-    made = augmented(scene, " ".join(words), seed)
-    assert made.masks is not None
-    assert made.masks.shape == (1, *made.size)
-    assert set(made.masks.unique().tolist()) <= {3, 7, IGNORE_INDEX}
+    result = augmented(scene, " ".join(words), seed)
+    assert result.masks is not None
+    assert result.masks.shape == (1, *result.size)
+    assert set(result.masks.unique().tolist()) <= {3, 7, IGNORE_INDEX}
     if set(words) <= set(EXACT):
-        judged = made.masks[0] != IGNORE_INDEX
-        assert torch.equal(made.tensor[0][judged], made.masks[0][judged] * 30)
-        assert (made.tensor[0][~judged] == 0).all()
+        judged = result.masks[0] != IGNORE_INDEX
+        assert torch.equal(result.tensor[0][judged], result.masks[0][judged] * 30)
+        assert (result.tensor[0][~judged] == 0).all()
 
 
 @slow
@@ -191,34 +191,34 @@ def test_masks_are_not_interpolated_and_padding_is_ignored(words: list[str], see
 def test_the_whole_image_fits_into_the_size(height: int, width: int, tall: int, wide: int) -> None:
     image = torch.zeros(1, height, width, dtype=torch.uint8)
     box = np.array([[0, 0, width, height, 0, 0]], np.float32)
-    made = fit(Sample(image, boxes=box), (tall, wide))
-    assert made.size[0] <= tall
-    assert made.size[1] <= wide
-    assert made.size[0] == tall or made.size[1] == wide
-    assert made.scale == pytest.approx(min(tall / height, wide / width))
-    assert made.boxes[0, 2] == pytest.approx(width * made.scale, abs=0.51)
-    assert made.boxes[0, 3] == pytest.approx(height * made.scale, abs=0.51)
+    result = fit(Sample(image, boxes=box), (tall, wide))
+    assert result.size[0] <= tall
+    assert result.size[1] <= wide
+    assert result.size[0] == tall or result.size[1] == wide
+    assert result.scale == pytest.approx(min(tall / height, wide / width))
+    assert result.boxes[0, 2] == pytest.approx(width * result.scale, abs=0.51)
+    assert result.boxes[0, 3] == pytest.approx(height * result.scale, abs=0.51)
 
 
 @slow
 @settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_zooming_keeps_the_size_and_records_its_scale(seed: int) -> None:
-    scene = things(seed % 97, count=2, size=(48, 64))
-    made = augmented(scene, "zoom2", seed)
-    assert made.size == SIZE
-    assert 0.25 - 0.01 <= made.scale <= 1 + 0.01
+    scene = annotated_image(seed % 97, count=2, size=(48, 64))
+    result = augmented(scene, "zoom2", seed)
+    assert result.size == SIZE
+    assert 0.25 - 0.01 <= result.scale <= 1 + 0.01
     other = augmented(scene, "zoom2", seed)
-    assert torch.equal(made.tensor, other.tensor)
-    assert (made.boxes == other.boxes).all()
+    assert torch.equal(result.tensor, other.tensor)
+    assert (result.boxes == other.boxes).all()
 
 
 @slow
 def test_colour_augmentations_do_not_move_pixels() -> None:
-    scene = things(3)
-    made = augmented(scene, "jitter.4 grayscale", 5)
-    assert (made.boxes == scene.boxes).all()
-    assert torch.equal(made.tensor[0], made.tensor[1])
-    assert not torch.equal(made.tensor, scene.tensor)
+    scene = annotated_image(3)
+    result = augmented(scene, "jitter.4 grayscale", 5)
+    assert (result.boxes == scene.boxes).all()
+    assert torch.equal(result.tensor[0], result.tensor[1])
+    assert not torch.equal(result.tensor, scene.tensor)
     grey = Sample(scene.tensor[:1], boxes=scene.boxes, masks=scene.masks)
     assert augmented(grey, "jitter.4 grayscale", 5).tensor.shape == grey.tensor.shape

@@ -13,7 +13,7 @@ from plusx.train.report import Report
 from plusx.train.schedule import WarmupUntil, constant, cosine, one_cycle, steps, warmup
 
 
-def told(step: int, error: float) -> Report:
+def values_of(step: int, error: float) -> Report:
     return Report(step=step, lr=0.0, loss=1.0, scalars={"error": error})
 
 
@@ -39,11 +39,11 @@ def test_a_warm_up_starts_at_its_rate_and_may_be_empty():
 
 
 @given(st.integers(1, 500), st.integers(0, 200), st.floats(0.001, 1), st.floats(0, 0.001))
-def test_a_cosine_holds_falls_and_ends_exactly(length, begin, rate, end):
-    at = cosine(rate, begin + length, begin=begin, end=end)
-    assert at(0) == at(begin) == rate
-    assert at(begin + length) == at(begin + length + 99) == end
-    between = [at(begin + s) for s in range(length + 1)]
+def test_a_cosine_holds_falls_and_ends_exactly(length, start, rate, end):
+    at = cosine(rate, start + length, begin=start, end=end)
+    assert at(0) == at(start) == rate
+    assert at(start + length) == at(start + length + 99) == end
+    between = [at(start + s) for s in range(length + 1)]
     assert between == sorted(between, reverse=True)
     expected = [end + (rate - end) / 2 * (1 + cos(pi * s / length)) for s in range(length + 1)]
     assert between == pytest.approx(expected, abs=1e-12)
@@ -69,7 +69,7 @@ def test_one_batch_neither_ends_nor_restarts_the_warm_up():
     rate = WarmupUntil(steps(0.1, [100]), window=3)
     rates = []
     for step, error in enumerate([0.7, 0.9, 0.9, 0.9, 0.81, 0.8, 0.79, 0.79, 1.0, 1.0, 1.0]):
-        rate.observe(told(step + 1, error))
+        rate.observe(values_of(step + 1, error))
         rates.append(rate(step + 1))
     assert rates == [0.01] * 7 + [0.1] * 4
     assert rate(100) == 0.01  # the schedule's own hundredth step, in absolute steps
@@ -79,11 +79,11 @@ def test_one_batch_neither_ends_nor_restarts_the_warm_up():
 def test_a_resumed_warm_up_gives_the_same_rates(cut):
     errors = [0.7, 0.9, 0.9, 0.9, 0.81, 0.8, 0.79, 0.79, 1.0, 1.0, 1.0]
 
-    def rates(schedule, begin, end):
+    def rates(schedule, start, end):
         out = []
-        for step in range(begin, end):
+        for step in range(start, end):
             out.append(schedule(step))
-            schedule.observe(told(step + 1, errors[step]))
+            schedule.observe(values_of(step + 1, errors[step]))
         return out
 
     whole = rates(WarmupUntil(constant(0.1), window=3), 0, len(errors))
@@ -96,9 +96,9 @@ def test_a_resumed_warm_up_gives_the_same_rates(cut):
 def test_patience_runs_out_and_is_kept_as_plain_values():
     patience = Patience(2)
     assert [patience.observe(a) for a in (0.5, 0.4, 0.6, 0.6)] == [False] * 4
-    again = Patience(**vars(patience))
-    assert again.observe(0.1)
-    assert (again.best, again.waited) == (0.6, 2)
+    restored = Patience(**vars(patience))
+    assert restored.observe(0.1)
+    assert (restored.best, restored.waited) == (0.6, 2)
 
 
 @pytest.mark.parametrize(

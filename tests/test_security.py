@@ -63,21 +63,21 @@ Rule = Callable[[list[Module]], list[str]]
 def modules_banned(tree: list[Module]) -> list[str]:
     """Nothing that runs code from data is imported."""
     return [
-        f"{each.path} imports {name}"
-        for each in tree
-        for name in each.imports()
+        f"{module.path} imports {name}"
+        for module in tree
+        for name in module.imports()
         for banned, allowed in MODULES.items()
-        if f"{name}.".startswith(f"{banned}.") and each.path != allowed
+        if f"{name}.".startswith(f"{banned}.") and module.path != allowed
     ]
 
 
 def calls_banned(tree: list[Module]) -> list[str]:
     """Nothing that runs code from data, or a shell, is called."""
     return [
-        f"{each.where(call)} calls {name}"
-        for each in tree
-        for name, call in each.calls
-        if (name.replace("np.", "numpy.", 1) in CALLS and (str(each.path), name) not in GUARDED)
+        f"{module.where(call)} calls {name}"
+        for module in tree
+        for name, call in module.calls
+        if (name.replace("np.", "numpy.", 1) in CALLS and (str(module.path), name) not in GUARDED)
         or (name.rpartition(".")[2] in METHODS and "." in name)
         or argument(call, "shell") is True
     ]
@@ -86,50 +86,52 @@ def calls_banned(tree: list[Module]) -> list[str]:
 def pickles(tree: list[Module]) -> list[str]:
     """torch.load stands in the converter's child alone, for tensors only; numpy opens no pickle."""
     wrong = []
-    for each in tree:
-        for name, call in each.calls:
+    for module in tree:
+        for name, call in module.calls:
             if name == "torch.load":
-                given = {keyword.arg for keyword in call.keywords}
-                alone = each.path == CONVERTER and argument(call, "weights_only") is True
-                if not alone or "pickle_module" in given:
-                    wrong.append(f"{each.where(call)} calls {name}")
+                keywords = {keyword.arg for keyword in call.keywords}
+                alone = module.path == CONVERTER and argument(call, "weights_only") is True
+                if not alone or "pickle_module" in keywords:
+                    wrong.append(f"{module.where(call)} calls {name}")
             elif name == "numpy.load" and argument(call, "allow_pickle") is not False:
-                wrong.append(f"{each.where(call)} lets numpy open pickles")
+                wrong.append(f"{module.where(call)} lets numpy open pickles")
             elif name.endswith((".load_url", "load_state_dict_from_url")):
-                wrong.append(f"{each.where(call)} loads from an address")
+                wrong.append(f"{module.where(call)} loads from an address")
     return wrong
 
 
 def the_converter_stands_alone(tree: list[Module]) -> list[str]:
     """The program that opens pickles imports nothing of ours, and is called by no one."""
     wrong = []
-    for each in tree:
-        if each.path == CONVERTER:
-            wrong += [f"{each.path} imports {n}" for n in each.imports() if n.startswith("plusx")]
+    for module in tree:
+        if module.path == CONVERTER:
+            wrong += [
+                f"{module.path} imports {n}" for n in module.imports() if n.startswith("plusx")
+            ]
             continue
-        for name, call in each.calls:
+        for name, call in module.calls:
             if name.startswith(("plusx.weights.foreign", "foreign.")):
-                wrong.append(f"{each.where(call)} calls {name} in this process")
+                wrong.append(f"{module.where(call)} calls {name} in this process")
     return wrong
 
 
 def images(tree: list[Module]) -> list[str]:
     """Pillow opens the formats that are named, and its guards stay up."""
     wrong = []
-    for each in tree:
-        for name, call in each.calls:
+    for module in tree:
+        for name, call in module.calls:
             if name in ("PIL.Image.open", "Image.open") and not any(
                 keyword.arg == "formats" for keyword in call.keywords
             ):
-                wrong.append(f"{each.where(call)} opens any format")
-        for node in each.nodes:
+                wrong.append(f"{module.where(call)} opens any format")
+        for node in module.nodes:
             targets = node.targets if isinstance(node, ast.Assign) else []
             for target in targets:
-                said = ast.unparse(target)
-                if "Image.MAX_IMAGE_PIXELS" in said and each.path == "data/image_file.py":
+                assigned = ast.unparse(target)
+                if "Image.MAX_IMAGE_PIXELS" in assigned and module.path == "data/image_file.py":
                     continue  # while it decodes, whose own limit is checked before
-                if "MAX_IMAGE_PIXELS" in said or "LOAD_TRUNCATED_IMAGES" in said:
-                    wrong.append(f"{each.where(node)} sets {said}")
+                if "MAX_IMAGE_PIXELS" in assigned or "LOAD_TRUNCATED_IMAGES" in assigned:
+                    wrong.append(f"{module.where(node)} sets {assigned}")
     return wrong
 
 
@@ -138,15 +140,15 @@ def connections(tree: list[Module]) -> list[str]:
     banned = {"urllib.request", "http.client", "http.server", "requests", "httpx", "aiohttp",
               "ftplib", "smtplib", "socketserver", "asyncio", "huggingface_hub"}  # fmt: skip
     wrong = []
-    for each in tree:
-        if each.path not in DOWNLOADERS:
-            wrong += [f"{each.path} imports {n}" for n in each.imports() if n in banned]
+    for module in tree:
+        if module.path not in DOWNLOADERS:
+            wrong += [f"{module.path} imports {n}" for n in module.imports() if n in banned]
         wrong += [
-            f"{each.where(call)} calls {name}"
-            for name, call in each.calls
+            f"{module.where(call)} calls {name}"
+            for name, call in module.calls
             if name.startswith("socket.")
             and name != "socket.gethostname"
-            and not (each.path == LISTENER and name.startswith(LISTENING))
+            and not (module.path == LISTENER and name.startswith(LISTENING))
         ]
     return wrong
 
@@ -154,28 +156,28 @@ def connections(tree: list[Module]) -> list[str]:
 def processes(tree: list[Module]) -> list[str]:
     """Processes are started in few places, by lists of arguments."""
     wrong = []
-    for each in tree:
-        for name in each.imports():
+    for module in tree:
+        for name in module.imports():
             started = name.partition(".")[0] in ("subprocess", "multiprocessing", "pty")
             started |= name.startswith(("torch.distributed.launcher", "torch.multiprocessing"))
-            if started and each.path not in STARTERS:
-                wrong.append(f"{each.path} imports {name}")
-        for name, call in each.calls:
+            if started and module.path not in STARTERS:
+                wrong.append(f"{module.path} imports {name}")
+        for name, call in module.calls:
             if name.startswith("subprocess.") and call.args:
                 if isinstance(call.args[0], ast.Constant | ast.JoinedStr):
-                    wrong.append(f"{each.where(call)} starts a line of text")
+                    wrong.append(f"{module.where(call)} starts a line of text")
             elif name in ("os.fork", "os.forkpty"):
-                wrong.append(f"{each.where(call)} forks")
+                wrong.append(f"{module.where(call)} forks")
     return wrong
 
 
 def names_from_data(tree: list[Module]) -> list[str]:
     """No module or attribute is looked up by a name that a file could hold."""
     return [
-        f"{each.where(call)} imports by name"
-        for each in tree
-        if each.path != "__init__.py"  # its names are its own table
-        for name, call in each.calls
+        f"{module.where(call)} imports by name"
+        for module in tree
+        if module.path != "__init__.py"  # its names are its own table
+        for name, call in module.calls
         if name in ("importlib.import_module", "importlib.util.spec_from_file_location",
                     "runpy.run_path", "runpy.run_module", "pkgutil.resolve_name",
                     "importlib.metadata.entry_points")
@@ -185,14 +187,14 @@ def names_from_data(tree: list[Module]) -> list[str]:
 def shared_places(tree: list[Module]) -> list[str]:
     """No file has a name in /tmp that others could guess."""
     return [
-        f"{each.where(node)} says {node.value!r}"
-        for each in tree
-        for node in each.nodes
+        f"{module.where(node)} says {node.value!r}"
+        for module in tree
+        for node in module.nodes
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value.startswith(("/tmp", "/var/tmp", "/dev/shm"))
         # the folder itself, of which the free bytes are asked for
-        and (each.path, node.value) != ("data/loader.py", "/dev/shm")
+        and (module.path, node.value) != ("data/loader.py", "/dev/shm")
     ]
 
 
@@ -276,7 +278,7 @@ def test_the_package_calls_no_forbidden_function(tree, rule):
 
 @pytest.mark.parametrize(
     ("rule", "broken"),
-    [(rule, each) for rule, cases in BREAKS.items() for each in cases],
+    [(rule, module) for rule, cases in BREAKS.items() for module in cases],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_a_forbidden_call_is_found(rule, broken):
@@ -284,9 +286,9 @@ def test_a_forbidden_call_is_found(rule, broken):
 
 
 def test_the_converter_is_the_one_place_that_opens_pickles(tree):
-    opening = [each.path for each in tree if any(n == "torch.load" for n, _ in each.calls)]
+    opening = [module.path for module in tree if any(n == "torch.load" for n, _ in module.calls)]
     assert opening == [CONVERTER]
-    (text,) = [each.text for each in tree if each.path == "weights/convert.py"]
+    (text,) = [module.text for module in tree if module.path == "weights/convert.py"]
     assert "foreign.__file__" in text  # run by path
     assert '"-I"' in text  # without the user's site and PYTHONPATH
 
@@ -331,41 +333,41 @@ def watched(program: str, folder: object) -> dict:
 
 
 def test_importing_plusx_touches_nothing(tmp_path):
-    told = watched("import plusx", tmp_path)
-    assert told == {"seen": [], "torch": False, "loaded": ["plusx"]}
+    watched_import = watched("import plusx", tmp_path)
+    assert watched_import == {"seen": [], "torch": False, "loaded": ["plusx"]}
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.slow
 def test_importing_all_of_plusx_touches_nothing(tmp_path):
     names = [
-        "plusx." + each.path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-        for each in modules()
-        if each.path not in (CONVERTER, "__main__.py", "__init__.py")
+        "plusx." + module.path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for module in modules()
+        if module.path not in (CONVERTER, "__main__.py", "__init__.py")
     ]
     # What torch and its kind do when they are imported is theirs; they come first, unwatched.
     theirs = sorted(
         {
             name
-            for each in modules()
-            if each.path != CONVERTER
-            for name in each.imports()
+            for module in modules()
+            if module.path != CONVERTER
+            for name in module.imports()
             if (first := name.partition(".")[0]) not in ("plusx", *sys.stdlib_module_names)
             and importlib.util.find_spec(first)  # an extra need not be here
         }
     )
     program = "\n".join(f"import {name}" for name in names)
     before = "\n".join(f"import {name}" for name in theirs)
-    told = watched(
+    watched_import = watched(
         f"{before}\nseen.clear()\nthreads = threading.active_count()\n{program}", tmp_path
     )
-    assert told["seen"] == []
-    assert set(names) <= set(told["loaded"])
+    assert watched_import["seen"] == []
+    assert set(names) <= set(watched_import["loaded"])
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("deed", "seen"),
+    ("deed", "event_name"),
     [
         ("open('x', 'w')", "open x"),
         ("import socket; socket.getaddrinfo('localhost', 80)", "socket.getaddrinfo localhost"),
@@ -374,6 +376,6 @@ def test_importing_all_of_plusx_touches_nothing(tmp_path):
         ("os.mkdir('y')", "os.mkdir y"),
     ],
 )
-def test_the_audit_hook_detects_every_access(tmp_path, deed, seen):
-    told = watched(deed, tmp_path)
-    assert any(event.startswith(seen) for event in told["seen"])
+def test_the_audit_hook_detects_every_access(tmp_path, deed, event_name):
+    watched_import = watched(deed, tmp_path)
+    assert any(event.startswith(event_name) for event in watched_import["seen"])

@@ -34,7 +34,7 @@ class Pointwise(nn.Module):
         return x[:, :1] * self.weight.view(1, -1, *[1] * (x.ndim - 2))
 
 
-def told(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> LossInputs:
+def outputs_for(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> LossInputs:
     right = targets.flatten(1).long()
     judged = right != 255
     return LossInputs(
@@ -57,21 +57,21 @@ def test_cross_entropy_is_torchs_of_each_image() -> None:
         for x, y in zip(batch.inputs, batch.targets)
     ]
     torch.testing.assert_close(
-        LOSSES["cross-entropy"](told(batch.inputs, batch.targets)), torch.stack(expected)
+        LOSSES["cross-entropy"](outputs_for(batch.inputs, batch.targets)), torch.stack(expected)
     )
 
 
 def test_a_focal_loss_is_the_definition() -> None:
     batch = random_scene(1, n=1)
     p = batch.inputs[0].softmax(0)
-    found = [
+    losses = [
         -((1 - p[c, y, x]) ** 2) * p[c, y, x].log()
         for y in range(5)
         for x in range(6)
         if (c := int(batch.targets[0, y, x])) != 255
     ]
     torch.testing.assert_close(
-        LOSSES["focal"](told(batch.inputs, batch.targets))[0], torch.stack(found).mean()
+        LOSSES["focal"](outputs_for(batch.inputs, batch.targets))[0], torch.stack(losses).mean()
     )
 
 
@@ -84,7 +84,7 @@ def test_overlap_losses_of_confident_outputs_equal_the_set_formulas(word: str) -
     # class 0: 3 hits, 1 told too much, 1 missed; class 1: 2, 1, 1; class 2 does not occur
     index = {"dice": (6 / 8, 4 / 6), "tversky": (3 / 4, 2 / 3), "lovasz": (3 / 5, 2 / 4)}[word]
     expected = torch.tensor([1 - sum(index) / 2])
-    torch.testing.assert_close(LOSSES[word](told(logits, targets)), expected)
+    torch.testing.assert_close(LOSSES[word](outputs_for(logits, targets)), expected)
 
 
 @pytest.mark.slow
@@ -93,8 +93,8 @@ def test_overlap_losses_of_confident_outputs_equal_the_set_formulas(word: str) -
 def test_ignored_positions_do_not_change_the_loss(word: str, seed: int) -> None:
     batch = random_scene(seed)
     other = batch.inputs + 9 * torch.randn_like(batch.inputs) * (batch.targets == 255)[:, None]
-    one = LOSSES[word](told(batch.inputs, batch.targets))
-    torch.testing.assert_close(LOSSES[word](told(other, batch.targets)), one)
+    one = LOSSES[word](outputs_for(batch.inputs, batch.targets))
+    torch.testing.assert_close(LOSSES[word](outputs_for(other, batch.targets)), one)
     assert bool((one >= 0).all())
 
 
@@ -102,7 +102,7 @@ def test_ignored_positions_do_not_change_the_loss(word: str, seed: int) -> None:
 def test_an_image_of_ignored_positions_has_zero_loss(word: str) -> None:
     targets = torch.full((1, 2, 2), 255, dtype=torch.uint8)
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
-    loss = LOSSES[word](told(logits, targets)).sum()
+    loss = LOSSES[word](outputs_for(logits, targets)).sum()
     assert float(loss.detach()) == 0
     if loss.requires_grad:
         loss.backward()
@@ -117,8 +117,8 @@ def test_parts_of_a_batch_add_up_to_its_loss() -> None:
         net, loss=" ".join(LOSSES), class_weights=[1.0, 2.0, 0.5, 3.0], class_names=list("abcd")
     )
     batch = Batch(torch.randn(4, 2, 5, 6), random_scene(2, n=4).targets)
-    parts = [len(part) / 4 * task(part) for part in batch.split(3)]
-    torch.testing.assert_close(torch.stack(parts).sum(), task(batch))
+    losses = [len(part) / 4 * task(part) for part in batch.split(3)]
+    torch.testing.assert_close(torch.stack(losses).sum(), task(batch))
 
 
 def test_weights_count_positions_of_a_class_more() -> None:
@@ -218,10 +218,10 @@ def test_wrong_settings_are_refused() -> None:
 def test_windows_cover_all_positions_with_the_given_overlap(
     length: int, window: int, overlap: float
 ) -> None:
-    found = starts(length, window, overlap)
-    assert found[0] == 0
-    assert found[-1] == max(0, length - window)
-    gaps = np.diff(found)
+    positions = starts(length, window, overlap)
+    assert positions[0] == 0
+    assert positions[-1] == max(0, length - window)
+    gaps = np.diff(positions)
     assert (gaps > 0).all()
     assert (gaps <= max(1, int(window * (1 - overlap)))).all()
 
@@ -233,19 +233,21 @@ def test_windowed_predictions_equal_those_of_the_whole(size: tuple[int, ...]) ->
     task = Segment(Pointwise(3)).eval()
     whole = probabilities(task, x)
     assert len(windows(size, [4] * len(size), 0.5)) > 1
-    parts = probabilities(Segment(Pointwise(3), window=[4] * len(size)).eval(), x)
-    torch.testing.assert_close(parts, whole)
+    windowed = probabilities(Segment(Pointwise(3), window=[4] * len(size)).eval(), x)
+    torch.testing.assert_close(windowed, whole)
     predict = partial(probabilities, task)
     torch.testing.assert_close(sliding_window(predict, x, [100] * len(size), 0.5), whole)
     bands = list(slabs(predict, x, [4] * len(size), 0.5))
     assert [rows.start for rows, _ in bands] == [0, *(rows.stop for rows, _ in bands[:-1])]
-    torch.testing.assert_close(torch.cat([said for _, said in bands], 2), whole)
+    torch.testing.assert_close(
+        torch.cat([probabilities_of_slab for _, probabilities_of_slab in bands], 2), whole
+    )
 
 
 def test_large_inputs_are_predicted_in_slabs() -> None:
     x = torch.zeros(1, 1, 4000, 700)
     bands = slabs(partial(probabilities, Segment(Pointwise(2))), x, [700, 700], 0.5)
-    sizes = [said.shape[2] for _, said in bands]
+    sizes = [probabilities_of_slab.shape[2] for _, probabilities_of_slab in bands]
     assert sum(sizes) == 4000
     assert max(sizes) <= 700
 

@@ -127,7 +127,7 @@ def pixels(path: Path | io.BytesIO) -> np.ndarray:
         return np.array(image)
 
 
-def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+def json_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
     capsys.readouterr()
     assert command(arguments) == 0
     return json.loads(capsys.readouterr().out)
@@ -135,17 +135,17 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.mark.slow
 def test_a_segmentation_run_learns(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = said(["evaluate", str(trained), "--json"], capsys)
-    assert told["metrics"][0] == "dice"
-    assert told["tta"] == "flip"
-    assert [row["label"] for row in told["per_class"]] == ["ground", "disc", "bar"]
+    result = json_of(["evaluate", str(trained), "--json"], capsys)
+    assert result["metrics"][0] == "dice"
+    assert result["tta"] == "flip"
+    assert [row["label"] for row in result["per_class"]] == ["ground", "disc", "bar"]
     # the classes differ in colour, so a trained network is far above what an untrained one has
-    assert told["dice"] > 0.7
-    assert told["mean_iou"] > 0.6
-    assert told["positions"] == 4 * 30 * 40
-    one = said(["evaluate", str(trained), "--json", "--tta", "none"], capsys)
+    assert result["dice"] > 0.7
+    assert result["mean_iou"] > 0.6
+    assert result["positions"] == 4 * 30 * 40
+    one = json_of(["evaluate", str(trained), "--json", "--tta", "none"], capsys)
     assert one["tta"] == "none"
-    assert one["loss"] != told["loss"]
+    assert one["loss"] != result["loss"]
     assert command(["evaluate", str(trained), "--tta", "flip-shift"]) == 2
     assert "allowed is none or flip" in capsys.readouterr().err
 
@@ -159,22 +159,22 @@ def test_predictions_are_drawn_beside_image_and_annotation(
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     out = tmp_path / "out"
     paths = [str(data / "val" / "0.png"), str(tmp_path / "wide.png"), str(tmp_path / "broken.png")]
-    told = said(["predict", str(trained), *paths, "--out", str(out), "--json"], capsys)
-    first, wide = told["predictions"]
-    assert [each["path"] for each in told["failed"]] == [paths[2]]
+    result = json_of(["predict", str(trained), *paths, "--out", str(out), "--json"], capsys)
+    first, wide = result["predictions"]
+    assert [failure["path"] for failure in result["failed"]] == [paths[2]]
     assert first["ground_truth"]["dice"] > 0.5
     assert "ground_truth" not in wide
     assert wide["size"] == [50, 90]
     assert sum(wide["class_fractions"].values()) == pytest.approx(1)
-    found = pixels(out / wide["mask"])
-    assert found.shape == (50, 90)
-    assert (found == mask)[1:-1].mean() > 0.8
-    shares = np.bincount(found.ravel(), minlength=3) / found.size
+    predicted = pixels(out / wide["mask"])
+    assert predicted.shape == (50, 90)
+    assert (predicted == mask)[1:-1].mean() > 0.8
+    shares = np.bincount(predicted.ravel(), minlength=3) / predicted.size
     assert list(wide["class_fractions"].values()) == pytest.approx(shares.tolist())
-    beside = [pixels(out / row["side_by_side"]).shape for row in told["predictions"]]
+    beside = [pixels(out / row["side_by_side"]).shape for row in result["predictions"]]
     assert beside[0][1] > 2.5 * beside[0][0] * 40 / 32  # image, what is told, truth
     assert beside[1][1] < 2.5 * beside[1][0] * 90 / 50
-    assert store.read_json(out / "predictions.json")["predictions"] == told["predictions"]
+    assert store.read_json(out / "predictions.json")["predictions"] == result["predictions"]
     with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == [first["label"], wide["label"]]
@@ -188,10 +188,10 @@ def test_the_report_shows_validation_images(trained: Path) -> None:
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert "Examples from the validation split" in page
     assert page.count("data:image/png;base64,") == 4
-    told = store.read_json(trained / "examples" / "predictions.json")["predictions"]
-    assert all(row["ground_truth"]["dice"] > 0.5 for row in told)
-    told[0]["side_by_side"] = "../../secret.png"
-    store.write_json(trained / "examples" / "predictions.json", {"predictions": told})
+    result = store.read_json(trained / "examples" / "predictions.json")["predictions"]
+    assert all(row["ground_truth"]["dice"] > 0.5 for row in result)
+    result[0]["side_by_side"] = "../../secret.png"
+    store.write_json(trained / "examples" / "predictions.json", {"predictions": result})
     with pytest.raises(ValueError, match="not an image of a prediction"):
         read_examples(trained / "examples")
 
@@ -199,9 +199,9 @@ def test_the_report_shows_validation_images(trained: Path) -> None:
 @pytest.mark.slow
 def test_annotations_of_test_images_are_a_use_of_the_test_set(trained: Path, data: Path) -> None:
     run = runs.load_run(trained)
-    told = runs.predict(run, [data / "test"])
-    assert all("ground_truth" in row for row in told["predictions"])
-    assert told["test_uses"] == 1
+    result = runs.predict(run, [data / "test"])
+    assert all("ground_truth" in row for row in result["predictions"])
+    assert result["test_uses"] == 1
     (trained / "test_uses.jsonl").unlink()
 
 
@@ -220,19 +220,19 @@ def test_a_run_resumes_bit_for_bit(data: Path, tmp_path: Path) -> None:
     text += "\n[checkpoint]\nevery_steps = 1\nevery_seconds = 0.0\nkeep = 20\n"
     recipe = tmp_path / "again.toml"
     recipe.write_text(text, encoding="utf-8")
-    whole, again = tmp_path / "whole", tmp_path / "again"
+    whole, resumed = tmp_path / "whole", tmp_path / "again"
     assert command(["train", str(recipe), "--out", str(whole)]) == 0
-    shutil.copytree(whole, again)
+    shutil.copytree(whole, resumed)
     for name in ("result.json", "model.safetensors", "report.html"):
-        (again / name).unlink()
-    shutil.rmtree(again / "examples")
-    saved = sorted(path for path in (again / store.CHECKPOINTS).iterdir() if path.is_dir())
+        (resumed / name).unlink()
+    shutil.rmtree(resumed / "examples")
+    saved = sorted(path for path in (resumed / store.CHECKPOINTS).iterdir() if path.is_dir())
     assert len(saved) > 5
     for path in saved[3:]:  # in the middle of an epoch
         shutil.rmtree(path)
-    assert command(["train", str(recipe), "--out", str(again)]) == 0
+    assert command(["train", str(recipe), "--out", str(resumed)]) == 0
     for name in ("result.json", "model.safetensors", "log.jsonl", "examples/predictions.json"):
-        assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -240,22 +240,22 @@ def test_evaluation_uses_the_preprocessing_of_the_initial_weights(
     data: Path, tmp_path: Path
 ) -> None:
     first, weights = create_model("resnet20", seed=1), tmp_path / "first.safetensors"
-    known = ImageModality((32, 32), 3, (0.1, 0.2, 0.3), (0.9, 0.8, 0.7))
-    save_network(first, weights, model="resnet20", preprocessing=known.to_dict())
+    modality = ImageModality((32, 32), 3, (0.1, 0.2, 0.3), (0.9, 0.8, 0.7))
+    save_network(first, weights, model="resnet20", preprocessing=modality.to_dict())
     text = RECIPE.format(path=data).replace('"resnet20"', f'"resnet20"\nweights = "{weights}"')
     text = text.replace("epochs = 8", "epochs = 2").replace('tta = "flip"', "")
     result = runs.train(parse_recipe(text), tmp_path / "run", progress=False)
     run = runs.load_run(tmp_path / "run")
     assert run.preprocessing.mean == (0.1, 0.2, 0.3)
-    told = runs.evaluate(run, batch_size=4)
-    assert told["loss"] == result["validation"]["loss"]
+    evaluated = runs.evaluate(run, batch_size=4)
+    assert evaluated["loss"] == result["validation"]["loss"]
     elsewhere = runs.evaluate(run, data=shutil.copytree(data, tmp_path / "copy"), batch_size=4)
-    assert elsewhere["loss"] == told["loss"]
+    assert elsewhere["loss"] == evaluated["loss"]
     # how the run's own data was divided says nothing of others
     assert run.recipe is not None
     cut = replace(run.recipe, data=replace(run.recipe.data, validation=0.25))
-    again = runs.evaluate(replace(run, recipe=cut), data=tmp_path / "copy", batch_size=4)
-    assert again["loss"] == told["loss"]
+    resumed = runs.evaluate(replace(run, recipe=cut), data=tmp_path / "copy", batch_size=4)
+    assert resumed["loss"] == evaluated["loss"]
 
 
 @pytest.mark.slow
@@ -282,26 +282,28 @@ def test_images_of_any_size_are_predicted_unscaled(data: Path, tmp_path: Path) -
     for size in (1, 3):
         assert runs.evaluate(run, tta="none", batch_size=size)["confusion"] == recorded, size
     path = tmp_path / "sets" / "val" / "odd.png"
-    told = runs.predict(run, [path], out=tmp_path / "out")
-    assert told["predictions"][0]["size"] == [41, 67]
-    assert pixels(tmp_path / "out" / told["predictions"][0]["mask"]).shape == (41, 67)
+    result = runs.predict(run, [path], out=tmp_path / "out")
+    assert result["predictions"][0]["size"] == [41, 67]
+    assert pixels(tmp_path / "out" / result["predictions"][0]["mask"]).shape == (41, 67)
     alone = runs.load_run(tmp_path / "any" / "model.safetensors")
     assert not alone.sized
     assert isinstance(alone.task, Segment)
     assert alone.task.window == (32, 32)
-    again = runs.predict(alone, [path], tta="flip")
-    assert again["predictions"][0]["class_fractions"] == told["predictions"][0]["class_fractions"]
+    resumed = runs.predict(alone, [path], tta="flip")
+    assert (
+        resumed["predictions"][0]["class_fractions"] == result["predictions"][0]["class_fractions"]
+    )
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("field", "message"),
     [
         ("spacing = [1.0, 1.0, 1.0]", "spacing is only for volumes"),
         ("window = [8, 8, 8]", "2 numbers are needed"),
     ],
 )
-def test_fields_of_volumes_are_refused_for_images(said: str, message: str) -> None:
-    text = RECIPE.format(path="nowhere").replace("[data]", f"{said}\n\n[data]")
+def test_fields_of_volumes_are_refused_for_images(field: str, message: str) -> None:
+    text = RECIPE.format(path="nowhere").replace("[data]", f"{field}\n\n[data]")
     source = Dataset(
         name="one",
         split="train",
@@ -317,8 +319,8 @@ def test_fields_of_volumes_are_refused_for_images(said: str, message: str) -> No
 def test_class_fractions_of_volumes_count_all_slices() -> None:
     shares = ({"ground": 1.0, "disc": 0.0}, {"ground": 0.5, "disc": 0.5})
     rows = [
-        {"path": "a", "size": [2, 2, deep], "label": "ground", "class_fractions": each}
-        for deep, each in zip((1, 3), shares, strict=True)
+        {"path": "a", "size": [2, 2, deep], "label": "ground", "class_fractions": fractions}
+        for deep, fractions in zip((1, 3), shares, strict=True)
     ]
     page = predictions_page(
         {"classes": ["ground", "disc"], "predictions": rows},
@@ -408,12 +410,12 @@ def test_run_lengths_round_trip(plane: np.ndarray) -> None:
     st.tuples(st.integers(1, 7), st.integers(1, 7)),
     st.tuples(st.integers(1, 20), st.integers(1, 20)),
 )
-def test_masks_are_interpolated_like_torch(seen: tuple[int, int], size: tuple[int, int]) -> None:
-    told = torch.rand(3, 8, 9, generator=torch.Generator().manual_seed(sum(seen) + sum(size)))
-    inside = told[None, :, : seen[0], : seen[1]]
+def test_masks_are_interpolated_like_torch(visible: tuple[int, int], size: tuple[int, int]) -> None:
+    result = torch.rand(3, 8, 9, generator=torch.Generator().manual_seed(sum(visible) + sum(size)))
+    inside = result[None, :, : visible[0], : visible[1]]
     whole = functional.interpolate(inside, size, mode="bilinear", align_corners=False)[0]
-    found = labels_at_size(told, seen, size).long()[None]
-    assert bool((whole.gather(0, found)[0] >= whole.amax(0) - 1e-5).all())
+    labels = labels_at_size(result, visible, size).long()[None]
+    assert bool((whole.gather(0, labels)[0] >= whole.amax(0) - 1e-5).all())
 
 
 class Brightness(Segment):
@@ -449,14 +451,14 @@ def test_large_images_are_predicted_and_drawn_in_bounded_memory(tmp_path: Path) 
     image[:, :, :1500] //= 4
     names = [f"{number}.png" for number in range(5)]
     predictor = Predictor(run, device="cpu")
-    told = predict_dense(
+    result = predict_dense(
         predictor, [image] * 5, GroundTruth([]), [], out=tmp_path, batch_size=64, names=names
     )
     prepared = predictor.task.task
     assert isinstance(prepared, Brightness)  # a copy, which prepare has made
     assert max(prepared.asked) <= MAX_POSITIONS
     assert len(prepared.asked) < 5  # and together where they are small enough
-    row = told["predictions"][0]
+    row = result["predictions"][0]
     mask = pixels(tmp_path / row["mask"])
     assert mask.shape == (2500, 3125)
     assert (mask[:, :1400] == 0).all()
@@ -476,10 +478,10 @@ def test_a_mask_predicted_in_slabs_equals_the_whole(tmp_path: Path) -> None:
     padded[:, :, :43, :60] = run.preprocessing.normalise(image[None])
     for tta in ("none", "flip"):
         predictor = Predictor(run, tta=tta)
-        asked = predictor.task
+        whole_task = predictor.task
         (answer,) = predictor.predictions([image], [])
         with torch.inference_mode():
-            whole = asked.predict(Batch(padded)).tensors()["probabilities"]
+            whole = whole_task.predict(Batch(padded)).tensors()["probabilities"]
         labels = answer.prediction.tensors()["labels"][0]
         assert torch.equal(labels.long(), whole[0, :, :43, :60].argmax(0))
 
@@ -487,12 +489,12 @@ def test_a_mask_predicted_in_slabs_equals_the_whole(tmp_path: Path) -> None:
 def test_coco_has_width_and_height() -> None:
     row = {"path": "a.png", "size": [4, 6],
            "boxes": [{"label": "b", "score": 0.5, "box": [1.0, 1.0, 3.0, 2.5]}]}  # fmt: skip
-    made = coco({"classes": ["a", "b"], "predictions": [row]}, [1, 2])
-    (told,) = made["annotations"]
-    assert told["bbox"] == [1.0, 1.0, 2.0, 1.5]
-    assert told["category_id"] == 2
-    assert made["categories"][told["category_id"] - 1]["name"] == "b"
-    assert made["images"] == [{"id": 1, "file_name": "a.png", "width": 6, "height": 4}]
+    content = coco({"classes": ["a", "b"], "predictions": [row]}, [1, 2])
+    (result,) = content["annotations"]
+    assert result["bbox"] == [1.0, 1.0, 2.0, 1.5]
+    assert result["category_id"] == 2
+    assert content["categories"][result["category_id"] - 1]["name"] == "b"
+    assert content["images"] == [{"id": 1, "file_name": "a.png", "width": 6, "height": 4}]
 
 
 def test_overlays_show_the_prediction() -> None:
@@ -500,9 +502,9 @@ def test_overlays_show_the_prediction() -> None:
     mask = np.zeros((8, 10), np.uint8)
     mask[2:5, 3:7] = 1
     mask[0, 0] = 255
-    drawn = drawing.overlay_mask(grey, mask, 2)
-    assert (drawn[0, 0] == 100).all()
-    assert (drawn[3, 4] != drawn[6, 8]).any()
+    overlay = drawing.overlay_mask(grey, mask, 2)
+    assert (overlay[0, 0] == 100).all()
+    assert (overlay[3, 4] != overlay[6, 8]).any()
     assert (pixels(io.BytesIO(drawing.mask_png(mask, 2))) == mask).all()
     boxed = drawing.draw_boxes(grey, [(2, 1, 7, 6)], [1], [""], 2)
     assert (boxed[1, 2:7] == drawing.colours(2)[1]).all()
@@ -529,8 +531,8 @@ def test_class_fractions_are_reported() -> None:
     assert scores.tolist() == [[0.5, 0.5]]
 
 
-class Told(Task):
-    """Tells the same boxes of every image."""
+class FixedDetections(Task):
+    """Predicts the same boxes for every image."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         super().__init__()
@@ -560,7 +562,7 @@ def test_boxes_are_in_pixels_of_the_stored_image(masks: bool, tmp_path: Path) ->
     rows[0, 1, :6] = torch.tensor([10, 2, 50, 28, 0.9, 1])
     rows[0, 2, 5] = -1
     rows[..., 6:] = 1
-    task = Told(rows).eval()
+    task = FixedDetections(rows).eval()
     run = runs.Run(
         path=tmp_path / "run", net=task.net, task=task, classes=("a", "b"), recipe=None,
         preprocessing=ImageModality((30, 60), 3, (0.5,) * 3, (0.2,) * 3, resize="fit"),
@@ -577,23 +579,26 @@ def test_boxes_are_in_pixels_of_the_stored_image(masks: bool, tmp_path: Path) ->
     (tmp_path / "run").mkdir()
     predictor = Predictor(run, device="cpu")
     truth = GroundTruth([source])
-    told = predict_dense(predictor, [path] * 2, truth, [], out=tmp_path, batch_size=8)
-    first, second = told["predictions"]
-    assert told["test_uses"] == 1
-    assert [each["label"] for each in first["boxes"]] == ["b", "a"]
+    result = predict_dense(predictor, [path] * 2, truth, [], out=tmp_path, batch_size=8)
+    first, second = result["predictions"]
+    assert result["test_uses"] == 1
+    assert [annotation["label"] for annotation in first["boxes"]] == ["b", "a"]
     assert first["boxes"][0]["box"] == [20, 4, 80, 56]  # cut to the image
     assert first["boxes"][1]["box"] == [10, 10, 40, 30]
     assert first["boxes"] == second["boxes"]
     assert first["ground_truth"]["boxes"] == [{"label": "a", "box": [12, 8, 40, 30]}]
     annotations = store.read_json(tmp_path / "coco.json")["annotations"]
-    assert [each["bbox"] for each in annotations[:2]] == [[20, 4, 60, 52], [10, 10, 30, 20]]
+    assert [annotation["bbox"] for annotation in annotations[:2]] == [
+        [20, 4, 60, 52],
+        [10, 10, 30, 20],
+    ]
     if masks:
         lengths = first["boxes"][1]["segmentation"]
         assert lengths["size"] == [60, 80]
         inside = sum(lengths["counts"][1::2])
         assert abs(inside - 30 * 20) < 60  # the border of a pasted mask is a matter of rounding
-    drawn = pixels(tmp_path / first["side_by_side"])
-    assert drawn.shape[1] > 3 * drawn.shape[0]  # image, what is told, truth
+    side_by_side = pixels(tmp_path / first["side_by_side"])
+    assert side_by_side.shape[1] > 3 * side_by_side.shape[0]  # image, what is told, truth
     scores = task.predict(Batch(torch.zeros(2, 3, 30, 60))).class_scores(2)
     assert scores[0].tolist() == pytest.approx([0.4, 0.9])
 
@@ -625,7 +630,7 @@ def test_a_use_of_the_test_set_is_recorded_before_the_first_annotation(
 def test_an_embedding_is_one_vector_per_image(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = said(["probe", str(trained), "--json"], capsys)
-    assert told["width"] == 64  # channels of the last stage, whatever the size of the images
-    assert (told["learned_from"], told["count"]) == (16, 4)
-    assert told["classes"] == ["ground", "disc", "bar"]
+    result = json_of(["probe", str(trained), "--json"], capsys)
+    assert result["width"] == 64  # channels of the last stage, whatever the size of the images
+    assert (result["learned_from"], result["count"]) == (16, 4)
+    assert result["classes"] == ["ground", "disc", "bar"]

@@ -248,14 +248,14 @@ def test_the_views_of_an_image_are_adjacent_and_differ() -> None:
     data = plusx.Loader("digits", split="validation").dataset.subset(range(12))
     with Loader(data, split="train", augment="pad1 crop", batch_size=4, sampler="views") as loader:
         batches = list(loader.epoch(3))
-        again = list(loader.epoch(3, start=1))
+        later = list(loader.epoch(3, start=1))
     assert [len(batch) for batch in batches] == [8, 8, 8]
     labels = torch.cat([batch.known_targets for batch in batches])
     assert torch.equal(labels[0::2], labels[1::2])
     assert sorted(labels[0::2].tolist()) == sorted(data.labels.tolist())
     inputs = torch.cat([batch.inputs for batch in batches])
     assert not torch.equal(inputs[0::2], inputs[1::2])
-    assert torch.equal(again[0].inputs, batches[1].inputs)
+    assert torch.equal(later[0].inputs, batches[1].inputs)
     shares = []
     for rank in range(2):
         with Loader(

@@ -100,8 +100,8 @@ def test_keywords(tmp_path: Path, layout: str) -> None:
     result = train(parse_recipe(spotting(root, layout)), tmp_path / "run", progress=False)
     assert result["validation"]["accuracy"] == 1.0
     run = load_run(tmp_path / "run")
-    again = evaluate(run, split="validation")
-    assert again["accuracy"] == 1.0
+    evaluated = evaluate(run, split="validation")
+    assert evaluated["accuracy"] == 1.0
     predictor = plusx.load(tmp_path / "run")
     files = [root / letter / "0.wav" for letter in "abc"]
     rows = predictor(files)
@@ -186,9 +186,9 @@ def test_onnx_files_predict_alike(tmp_path: Path) -> None:
         key = "transcript" if name == "words" else "label"
         assert [row[key] for row in rows] == [row[key] for row in same]
         assert len({row[key] for row in rows}) > 1
-        made = export_onnx(tmp_path / name, tmp_path / f"{name}-int8.onnx", int8=True)["int8"]
-        assert made["metric"] == {"words": "wer", "spot": "accuracy"}[name]
-        assert made["agreement"] > 0.9
+        exported = export_onnx(tmp_path / name, tmp_path / f"{name}-int8.onnx", int8=True)["int8"]
+        assert exported["metric"] == {"words": "wer", "spot": "accuracy"}[name]
+        assert exported["agreement"] > 0.9
         rounded = plusx.load(tmp_path / f"{name}-int8.onnx")(files)
         assert sum(a[key] == b[key] for a, b in zip(rows, rounded)) > 0.8 * len(rows)
 

@@ -317,12 +317,12 @@ def test_metrics_of_commands() -> None:
     grammar = open_grammar(TONES)
     task = WithinGrammar(Transcribe(Positions(), vocabulary=VOCABULARY), grammar, 0.5).eval()
     spoken_texts = ["ab c", "ba c", "c ab", "cc ab", "a a"]
-    heard = ["ab c", "ab c", "cccab", "c ab", "a a"]
+    texts = ["ab c", "ab c", "cccab", "c ab", "a a"]
     targets = torch.full((5, 5), -1)
     letters = [token.replace("\u2581", " ") for token in VOCABULARY]
     for row, text in zip(targets, spoken_texts):
         row[: len(text)] = torch.tensor([letters.index(letter) for letter in text])
-    batch = Batch(logits_of(*heard), targets)
+    batch = Batch(logits_of(*texts), targets)
     meters = task.meters()
     for meter in meters:
         meter.update(task.predict(batch), batch)

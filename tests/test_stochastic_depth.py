@@ -37,7 +37,7 @@ def test_resnet110_has_40_25_of_its_54_blocks_on_average() -> None:
     assert sum(survivals(54, 0.5)) == pytest.approx((3 * 54 - 1) / 4)
     with torch.device("meta"):
         net = Network(spec("resnet110_sd"))
-    assert [1 - place.block.drop for place in block_positions(net)] == pytest.approx(
+    assert [1 - position.block.drop for position in block_positions(net)] == pytest.approx(
         survivals(54, 0.5)
     )
 
@@ -66,24 +66,24 @@ def test_a_skipped_block_calls_none_of_its_branch_and_keeps_its_statistics() -> 
     net = create_model(stochastic(6), seed=0).train()
     inputs, targets = some_batch()
     calls: dict[str, int] = {}
-    for place in block_positions(net):
-        for word in place.block.branch:
-            getattr(place.block, word).register_forward_hook(
-                lambda *_, name=place.name: calls.update({name: calls.get(name, 0) + 1})
+    for position in block_positions(net):
+        for word in position.block.branch:
+            getattr(position.block, word).register_forward_hook(
+                lambda *_, name=position.name: calls.update({name: calls.get(name, 0) + 1})
             )
     before = {name: t.clone() for name, t in net.state_dict().items()}
     torch.manual_seed(3)
     nn.functional.cross_entropy(net(inputs.float()), targets).backward()
     ran = set(calls)
     assert 3 < len(ran) < 12
-    for place in block_positions(net):
-        assert calls.get(place.name, 0) in (0, len(place.block.branch))
-        for name, now in place.block.state_dict().items():
+    for position in block_positions(net):
+        assert calls.get(position.name, 0) in (0, len(position.block.branch))
+        for name, now in position.block.state_dict().items():
             if "running" in name or "batches" in name:
-                same = torch.equal(now, before[f"{place.name}.{name}"])
-                assert same == (place.name not in ran)
-        for parameter in place.block.parameters():
-            assert (parameter.grad is None) == (place.name not in ran)
+                same = torch.equal(now, before[f"{position.name}.{name}"])
+                assert same == (position.name not in ran)
+        for parameter in position.block.parameters():
+            assert (parameter.grad is None) == (position.name not in ran)
 
 
 def test_counting_leaves_the_network_and_the_generator_alone() -> None:

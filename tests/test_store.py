@@ -117,7 +117,7 @@ def test_without_permission_the_message_names_the_path(open_folder):
     (open_folder / "ours" / "a").write_bytes(b"old")
 
     def work() -> list[str]:
-        said = []
+        messages = []
         for attempt in (
             lambda: store.write_bytes(open_folder / "ours" / "a", b"new"),
             lambda: store.make_folder(open_folder / "ours" / "run"),
@@ -128,12 +128,12 @@ def test_without_permission_the_message_names_the_path(open_folder):
             try:
                 attempt()
             except PermissionError as error:
-                said.append(str(error))
-        return said
+                messages.append(str(error))
+        return messages
 
-    said = result(*fork(work, NOBODY))
-    assert len(said) == 5
-    assert all(str(open_folder / "ours") in text for text in said)
+    messages = result(*fork(work, NOBODY))
+    assert len(messages) == 5
+    assert all(str(open_folder / "ours") in text for text in messages)
     assert (open_folder / "ours" / "a").read_bytes() == b"old"
     assert os.listdir(open_folder / "ours") == ["a"]
 
@@ -269,28 +269,28 @@ def test_the_format_is_the_librarys_in_both_directions(tmp_path_factory, tensors
     theirs = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, "pt") as file:
         assert (file.metadata() or {}) == metadata
-    ours, said = store.load_tensors(path, finite=False)
-    assert said == metadata
+    ours, loaded_metadata = store.load_tensors(path, finite=False)
+    assert loaded_metadata == metadata
     # Not over the old file, which the library has mapped; and no empty metadata, which the library
     # itself cannot read back.
     store.write_bytes(path, safetensors.torch.save(tensors, metadata or None))
-    from_theirs, said = store.load_tensors(path, finite=False)
-    assert said == metadata
-    for found in (theirs, ours, from_theirs):
-        assert found.keys() == tensors.keys()
+    from_theirs, loaded_metadata = store.load_tensors(path, finite=False)
+    assert loaded_metadata == metadata
+    for loaded in (theirs, ours, from_theirs):
+        assert loaded.keys() == tensors.keys()
         for name, tensor in tensors.items():
-            assert found[name].dtype == tensor.dtype
-            assert found[name].shape == tensor.shape
-            assert found[name].equal(tensor)
+            assert loaded[name].dtype == tensor.dtype
+            assert loaded[name].shape == tensor.shape
+            assert loaded[name].equal(tensor)
 
 
 def test_equal_tensors_give_equal_bytes_whatever_their_order_and_layout(tmp_path):
     x = torch.randn(2, 3, 4, 4)
     metadata = {f"key{i}": str(i) for i in range(20)}
     store.save_tensors(tmp_path / "a", {"x": x, "y": x[0]}, metadata)
-    again = dict(reversed(metadata.items()))
+    reversed_metadata = dict(reversed(metadata.items()))
     last = x.to(memory_format=torch.channels_last)
-    store.save_tensors(tmp_path / "b", {"y": x[0].clone(), "x": last}, again)
+    store.save_tensors(tmp_path / "b", {"y": x[0].clone(), "x": last}, reversed_metadata)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -309,8 +309,8 @@ def file_of(header: object, data: bytes = b"", length: int | None = None) -> byt
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-def entry(begin: int, end: int, shape: list, dtype: object = "F32") -> dict:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+def entry(start: int, end: int, shape: list, dtype: object = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
 MALFORMED = {
@@ -481,16 +481,16 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 def test_x1_what_is_no_regular_file_is_not_overwritten(tmp_path: Path, kind: str) -> None:
-    place = tmp_path / "place"
+    path = tmp_path / "place"
     os.mkfifo(tmp_path / "pipe")
     if kind == "link":
-        place.symlink_to("pipe")
+        path.symlink_to("pipe")
     else:
-        os.rename(tmp_path / "pipe", place)
-    mode = os.lstat(place).st_mode
+        os.rename(tmp_path / "pipe", path)
+    mode = os.lstat(path).st_mode
     with pytest.raises(ValueError, match="not a regular file"):
-        store.write_bytes(place, b"x")
-    with pytest.raises(ValueError, match="not a regular file"), store.atomic_file(place):
+        store.write_bytes(path, b"x")
+    with pytest.raises(ValueError, match="not a regular file"), store.atomic_file(path):
         raise AssertionError("nothing may be written")
-    assert os.lstat(place).st_mode == mode
+    assert os.lstat(path).st_mode == mode
     assert {entry.name for entry in tmp_path.iterdir()} <= {"place", "pipe"}

@@ -26,23 +26,23 @@ def save(folder: Path, step: int, keep: int = 2) -> Path:
     return store.save_checkpoint(folder, step, tensors(step), {"step": step, "log": 7}, keep)
 
 
-def assert_is(found: store.Checkpoint | None, step: int) -> None:
-    assert found is not None
-    assert found.step == step
-    assert found.values == {"step": step, "log": 7}
+def assert_is(checkpoint: store.Checkpoint | None, step: int) -> None:
+    assert checkpoint is not None
+    assert checkpoint.step == step
+    assert checkpoint.values == {"step": step, "log": 7}
     expected = tensors(step)
-    assert found.tensors.keys() == expected.keys()
+    assert checkpoint.tensors.keys() == expected.keys()
     for group, named in expected.items():
-        assert found.tensors[group].keys() == named.keys()
+        assert checkpoint.tensors[group].keys() == named.keys()
         for name, tensor in named.items():
-            assert torch.equal(found.tensors[group][name], tensor)
+            assert torch.equal(checkpoint.tensors[group][name], tensor)
 
 
 def load_with_warnings(folder: Path) -> tuple[store.Checkpoint | None, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = store.load_checkpoint(folder)
-    return found, [str(warning.message) for warning in caught]
+        checkpoint = store.load_checkpoint(folder)
+    return checkpoint, [str(warning.message) for warning in caught]
 
 
 def test_the_newest_is_loaded_and_two_are_kept(tmp_path):
@@ -98,10 +98,10 @@ def test_200_of_200_flipped_bits_are_detected_in_every_file(tmp_path):
         path.write_bytes(flip(sound, draw.randrange(len(sound) * 8)))
         with pytest.raises(ValueError, match=str(path)):
             store.load_checkpoint(tmp_path, strict=True)
-        found, said = load_with_warnings(tmp_path)
-        assert_is(found, 1)
-        assert len(said) == 1
-        assert str(path) in said[0]
+        checkpoint, messages = load_with_warnings(tmp_path)
+        assert_is(checkpoint, 1)
+        assert len(messages) == 1
+        assert str(path) in messages[0]
         flips += 1
         path.write_bytes(sound)
     assert flips == 200
@@ -135,9 +135,9 @@ def test_other_damage_is_detected_too(tmp_path):
                 (path / name).write_bytes(changed)
         with pytest.raises(ValueError, match=str(path)):
             store.load_checkpoint(tmp_path, strict=True)
-        found, said = load_with_warnings(tmp_path)
-        assert_is(found, 1)
-        assert len(said) == 1
+        checkpoint, messages = load_with_warnings(tmp_path)
+        assert_is(checkpoint, 1)
+        assert len(messages) == 1
 
     for name, data in before.items():
         stem = name.partition(".")[0]
@@ -154,9 +154,9 @@ def test_other_damage_is_detected_too(tmp_path):
 def test_a_whole_checkpoint_under_another_step_is_damage(tmp_path):
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000009")
-    found, said = load_with_warnings(tmp_path)
-    assert_is(found, 1)
-    assert "step-00000009" in said[0]
+    checkpoint, messages = load_with_warnings(tmp_path)
+    assert_is(checkpoint, 1)
+    assert "step-00000009" in messages[0]
 
 
 def test_without_a_valid_checkpoint_a_run_does_not_restart(tmp_path):
@@ -207,9 +207,9 @@ def test_nothing_is_deleted_where_the_new_one_does_not_verify(tmp_path, monkeypa
     monkeypatch.setattr(module, "write_new", forgetful)
     with pytest.raises(OSError, match="the disk returned other bytes than were written"):
         save(tmp_path, 3)
-    found, said = load_with_warnings(tmp_path)
-    assert_is(found, 2)
-    assert "step-00000003/optimizer.safetensors" in said[0]
+    checkpoint, messages = load_with_warnings(tmp_path)
+    assert_is(checkpoint, 2)
+    assert "step-00000003/optimizer.safetensors" in messages[0]
     assert (tmp_path / "step-00000001" / "manifest.json").exists()
 
 
@@ -266,15 +266,15 @@ def test_a_concurrent_reader_never_sees_half_a_checkpoint(tmp_path):
 
     save(tmp_path, 0, keep=1)
     done = threading.Event()
-    seen = []
+    steps = []
 
     wrong = []
 
     def read() -> None:
         while not done.is_set():
             try:
-                found = store.load_checkpoint(tmp_path, strict=True)
-                seen.append(found.step if found else -1)
+                checkpoint = store.load_checkpoint(tmp_path, strict=True)
+                steps.append(checkpoint.step if checkpoint else -1)
             except ValueError as error:
                 wrong.append(str(error))
 
@@ -287,6 +287,6 @@ def test_a_concurrent_reader_never_sees_half_a_checkpoint(tmp_path):
         done.set()
         reader.join()
     assert wrong == []
-    assert -1 not in seen
-    assert seen == sorted(seen)
-    assert len(set(seen)) > 1
+    assert -1 not in steps
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 1

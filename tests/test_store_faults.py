@@ -181,13 +181,13 @@ def faults_after(tmp_path: Path, record: list, limit: int) -> list[str]:
         where = tmp_path / str(number)
         lay_out(tree, where)
         saved = [mark for mark in marks if mark[0] == "saved"]
-        known = order.index(saved[-1][1] if saved else None)
+        position = order.index(saved[-1][1] if saved else None)
         try:
             value = found(where / store.CHECKPOINTS)
         except ValueError as error:
             wrong.append(f"{marks}: {error}")
             continue
-        if value not in order[known : known + 2]:
+        if value not in order[position : position + 2]:
             wrong.append(f"{marks}: found {value}")
         if value is not None:
             lines = (where / "log.jsonl").read_bytes() if (where / "log.jsonl").exists() else b""
@@ -245,11 +245,11 @@ def small_disk(tmp_path) -> Iterator[Path]:
     """A file system of 4 MB."""
     where = tmp_path / "disk"
     where.mkdir()
-    made = subprocess.run(
+    mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(where)], capture_output=True
     )
-    if made.returncode:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.decode().strip()}")
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     yield where
     subprocess.run(["umount", str(where)], check=True)
 

@@ -26,9 +26,9 @@ def test_a_folder_in_use_is_refused_with_its_holder_named(tmp_path):
             return str(error)
 
     with store.lock(tmp_path / "run"):
-        said = result(*fork(work))
-        assert f"process {os.getpid()} on {socket.gethostname()} since 20" in said
-        assert str(tmp_path / "run") in said
+        message = result(*fork(work))
+        assert f"process {os.getpid()} on {socket.gethostname()} since 20" in message
+        assert str(tmp_path / "run") in message
         # the refused one changed nothing: the holder still holds
         assert f"process {os.getpid()}" in result(*fork(work))
     assert result(*fork(work)) == ""
@@ -69,9 +69,9 @@ def test_exactly_one_of_two_processes_gets_the_lock(tmp_path):
         ready, _, _ = select.select([pipe for _, pipe in children], [], [], 300)
         os.close(let_go)
         assert ready, "both hold the folder"
-        told = dict(result(*child) for child in children)
-        assert set(told) == {"won", "lost"}, (round_, told)
-        assert f"process {told['won']} " in told["lost"]
+        outcomes = dict(result(*child) for child in children)
+        assert set(outcomes) == {"won", "lost"}, (round_, outcomes)
+        assert f"process {outcomes['won']} " in outcomes["lost"]
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):

@@ -87,11 +87,11 @@ def test_a_task_that_gets_better_is_not_forgotten():
 
 
 def test_a_reservoir_holds_every_sample_equally_often():
-    parts = [samples([0] * 40), samples([1] * 60)]
+    tasks = [samples([0] * 40), samples([1] * 60)]
     counts: Counter[tuple[int, int]] = Counter()
     trials, size = 2000, 10
     for seed in range(trials):
-        buffer = reservoir(parts, size, seed)
+        buffer = reservoir(tasks, size, seed)
         assert sum(map(len, buffer)) == size
         counts.update((task, number) for task, numbers in enumerate(buffer) for number in numbers)
     expected = trials * size / 100
@@ -102,29 +102,29 @@ def test_a_reservoir_holds_every_sample_equally_often():
 
 
 def test_a_buffer_takes_samples_of_the_one_before_and_of_the_new_task_only():
-    parts = [samples([0] * 30), samples([1] * 30), samples([0] * 30)]
+    tasks = [samples([0] * 30), samples([1] * 30), samples([0] * 30)]
     for choose in (reservoir, balanced):
-        before, after = choose(parts[:2], 12, 5), choose(parts, 12, 5)
+        before, after = choose(tasks[:2], 12, 5), choose(tasks, 12, 5)
         assert all(set(new) <= set(old) for old, new in zip(before, after))
         assert after[2]
-        assert choose(parts, 12, 5) == after
-        assert choose(parts, 12, 6) != after
+        assert choose(tasks, 12, 5) == after
+        assert choose(tasks, 12, 6) != after
 
 
 def test_a_balanced_buffer_has_equally_many_of_each_class():
-    parts = [samples([0] * 30 + [1] * 5, 4), samples([2] * 20 + [3] * 90, 4)]
-    buffer = balanced(parts, 16, 0)
-    labels = [parts[t].label(i) for t, numbers in enumerate(buffer) for i in numbers]
+    tasks = [samples([0] * 30 + [1] * 5, 4), samples([2] * 20 + [3] * 90, 4)]
+    buffer = balanced(tasks, 16, 0)
+    labels = [tasks[t].label(i) for t, numbers in enumerate(buffer) for i in numbers]
     assert Counter(labels) == {0: 4, 1: 4, 2: 4, 3: 4}
 
 
 def test_replayed_samples_are_half_and_copies_have_numbers_of_their_own():
-    parts = [samples([0] * 10), samples([1] * 8)]
-    mixed = with_replay(parts, ((3, 7), ()))
+    tasks = [samples([0] * 10), samples([1] * 8)]
+    mixed = with_replay(tasks, ((3, 7), ()))
     assert len(mixed) == 16
     values = [int(mixed.read(i).tensor) for i in range(8, 16)]
     assert values == [3, 7] * 4
-    assert with_replay(parts[:1], ()) is parts[0]
+    assert with_replay(tasks[:1], ()) is tasks[0]
 
 
 def test_joined_sets_read_and_subset_like_their_parts(tmp_path):
@@ -135,7 +135,7 @@ def test_joined_sets_read_and_subset_like_their_parts(tmp_path):
         paths.append(str(tmp_path / f"{number}.png"))
         Image.new("L", (1, 1), number * 10).save(paths[-1])
     files = FileItems(paths[:3]), FileItems(paths[3:])
-    parts = [
+    tasks = [
         Dataset(
             name="files",
             split="train",
@@ -146,7 +146,7 @@ def test_joined_sets_read_and_subset_like_their_parts(tmp_path):
         )
         for items in files
     ]
-    joined = concat(parts)
+    joined = concat(tasks)
     assert joined.paths == paths
     chosen = joined.subset([4, 0, 1, 3, 4])
     assert chosen.paths == [paths[i] for i in (4, 0, 1, 3, 4)]
@@ -154,7 +154,7 @@ def test_joined_sets_read_and_subset_like_their_parts(tmp_path):
     assert chosen.fingerprint() == joined.subset([4, 0, 1, 3, 4]).fingerprint()
     assert chosen.fingerprint() != joined.subset([4, 0, 1, 4, 3]).fingerprint()
     with pytest.raises(UserError, match="other classes"):
-        concat([parts[0], samples([0], 3)])
+        concat([tasks[0], samples([0], 3)])
 
 
 @pytest.mark.parametrize(
@@ -267,12 +267,12 @@ def test_a_stream_is_a_matrix_of_ordinary_runs(capsys, tmp_path):
     data = json.loads((out / "seed-0" / "task-2" / "data.json").read_text())
     assert data["train"]["count"] == 64  # 32 new and 32 replayed ones
     page = Page((out / "stream.html").read_text())
-    assert "Two seeds" in " ".join(page.text)
+    assert "Two seeds" in page.text
     # the same call computes nothing again
     model = out / "seed-0" / "task-1" / "model.safetensors"
     written = model.stat().st_mtime_ns
-    again = stream(path, "--seeds", "0,1", "--out", out, capsys=capsys)
-    assert again["matrix"] == result["matrix"]
+    second = stream(path, "--seeds", "0,1", "--out", out, capsys=capsys)
+    assert second["matrix"] == result["matrix"]
     assert model.stat().st_mtime_ns == written
     tested = stream(path, "--seeds", "0", "--split", "test", "--out", out, capsys=capsys)
     assert tested["split"] == "test"

@@ -125,10 +125,10 @@ def test_a_streamed_recording_has_the_logits_of_the_whole(
         round(seconds * RATE), generator=torch.Generator().manual_seed(seed)
     ).mul(0.1)
     stream = TranscriptStream(run, chunk)
-    found = [logits for piece in pieces(waveform, seed) for logits in stream.add(piece)]
-    found += list(stream.add(torch.zeros(0), last=True))
+    streamed = [logits for piece in pieces(waveform, seed) for logits in stream.add(piece)]
+    streamed += list(stream.add(torch.zeros(0), last=True))
     expected = offline(run, waveform)
-    together = torch.cat(found, 1)
+    together = torch.cat(streamed, 1)
     assert together.shape == expected.shape
     assert torch.allclose(together, expected, atol=2e-4)
 
@@ -184,11 +184,11 @@ def test_frames_are_those_of_the_whole_waveform(seed: int, samples: int) -> None
     waveform = torch.randn(samples, generator=torch.Generator().manual_seed(seed)) * 0.1
     buffer = FrameBuffer(FREE)
     frames = [buffer.add(piece) for piece in pieces(waveform, seed)]
-    found = [each for each in frames if each is not None]
+    computed = [frame for frame in frames if frame is not None]
     if samples < 200:
-        assert not found
+        assert not computed
         return
-    assert torch.allclose(torch.cat(found, 1), FREE.spectrogram(waveform[None]), atol=1e-5)
+    assert torch.allclose(torch.cat(computed, 1), FREE.spectrogram(waveform[None]), atol=1e-5)
 
 
 def spotter(layout: str) -> Run:
@@ -294,11 +294,11 @@ def test_the_command_listens(tmp_path: Path) -> None:
         lines = done.stdout.decode().splitlines()
         return [json.loads(line) for line in lines], done.stderr.decode()
 
-    hops, said = rows(str(tmp_path / "two.wav"), "--hops")
+    hops, summary = rows(str(tmp_path / "two.wav"), "--hops")
     assert set(hops[0]) == {"seconds", "label", "probability"}
     assert len(hops) == (len(sound) - RATE // 2) // (RATE // 10) + 1
-    assert "real-time factor" in said
-    assert "latency" in said
+    assert "real-time factor" in summary
+    assert "latency" in summary
     # what arrives on standard input has the same rows
     streamed, _ = rows("-", "--hops", data=pcm(sound))
     assert [row["label"] for row in streamed] == [row["label"] for row in hops]

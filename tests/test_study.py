@@ -34,15 +34,17 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("study") / "out"
     with (out.parent / "said").open("w") as stream:
         return out, study(load_recipe("degradation", SMALL), out, jobs=2, progress=stream)
 
 
 @pytest.mark.slow
-def test_a_study_has_question_settings_and_results(made: tuple[Path, dict[str, Any]]) -> None:
-    out, result = made
+def test_a_study_has_question_settings_and_results(
+    finished_study: tuple[Path, dict[str, Any]],
+) -> None:
+    out, result = finished_study
     names = ["plain20", "resnet20", "plain20 no norm", "resnet20 no norm"]
     assert [row["name"] for row in result["rows"]] == names
     keys = {column["key"] for column in result["columns"]}
@@ -59,9 +61,9 @@ def test_a_study_has_question_settings_and_results(made: tuple[Path, dict[str, A
 
 @pytest.mark.slow
 def test_gradients_are_measured_at_the_start_and_at_checkpoints(
-    made: tuple[Path, dict[str, Any]],
+    finished_study: tuple[Path, dict[str, Any]],
 ) -> None:
-    out, _ = made
+    out, _ = finished_study
     folder = out / "runs" / "plain20-seed0"
     result = json.loads((folder / "gradients.json").read_text())
     assert result["steps"] == [0, 1, 2]
@@ -92,8 +94,8 @@ def test_seeds_are_compared_at_common_steps() -> None:
 
 
 @pytest.mark.slow
-def test_finished_trials_are_not_repeated(made: tuple[Path, dict[str, Any]]) -> None:
-    out, result = made
+def test_finished_trials_are_not_repeated(finished_study: tuple[Path, dict[str, Any]]) -> None:
+    out, result = finished_study
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("*/*.json")}
     recipe = load_recipe("degradation", SMALL)
     assert list(rows(recipe, out)) == result["rows"]
@@ -111,9 +113,9 @@ def test_finished_trials_are_not_repeated(made: tuple[Path, dict[str, Any]]) -> 
     ],
 )
 def test_an_incomparable_run_is_listed_and_in_no_mean(
-    made: tuple[Path, dict[str, Any]], file: str, key: str, value: object, why: str
+    finished_study: tuple[Path, dict[str, Any]], file: str, key: str, value: object, why: str
 ) -> None:
-    out, result = made
+    out, result = finished_study
     path = out / "runs" / "resnet20-seed1" / file
     text = path.read_text()
     path.write_text(json.dumps({**json.loads(text), key: value}))
@@ -138,8 +140,8 @@ def test_a_terminated_study_resumes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "plusx", "study", "degradation", "--out", str(out), "--json"]
     command += ["--jobs", "1", "study.kinds=[resnet]", "study.depths=[20]", "study.seeds=[0,1,2]"]
     command += ["epochs=3", "data.train=256"]
-    with (tmp_path / "said").open("w") as said:
-        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+    with (tmp_path / "said").open("w") as errors:
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         for _ in range(3000):  # the processors may be shared with much else
             if list((out / "runs").glob("*/gradients.json")) or running.poll() is not None:
                 break
@@ -149,9 +151,9 @@ def test_a_terminated_study_resumes(tmp_path: Path) -> None:
     finished = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/gradients.json")}
     assert 1 <= len(finished) < 3
     assert "run the same command again to resume" in (tmp_path / "said").read_text()
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert "finished already; resuming" in again.stderr
-    result = json.loads(again.stdout)
+    resumed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "finished already; resuming" in resumed.stderr
+    result = json.loads(resumed.stdout)
     assert result["rows"][0]["seeds"] == [0, 1, 2]
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
@@ -238,24 +240,24 @@ def test_the_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
     assert cli.run(["study", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["studies"]
-    assert [each["kind"] for each in listed] == list(EXPERIMENTS)
-    assert all(each["question"].endswith("?") for each in listed)
+    assert [row["kind"] for row in listed] == list(EXPERIMENTS)
+    assert all(row["question"].endswith("?") for row in listed)
     assert MEASURES
 
 
 def test_every_kind_of_study_has_a_recipe_of_its_name() -> None:
     for kind in EXPERIMENTS:
-        said = load_recipe(kind).study
-        assert said is not None
-        assert said.kind == kind
+        settings = load_recipe(kind).study
+        assert settings is not None
+        assert settings.kind == kind
 
 
 @pytest.mark.slow
 def test_a_diverged_training_is_a_result(tmp_path: Path) -> None:
     """Batch norm bears any rate; without norms the weights are soon no numbers."""
-    said = ["epochs=4", "data.train=64", "study.kinds=[resnet]", "study.depths=[20]"]
-    said += ["study.seeds=[0]", "optim.lr=3.0", "study.norms=[batch,none]"]
-    recipe = load_recipe("degradation", said)
+    overrides = ["epochs=4", "data.train=64", "study.kinds=[resnet]", "study.depths=[20]"]
+    overrides += ["study.seeds=[0]", "optim.lr=3.0", "study.norms=[batch,none]"]
+    recipe = load_recipe("degradation", overrides)
     result = study(recipe, tmp_path / "out", jobs=2)
     assert [row["name"] for row in result["rows"]] == ["resnet20"]
     (lost,) = result["marked"]
@@ -267,7 +269,7 @@ def test_a_diverged_training_is_a_result(tmp_path: Path) -> None:
     after = (tmp_path / "out" / "runs" / "resnet20-no-norm-seed0" / "diverged.json").stat()
     assert after.st_mtime_ns == before.st_mtime_ns
     with pytest.raises(RuntimeError, match="1 of 1 runs failed"):
-        study(load_recipe("degradation", [*said, "study.norms=[none]"]), tmp_path / "other")
+        study(load_recipe("degradation", [*overrides, "study.norms=[none]"]), tmp_path / "other")
 
 
 def test_the_number_of_updates_is_in_the_unit_of_the_recipe() -> None:
@@ -283,32 +285,32 @@ def test_the_number_of_updates_is_in_the_unit_of_the_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "said"), [(3000.0, "have settled"), (0.3, "are steady"), (2.0, "are steady")]
+    ("start", "expected"), [(3000.0, "have settled"), (0.3, "are steady"), (2.0, "are steady")]
 )
-def test_the_finding_distinguishes_start_and_end_of_training(start: float, said: str) -> None:
+def test_the_finding_distinguishes_start_and_end_of_training(start: float, expected: str) -> None:
     rows = [
         {"name": f"plain{depth}", "kind": "plain", "norm": "batch", "depth": depth,
          "train_error": spread(errors), "ratio_start": start, "ratio_end": 1.5}
         for depth, errors in ((20, [0.01, 0.02, 0.01]), (56, [0.4, 0.41, 0.42]))
     ]  # fmt: skip
-    assert EXPERIMENTS["degradation"].finding(rows).endswith(f"while its gradients {said}.")
+    assert EXPERIMENTS["degradation"].finding(rows).endswith(f"while its gradients {expected}.")
 
 
 def test_ties_for_the_first_place_are_reported() -> None:
     def row(name: str, epochs: list[float]) -> dict[str, Any]:
-        told = {"seeds": epochs, "mean": sum(epochs) / len(epochs)}
-        return {"name": name, "seeds": [0, 1, 2], "reached": 3, "epochs": told, "seconds": told}
+        spread = {"seeds": epochs, "mean": sum(epochs) / len(epochs)}
+        return {"name": name, "seeds": [0, 1, 2], "reached": 3, "epochs": spread, "seconds": spread}
 
     rows = [
         row("slow", [30.0, 31.0, 32.0]),
         row("near", [10.0, 12.0, 14.0]),
         row("a", [9.0, 12.0, 12.0]),
     ]
-    said = EXPERIMENTS["convergence"].finding(rows)
-    assert said.startswith(
+    finding = EXPERIMENTS["convergence"].finding(rows)
+    assert finding.startswith(
         "a needs the fewest epochs on average (11.0), not known to differ from near; "
     )
-    assert "slow" not in said
+    assert "slow" not in finding
     alone = EXPERIMENTS["convergence"].finding([rows[0], rows[2]])
     assert "not known" not in alone
 
@@ -327,9 +329,9 @@ def test_x11_a_study_in_which_nothing_learned_says_so() -> None:
 
 def test_x11_a_gradient_of_zero_is_drawn() -> None:
     answers = [{"blocks": ["a", "b", "c"], "outputs": [[0.0, 1e-3, 1.0]]}]
-    (drawn,) = depth_figure({"plain56": answers})["lines"]
-    assert drawn["mean"] == [0.0, pytest.approx(1e-3), 1.0]
-    assert drawn["x"] == [0.0, 0.5, 1.0]
+    (curve,) = depth_figure({"plain56": answers})["lines"]
+    assert curve["mean"] == [0.0, pytest.approx(1e-3), 1.0]
+    assert curve["x"] == [0.0, 0.5, 1.0]
 
 
 def test_an_order_against_the_paper_that_the_seeds_do_not_show_is_inconclusive() -> None:
@@ -349,7 +351,7 @@ def test_an_order_against_the_paper_that_the_seeds_do_not_show_is_inconclusive()
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "expected"),
     [
         # of 2 n values from one distribution, the chance of two separate groups is 2 / C(2 n, n)
         (
@@ -369,7 +371,7 @@ def test_an_order_against_the_paper_that_the_seeds_do_not_show_is_inconclusive()
     ],
 )
 def test_equal_values_of_all_seeds_are_compared_by_permutations(
-    first: list[float], second: list[float], said: str
+    first: list[float], second: list[float], expected: str
 ) -> None:
     a, b = ({"name": name, "error": spread(v)} for name, v in (("a", first), ("b", second)))
-    assert compared(a, b, "error", difference(first, second)) == said
+    assert compared(a, b, "error", difference(first, second)) == expected

@@ -20,18 +20,18 @@ def loss(net: nn.Module) -> float:
 @given(seed=st.integers(0, 999))
 def test_each_filter_of_a_direction_is_as_long_as_the_networks_own(seed: int) -> None:
     net = made(small(BASIC))
-    found = random_direction(net, seed)
+    direction = random_direction(net, seed)
     parameters = dict(net.named_parameters())
-    assert set(found) == {name for name, p in parameters.items() if p.ndim > 1}
-    assert "fc.weight" in found
-    assert not [name for name in found if "bn" in name or "bias" in name]
-    for name, along in found.items():
-        for drawn, own in zip(along, parameters[name], strict=True):
-            assert drawn.norm().item() == pytest.approx(own.norm().item(), rel=1e-9)
-    again = random_direction(net, seed)
-    assert all(torch.equal(found[name], again[name]) for name in found)
+    assert set(direction) == {name for name, p in parameters.items() if p.ndim > 1}
+    assert "fc.weight" in direction
+    assert not [name for name in direction if "bn" in name or "bias" in name]
+    for name, along in direction.items():
+        for random_filter, weights in zip(along, parameters[name], strict=True):
+            assert random_filter.norm().item() == pytest.approx(weights.norm().item(), rel=1e-9)
+    repeated = random_direction(net, seed)
+    assert all(torch.equal(direction[name], repeated[name]) for name in direction)
     other = random_direction(net, seed + 1000)
-    flat, another = (torch.cat([t.flatten() for t in d.values()]) for d in (found, other))
+    flat, another = (torch.cat([t.flatten() for t in d.values()]) for d in (direction, other))
     assert abs(float(flat @ another / flat.norm() / another.norm())) < 0.2
 
 
@@ -45,18 +45,18 @@ def test_the_loss_is_that_of_the_moved_weights_and_all_is_put_back() -> None:
     net = made(small(BASIC)).train()
     directions = (random_direction(net, 0), random_direction(net, 1))
     before = state_of(net)
-    found = plane(net, loss, directions, [-0.5, 0.0, 1.0], [0.0, 0.25])
+    losses = plane(net, loss, directions, [-0.5, 0.0, 1.0], [0.0, 0.25])
     along = line(net, loss, directions[0], [-0.5, 0.0, 1.0])
     assert state_of(net) == before
-    assert found[0] == along
+    assert losses[0] == along
     net.eval()
-    assert found[0][1] == pytest.approx(loss(net), rel=1e-12)
+    assert losses[0][1] == pytest.approx(loss(net), rel=1e-12)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name in directions[0]:
                 parameter += directions[0][name] + 0.25 * directions[1][name]
-    assert found[1][2] == pytest.approx(loss(net), rel=1e-9)
-    assert found[1][2] != pytest.approx(found[0][2], rel=1e-3)
+    assert losses[1][2] == pytest.approx(loss(net), rel=1e-9)
+    assert losses[1][2] != pytest.approx(losses[0][2], rel=1e-3)
 
 
 def test_a_quadratic_has_its_parabola() -> None:

@@ -34,11 +34,11 @@ def test_t1_class_weights_weigh_each_sample_and_parts_add_up(smoothing):
     """The smoothed part of other classes too is weighed by the weight of the true class."""
     weights = [1.0, 3.0, 0.5]
     task = classify(class_weights=weights, label_smoothing=smoothing)
-    each = F.cross_entropy(LOGITS, CLASSES, reduction="none", label_smoothing=smoothing)
-    each = each * torch.tensor(weights)[CLASSES]
-    torch.testing.assert_close(task(Batch(LOGITS, CLASSES)), each.mean())
+    losses = F.cross_entropy(LOGITS, CLASSES, reduction="none", label_smoothing=smoothing)
+    losses = losses * torch.tensor(weights)[CLASSES]
+    torch.testing.assert_close(task(Batch(LOGITS, CLASSES)), losses.mean())
     halves = [task(Batch(LOGITS[p], CLASSES[p])) for p in (slice(0, 2), slice(2, 4))]
-    torch.testing.assert_close(sum(halves) / 2, each.mean())
+    torch.testing.assert_close(sum(halves) / 2, losses.mean())
     assert "class_weights" not in task.state_dict()
 
 
@@ -144,21 +144,21 @@ def test_prepare_in_float32_gives_the_task_itself_with_channels_last():
     assert all(torch.equal(a, b) for a, b in zip(plain, net.parameters()))
     volumes = prepare(Classify(nn.Conv3d(2, 8, 3)), device="cpu")
     assert volumes.net.weight.is_contiguous(memory_format=torch.channels_last_3d)
-    kept = prepare(Classify(nn.Conv2d(3, 8, 3)), device="cpu", channels_last=False)
-    assert kept.net.weight.is_contiguous()
+    contiguous = prepare(Classify(nn.Conv2d(3, 8, 3)), device="cpu", channels_last=False)
+    assert contiguous.net.weight.is_contiguous()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_computes_in_halves_and_keeps_the_parameters_whole(precision):
-    seen = []
+    dtypes = []
     net = nn.Sequential(nn.Linear(3, 3))
-    net[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    net[0].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     task = prepare(Classify(net), device="cpu", precision=precision)
     assert isinstance(task, Autocast)
     assert task.net is net
     loss = task(Batch(LOGITS, CLASSES))
     loss.backward()
-    assert seen == [getattr(torch, precision)]
+    assert dtypes == [getattr(torch, precision)]
     assert loss.dtype == net[0].weight.grad.dtype == net[0].weight.dtype == torch.float32
     assert task.predict(Batch(LOGITS)).probabilities.dtype == torch.float32
     assert set(task.scalars) == {"error"}

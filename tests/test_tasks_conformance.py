@@ -70,7 +70,7 @@ TASKS: dict[str, tuple[Callable[[nn.Module], Task], bool]] = {
 each_task = pytest.mark.parametrize(("make", "rows"), TASKS.values(), ids=TASKS.keys())
 
 
-def begin(make: Callable[[nn.Module], Task], seed: int = 0) -> State:
+def first_state(make: Callable[[nn.Module], Task], seed: int = 0) -> State:
     task = make(small(seed))
     return State(task, make_optimizer(task, "sgd", lr=0.05, nesterov=True), seed=7)
 
@@ -82,17 +82,17 @@ def train(state: State, until: int, rows: bool, update: Update | None = None) ->
 
 def bits(state: State) -> dict[str, bytes]:
     tensors, values = state.state_dict()
-    kept = {
+    content = {
         f"{group}/{name}": tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         for group, named in tensors.items()
         for name, tensor in named.items()
     }
-    return {**kept, "values": repr(values).encode()}
+    return {**content, "values": repr(values).encode()}
 
 
 @each_task
 def test_the_loss_is_finite_and_falls_within_30_steps(make, rows):
-    losses = train(begin(make), 30, rows)
+    losses = train(first_state(make), 30, rows)
     assert torch.tensor(losses).isfinite().all()
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
@@ -123,7 +123,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make, rows, kind, tm
 
 @each_task
 def test_the_network_saved_alone_loads_alone(make, rows):
-    state = begin(make)
+    state = first_state(make)
     train(state, 3, rows)
     alone = small(5)
     alone.load_state_dict(state.task.net.state_dict(), strict=True)
@@ -133,7 +133,7 @@ def test_the_network_saved_alone_loads_alone(make, rows):
 
 @each_task
 def test_predictions_are_probabilities_and_evaluation_leaves_no_trace(make, rows):
-    state = begin(make)
+    state = first_state(make)
     train(state, 3, rows)
     state.task.net.bn1.eval()  # a frozen norm stays frozen
     before = {name: value.clone() for name, value in state.task.state_dict().items()}

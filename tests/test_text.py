@@ -108,8 +108,8 @@ def test_byte_pair_encoding_survives_a_round_trip_and_needs_its_vocabulary_alone
     pytest.importorskip("tokenizers")
     texts = [text for text, _ in sentences(50)]
     tokenizer = Tokenizer.train(texts, "bpe", 80, specials=(PAD, START, END, UNKNOWN))
-    again = Tokenizer.train(texts, "bpe", 80, specials=(PAD, START, END, UNKNOWN))
-    assert tokenizer == again
+    retrained = Tokenizer.train(texts, "bpe", 80, specials=(PAD, START, END, UNKNOWN))
+    assert tokenizer == retrained
     assert len(tokenizer.vocabulary) <= 80
     restored = Tokenizer("bpe", tokenizer.vocabulary)
     for text in texts:
@@ -150,8 +150,8 @@ def test_bucketed_batches_are_a_permutation_of_similar_lengths(lengths, batch_si
     values, labels = np.array(lengths), torch.zeros(len(lengths), dtype=torch.int64)
     order = epoch_order("bucketed", labels, seed, 1, batch_size, lengths=values)
     assert sorted(order.tolist()) == list(range(len(lengths)))
-    again = epoch_order("bucketed", labels, seed, 1, batch_size, lengths=values)
-    assert order.tolist() == again.tolist()
+    repeated = epoch_order("bucketed", labels, seed, 1, batch_size, lengths=values)
+    assert order.tolist() == repeated.tolist()
     full = len(order) // batch_size * batch_size
     batches = values[order[:full]].reshape(-1, batch_size)
     if len(batches) > 1 and len(order) <= 50 * batch_size:
@@ -408,8 +408,8 @@ def test_dropped_words_are_unknown_at_their_rate_and_in_training_alone(tmp_path)
 
     plain, dropped = batch(""), batch("worddrop.2")
     assert float((dropped == unknown).float().mean()) == pytest.approx(0.2, abs=0.03)
-    kept = dropped != unknown
-    assert torch.equal(dropped[kept], plain[kept])
+    unchanged = dropped != unknown
+    assert torch.equal(dropped[unchanged], plain[unchanged])
     assert torch.equal(dropped, batch("worddrop.2"))
     assert not torch.equal(dropped, batch("worddrop.2", 1))
     validation = Loader(dataset, augment="worddrop.2", batch_size=64, split="validation")

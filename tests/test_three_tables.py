@@ -30,31 +30,31 @@ def _recipe(*overrides: str) -> Recipe:
     return load_recipe("tables", fields)
 
 
-def _made(
+def _trials(
     folder: Path, recipe: Recipe, counts: tuple[int, ...] = (30, 30), **changed: Any
 ) -> list[TrialResult]:
     """Runs that were never made, with the files that the tables read."""
-    made = []
+    trials = []
     for name, accuracies in {"resnet20": (0.97, 0.98), "plain resnet20": (0.9, 0.3)}.items():
         for seed, accuracy in enumerate(accuracies):
-            own = folder / f"{name}-{seed}"
-            own.mkdir(parents=True)
+            run_folder = folder / f"{name}-{seed}"
+            run_folder.mkdir(parents=True)
             data = {"classes": [str(n) for n in range(10)],
                     "preprocessing": {"size": [32, 32], "channels": 1}}  # fmt: skip
             scores = {"per_class": [{"count": count} for count in counts]}
-            (own / "data.json").write_text(json.dumps(data))
-            (own / "result.json").write_text(json.dumps({"validation": scores}))
+            (run_folder / "data.json").write_text(json.dumps(data))
+            (run_folder / "result.json").write_text(json.dumps({"validation": scores}))
             trial = Trial(name=name, seed=seed, recipe=recipe, factors={"threshold": 0.8})
-            found = replace(run(name, seed, accuracy), seconds_per_epoch=50.0 + seed, **changed)
-            made.append(TrialResult(trial=trial, folder=own, run=found, values={}))
-    return made
+            summary = replace(run(name, seed, accuracy), seconds_per_epoch=50.0 + seed, **changed)
+            trials.append(TrialResult(trial=trial, folder=run_folder, run=summary, values={}))
+    return trials
 
 
 def test_the_tables_have_units_and_no_contradictions(tmp_path: Path) -> None:
     recipe = _recipe("study.threshold=0.8")
-    made = _made(tmp_path, recipe)
-    rows = three_tables.TABLES.rows(grouped(made))
-    quality, time, size = three_tables.tables(recipe.study, grouped(made), rows)
+    trials = _trials(tmp_path, recipe)
+    rows = three_tables.TABLES.rows(grouped(trials))
+    quality, time, size = three_tables.tables(recipe.study, grouped(trials), rows)
     assert "macro averages" in quality["note"]
     assert "at least 80 %" in time["note"]
     assert "validation images of digits" in size["note"]
@@ -64,39 +64,39 @@ def test_the_tables_have_units_and_no_contradictions(tmp_path: Path) -> None:
     assert "Time, s an epoch | Total time, min |" in text
     assert "6.0 in 1 of 2" in text
     assert "| 269,434 |" in three_tables.markdown(size)
-    printed = three_tables.as_printed([quality, time, size], grouped(made))
+    printed = three_tables.as_printed([quality, time, size], grouped(trials))
     assert printed.networks == {"resnet20": "resnet20", "plain resnet20": "plain(resnet20)"}
     assert (printed.balanced, printed.averaging, printed.channels) == (True, "macro", 1)
     assert check(printed) == []
 
 
 def test_the_time_of_an_epoch_and_its_number_make_the_total(tmp_path: Path) -> None:
-    made = _made(tmp_path, _recipe("study.threshold=0.8"))
-    for row in three_tables.TABLES.rows(grouped(made)):
+    trials = _trials(tmp_path, _recipe("study.threshold=0.8"))
+    for row in three_tables.TABLES.rows(grouped(trials)):
         product = row["epochs"]["mean"] * row["epoch_time"]["mean"]
         assert product == pytest.approx(row["total_time"]["mean"])
 
 
 def test_thresholds_that_no_seed_reaches_are_not_reached(tmp_path: Path) -> None:
     recipe = _recipe("study.threshold=0.99")
-    made = [
-        replace(each, trial=replace(each.trial, factors={"threshold": 0.99}))
-        for each in _made(tmp_path, recipe)
+    trials = [
+        replace(trial, trial=replace(trial.trial, factors={"threshold": 0.99}))
+        for trial in _trials(tmp_path, recipe)
     ]
-    rows = three_tables.TABLES.rows(grouped(made))
-    time = three_tables.tables(recipe.study, grouped(made), rows)[1]
+    rows = three_tables.TABLES.rows(grouped(trials))
+    time = three_tables.tables(recipe.study, grouped(trials), rows)[1]
     assert three_tables.markdown(time).count("not reached") == 2
     assert rows_table(time["columns"], time["rows"]).count("not reached") == 2
-    found = three_tables.finding(rows)
-    assert "none reaches the threshold" in found
+    text = three_tables.finding(rows)
+    assert "none reaches the threshold" in text
     # The twins have as many parameters: neither is the smallest alone.
     assert re.search(
-        r"; resnet20 \(.* %\) and plain resnet20 \(.* %\) are the smallest, with", found
+        r"; resnet20 \(.* %\) and plain resnet20 \(.* %\) are the smallest, with", text
     )
 
 
 @pytest.mark.parametrize(
-    ("changed", "counts", "said"),
+    ("changed", "counts", "message"),
     [
         ({"parameters": 269435}, (30, 30), "but resnet20 has 269,434"),
         (
@@ -112,13 +112,15 @@ def test_thresholds_that_no_seed_reaches_are_not_reached(tmp_path: Path) -> None
     ],
 )
 def test_contradictory_tables_are_not_printed(
-    tmp_path: Path, changed: dict[str, Any], counts: tuple[int, ...], said: str
+    tmp_path: Path, changed: dict[str, Any], counts: tuple[int, ...], message: str
 ) -> None:
     recipe = _recipe()
-    made = _made(tmp_path, recipe, counts, **changed)
+    trials = _trials(tmp_path, recipe, counts, **changed)
     with pytest.raises(RuntimeError, match=r"the tables are not written") as refused:
-        three_tables.tables(recipe.study, grouped(made), three_tables.TABLES.rows(grouped(made)))
-    assert said in str(refused.value)
+        three_tables.tables(
+            recipe.study, grouped(trials), three_tables.TABLES.rows(grouped(trials))
+        )
+    assert message in str(refused.value)
 
 
 def test_times_are_in_a_unit_that_can_be_read() -> None:
@@ -141,22 +143,22 @@ def test_a_study_writes_its_tables_and_none_where_a_run_is_not_what_it_was(tmp_p
     assert check(read_tables(out / "tables.toml")) == []
     markdown = (out / "tables.md").read_text(encoding="utf-8")
     terminal = study_tables(result, 100)
-    page = Page((out / "report.html").read_text(encoding="utf-8")).said
+    page = Page((out / "report.html").read_text(encoding="utf-8")).text
     for number in (1, 2, 3):
         with (out / f"table{number}.csv").open(newline="") as file:
             lines = list(csv.DictReader(file))
         assert [line["network"] for line in lines] == ["resnet20", "plain resnet20"]
     accuracy = f"{100 * result['rows'][0]['accuracy']['mean']:.1f} ± "
-    for said in (markdown, terminal, page):
-        assert "Table 2: time to convergence" in said
-        assert accuracy in said
-        assert "269,434" in said
+    for text in (markdown, terminal, page):
+        assert "Table 2: time to convergence" in text
+        assert accuracy in text
+        assert "269,434" in text
 
     # A run's result that was changed by hand: the tables are refused, and what was there is kept.
     before = {name: (out / name).read_bytes() for name in (*FILES, "result.json")}
     file = out / "runs" / "resnet20-seed0" / "result.json"
-    told = json.loads(file.read_text())
-    file.write_text(json.dumps({**told, "parameters": 270000}))
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "parameters": 270000}))
     with pytest.raises(RuntimeError, match="but resnet20 has 269,434"):
         study(recipe, out, jobs=1)
     assert {name: (out / name).read_bytes() for name in (*FILES, "result.json")} == before

@@ -173,10 +173,10 @@ def test_the_average_is_the_exponential_one_of_weights_and_statistics():
     assert not any(p.requires_grad for p in state.ema.parameters())
 
 
-@pytest.mark.parametrize("parts", [2, 5, 50])
-def test_a_batch_in_parts_gives_the_gradient_of_the_whole(parts):
+@pytest.mark.parametrize("accumulation", [2, 5, 50])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(accumulation):
     gradients, losses, errors = [], [], []
-    for count in (1, parts):
+    for count in (1, accumulation):
         task = Classify(convolutional(norm=False), class_weights=[1.0, 2.0, 0.5])
         state = State(task, make_optimizer(task, momentum=0.0, weight_decay=0.0))
         before = [p.detach().clone() for p in task.parameters()]
@@ -323,9 +323,12 @@ def test_scaling_halves_on_overflow_leaves_the_step_out_and_doubles_after_patien
     assert scales[turn : turn + 4] == [scales[turn]] * 3 + [2 * scales[turn]]
 
     values = state.state_dict()[1]
-    again = begin(task=Line(dtype=torch.float32))
-    again.load_state_dict(*state.state_dict())
-    assert (again.loss_scale, again.clean_steps) == (values["loss_scale"], values["clean_steps"])
+    restored = begin(task=Line(dtype=torch.float32))
+    restored.load_state_dict(*state.state_dict())
+    assert (restored.loss_scale, restored.clean_steps) == (
+        values["loss_scale"],
+        values["clean_steps"],
+    )
 
 
 def test_scaling_ends_with_an_error_at_the_smallest_scale():
@@ -433,9 +436,9 @@ def test_frozen_parameters_are_left_out():
     state = State(task, make_optimizer(task))
     list(fit(state, [images()], constant(0.1)))
     assert torch.equal(task.net[0].weight, frozen)
-    again = State(task, make_optimizer(task))
-    again.load_state_dict(*state.state_dict())
-    assert again.step == 1
+    restored = State(task, make_optimizer(task))
+    restored.load_state_dict(*state.state_dict())
+    assert restored.step == 1
 
 
 def test_an_optimizer_of_another_network_is_refused():

@@ -36,8 +36,8 @@ SMALL = ["net.base=resnet20", "data.kind=digits", "data.augment=", "epochs=1", "
          "data.train=80", "device.threads=1", "optim.lr=0.05"]  # fmt: skip
 
 
-def _recipe(*said: str) -> Any:
-    return load_recipe("digits-resnet20", [*SMALL, *said])
+def _recipe(*overrides: str) -> Any:
+    return load_recipe("digits-resnet20", [*SMALL, *overrides])
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -52,8 +52,8 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _begun(before: Path, *said: str) -> Any:
-    return _recipe("data.classes=[5,6,7]", f"net.weights={before}", *said)
+def _begun(before: Path, *overrides: str) -> Any:
+    return _recipe("data.classes=[5,6,7]", f"net.weights={before}", *overrides)
 
 
 @pytest.mark.slow
@@ -105,8 +105,8 @@ def test_a_frozen_run_resumes(before: Path, tmp_path: Path) -> None:
     with trainer.open_resources():
         trainer.advance(Display(quiet=True), 1)
         trainer.save()
-    again = train(half, tmp_path / "cut", progress=False)
-    assert again["train"] == whole["train"]
+    resumed = train(half, tmp_path / "cut", progress=False)
+    assert resumed["train"] == whole["train"]
     one, other = _weights(tmp_path / "whole"), _weights(tmp_path / "cut")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -138,7 +138,7 @@ def test_depth_rises_from_the_stem_to_the_head(name: str) -> None:
     depths = depths_of(net)
     assert set(depths.values()) == set(range(head_depth(net) + 1))
     assert depths["fc.weight"] == head_depth(net) == 4
-    assert {depth for each, depth in depths.items() if each.startswith("layer2")} == {2}
+    assert {depth for parameter, depth in depths.items() if parameter.startswith("layer2")} == {2}
     rates = rates_by_depth(net, 0.5)
     assert (rates["fc.bias"], rates[next(iter(rates))]) == (1.0, 0.0625)
 
@@ -159,18 +159,18 @@ def test_groups_of_the_optimizer_have_the_rates_of_their_depth() -> None:
     rates = rates_by_depth(net, 0.5)
     named = {parameter: rates[name] for name, parameter in net.named_parameters()}
     optimizer = make_optimizer(Classify(net), decay_norms=False, lr_scales=named)
-    seen = 0
+    checked = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             assert group["lr_scale"] == named[parameter]
-            seen += 1
-    assert seen == len(named)
+            checked += 1
+    assert checked == len(named)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 1e-4}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("overrides", "message"),
     [
         (["net.train=4"], r"train = 4: resnet20 has 3 stages"),
         (["net.norm=group", "net.freeze_norms=true"], "resnet20 has no batch norms"),
@@ -181,9 +181,9 @@ def test_groups_of_the_optimizer_have_the_rates_of_their_depth() -> None:
         (["data.bands=[2]"], "digits has no band 2, it has 1 to 1"),
     ],
 )
-def test_invalid_tables_are_named(tmp_path: Path, said: list[str], message: str) -> None:
+def test_invalid_tables_are_named(tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        train(_recipe(*said), tmp_path / "run", progress=False)
+        train(_recipe(*overrides), tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -230,13 +230,13 @@ def test_bands_are_selected_in_the_given_order() -> None:
 @pytest.mark.parametrize("several", [False, True])
 def test_groups_stay_on_one_side(several: bool) -> None:
     random = torch.Generator().manual_seed(0)
-    groups = [str(int(each)) for each in torch.randint(0, 40, (200,), generator=random)]
+    groups = [str(int(number)) for number in torch.randint(0, 40, (200,), generator=random)]
     labels = torch.randint(0, 4, (200,), generator=random)
     if several:
         labels = nn.functional.one_hot(labels).float()
     held = groups_held_out(labels, groups, 0.2, 7)
-    kept = sorted(set(range(200)) - set(held.tolist()))
-    assert not {groups[i] for i in held} & {groups[i] for i in kept}
+    training = sorted(set(range(200)) - set(held.tolist()))
+    assert not {groups[i] for i in held} & {groups[i] for i in training}
     assert 30 <= len(held) <= 50  # the nearest that groups of about five allow
     assert held.tolist() == groups_held_out(labels, groups, 0.2, 7).tolist()
     with pytest.raises(ValueError, match="none of 1 groups can be left out"):
@@ -269,8 +269,8 @@ def test_a_transfer_study_pretrains_its_own_runs() -> None:
     first, *others = EXPERIMENTS["transfer"].trials(recipe, recipe.study, source)
     assert first.recipe.data.classes == ("0", "1", "2", "3", "4")
     assert first.recipe.data.per_class is None
-    assert [each.initial_weights for each in others] == ["", *[first.name] * 3]
-    assert [each.recipe.net.train for each in others] == ["all", "head", 1, "all"]
+    assert [trial.initial_weights for trial in others] == ["", *[first.name] * 3]
+    assert [trial.recipe.net.train for trial in others] == ["all", "head", 1, "all"]
     other = load_recipe("transfer", ["study.classes=[4,5]"])
     with pytest.raises(ValueError, match="'5' is among those of"):
         EXPERIMENTS["transfer"].trials(other, other.study, source)
@@ -304,6 +304,6 @@ def test_filters_of_grey_images_are_taken_for_colours() -> None:
 def test_missing_weights_are_named_with_their_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = ["train", "digits", "net.weights=none", "--out", str(tmp_path / "x")]
-    assert cli.run(said) == 2
+    arguments = ["train", "digits", "net.weights=none", "--out", str(tmp_path / "x")]
+    assert cli.run(arguments) == 2
     assert '[net] weights = "none": no such file or run; leave it' in capsys.readouterr().err

@@ -115,14 +115,14 @@ SPACES = [
 ]
 
 
-@pytest.mark.parametrize(("space", "parts"), SPACES)
-def test_a_wrong_space_is_one_clear_line(space, parts, tmp_path, capsys):
+@pytest.mark.parametrize(("space", "words"), SPACES)
+def test_a_wrong_space_is_one_clear_line(space, words, tmp_path, capsys):
     file = tmp_path / "wrong.toml"
     file.write_text(recipe(f"[tune.space]\n{space}\n"))
     assert cli.run(["tune", str(file), "--out", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert all(part in line for part in ["wrong.toml", "[tune.space]", *parts])
+    assert all(part in line for part in ["wrong.toml", "[tune.space]", *words])
     assert not (tmp_path / "out").exists()
 
 
@@ -142,14 +142,14 @@ def test_values_of_a_trial_are_overrides_and_the_default_is_the_recipe():
     )
     whole = parse_recipe(recipe(f"[tune.space]\n{space}"))
     assert whole.tune is not None
-    own = default_values(whole, whole.tune.space)
-    assert own == {"batch_size": 256, "optim.clip": "default", "schedule.warmup": 0.1}
-    made = with_values(whole, {"batch_size": 64, "optim.clip": 1.0})
-    assert (made.batch_size, made.optim.clip, made.tune) == (64, 1.0, None)
-    assert with_values(whole, own) == with_values(whole, {})
-    found = distributions(whole.tune.space, own)
-    assert found["batch_size"].high == 256
-    assert isinstance(found["schedule.warmup"], optuna.distributions.FloatDistribution)
+    defaults = default_values(whole, whole.tune.space)
+    assert defaults == {"batch_size": 256, "optim.clip": "default", "schedule.warmup": 0.1}
+    trial = with_values(whole, {"batch_size": 64, "optim.clip": 1.0})
+    assert (trial.batch_size, trial.optim.clip, trial.tune) == (64, 1.0, None)
+    assert with_values(whole, defaults) == with_values(whole, {})
+    spaces = distributions(whole.tune.space, defaults)
+    assert spaces["batch_size"].high == 256
+    assert isinstance(spaces["schedule.warmup"], optuna.distributions.FloatDistribution)
 
 
 def test_a_search_has_the_default_first_a_best_recipe_and_a_page(in_process, tmp_path):
@@ -174,9 +174,9 @@ def test_a_search_has_the_default_first_a_best_recipe_and_a_page(in_process, tmp
         gap = result["confirmation"]["difference"]
         assert gap["low"] is None or gap["low"] <= gap["difference"] <= gap["high"]
     page = Page((out / "tune.html").read_text())
-    assert result["finding"].partition(":")[0] in " ".join(page.text)
+    assert result["finding"].partition(":")[0] in page.text
     assert result["importance"] == {}
-    assert "from 10 finished trials or more" in " ".join(page.text)
+    assert "from 10 finished trials or more" in page.text
     assert not any(out.rglob("test_uses.jsonl"))
 
 
@@ -187,14 +187,14 @@ def test_a_search_resumes_to_the_same_trials(in_process, tmp_path):
     with sqlite3.connect(tmp_path / "parts" / "study.db") as database:
         database.execute("UPDATE trials SET state = 'RUNNING' WHERE number = 1")
         database.execute("DELETE FROM trial_values WHERE trial_id = 2")
-    parts = search(recipe(), tmp_path / "parts")
+    resumed = search(recipe(), tmp_path / "parts")
     keys = ("number", "state", "value", "fields")
-    rows = [[{key: row[key] for key in keys} for row in r["trials"]] for r in (whole, parts)]
+    rows = [[{key: row[key] for key in keys} for row in r["trials"]] for r in (whole, resumed)]
     assert rows[0] == rows[1]
-    again = search(recipe(), tmp_path / "parts")
-    assert again["trials"] == parts["trials"]
+    repeated = search(recipe(), tmp_path / "parts")
+    assert repeated["trials"] == resumed["trials"]
     more = search(recipe(), tmp_path / "parts", trials=5)
-    assert more["trials"][:4] == parts["trials"]
+    assert more["trials"][:4] == resumed["trials"]
     assert len(more["trials"]) == 5
 
 
@@ -288,7 +288,7 @@ def test_the_rate_finder_suggests_a_rate_and_keeps_nothing(tmp_path, monkeypatch
     rates = first["rates"]
     assert rates == sorted(rates)
     assert 1e-3 < first["suggested"] <= first["lowest"] < 10
-    assert "Suggested learning rate" in " ".join(Page((out / "rate.html").read_text()).text)
+    assert "Suggested learning rate" in Page((out / "rate.html").read_text()).text
 
 
 def test_the_steepest_fall_is_found_and_no_fall_is_an_error():
@@ -319,10 +319,10 @@ def test_a_killed_search_resumes_its_trials_in_processes(tmp_path):
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     time.sleep(1.0)  # the worker saves and ends when its parent is gone
-    parts = subprocess.run([*command, "parts"], cwd=tmp_path, capture_output=True, timeout=120)
-    assert parts.returncode == 0, parts.stderr
+    resumed = subprocess.run([*command, "parts"], cwd=tmp_path, capture_output=True, timeout=120)
+    assert resumed.returncode == 0, resumed.stderr
     whole = search(text, tmp_path / "whole")
-    fields = [[row["fields"] for row in r["trials"]] for r in (whole, json.loads(parts.stdout))]
+    fields = [[row["fields"] for row in r["trials"]] for r in (whole, json.loads(resumed.stdout))]
     assert fields[0] == fields[1]
     for number in range(2):
         logs = [tmp_path / out / f"trials/{number}/log.jsonl" for out in ("whole", "parts")]

@@ -26,9 +26,9 @@ ADDING = ["resnet20", "resnet56_b", "resnet164", "preact_resnet20", "preact_resn
 
 
 def net_of(name: str) -> Net:
-    found = find(name)
-    assert isinstance(found, Net)
-    return found
+    net = find(name)
+    assert isinstance(net, Net)
+    return net
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
@@ -87,12 +87,14 @@ shares = st.lists(st.integers(0, 1000).map(lambda n: n / 1000), min_size=2, max_
 @settings(max_examples=50)
 @given(shares, shares)
 def test_x11_a_difference_is_welchs_interval(first: list[float], second: list[float]) -> None:
-    found = difference(first, second)
-    assert found is not None
-    assert -1 <= found.low <= found.mean <= found.high <= 1
-    assert found.low < found.high
+    interval = difference(first, second)
+    assert interval is not None
+    assert -1 <= interval.low <= interval.mean <= interval.high <= 1
+    assert interval.low < interval.high
     theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    assert (found.low, found.high) == pytest.approx((max(theirs.low, -1), min(theirs.high, 1)))
+    assert (interval.low, interval.high) == pytest.approx(
+        (max(theirs.low, -1), min(theirs.high, 1))
+    )
     wider = difference(first, second, comparisons=5, bounds=(-math.inf, math.inf))
     theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.99)
     assert wider is not None
@@ -111,15 +113,15 @@ def test_x11_seeds_that_do_not_differ_have_no_interval(values: tuple[float, ...]
     row = {"name": "a", "kind": "plain", "norm": "batch", "depth": 20,
            "train_error": {"seeds": [0.5, 0.5], "mean": 0.5}, "ratio_end": 1.0}  # fmt: skip
     deep = {**row, "name": "b", "depth": 56, "train_error": {"seeds": values, "mean": values[0]}}
-    said = DEGRADATION.finding([row, deep])
-    assert "b is not known to differ from a" in said
-    assert "with every seed, p = 0." in said
+    finding = DEGRADATION.finding([row, deep])
+    assert "b is not known to differ from a" in finding
+    assert "with every seed, p = 0." in finding
 
 
 def test_x11_no_interval_of_a_share_leaves_what_is_possible() -> None:
-    found = difference([0.9, 0.1], [0.3, 0.5])
-    assert found is not None
-    assert (found.low, found.high) == (-1.0, 1.0)
+    interval = difference([0.9, 0.1], [0.3, 0.5])
+    assert interval is not None
+    assert (interval.low, interval.high) == (-1.0, 1.0)
     assert mean_interval([0.99, 0.9], bounds=(0.0, 1.0)) == (pytest.approx(0.3732, abs=1e-3), 1.0)
     low, high = share_interval([1.0, 1.0], 10)
     assert 0 < low < high == 1.0
@@ -131,21 +133,24 @@ def test_several_comparisons_hold_together() -> None:
     wrong = 0
     for _ in range(200):
         groups = random.normal(0.5, 0.01, (21, 3)).tolist()
-        found = differences([(each, groups[0]) for each in groups[1:]])
-        wrong += any(each is not None and not each.low <= 0 <= each.high for each in found)
+        intervals = differences([(interval, groups[0]) for interval in groups[1:]])
+        wrong += any(
+            interval is not None and not interval.low <= 0 <= interval.high
+            for interval in intervals
+        )
     assert wrong / 200 < 0.1
 
 
 def test_holm_tests_the_smallest_p_value_first_and_stops_at_the_first_failure() -> None:
     base = [0.10, 0.11, 0.12]
     clear, near, constant = [0.50, 0.51, 0.52], [0.15, 0.16, 0.17], [0.2, 0.2, 0.2]
-    found = differences([(near, base), (clear, base), (constant, constant)])
-    assert found[2] is None  # nothing varies: it is no test, and counts as none
-    assert found[1] == difference(clear, base, comparisons=2)
-    assert found[0] == difference(near, base, comparisons=1)
+    intervals = differences([(near, base), (clear, base), (constant, constant)])
+    assert intervals[2] is None  # nothing varies: it is no test, and counts as none
+    assert intervals[1] == difference(clear, base, comparisons=2)
+    assert intervals[0] == difference(near, base, comparisons=1)
     noisy = [[0.10, 0.11, 0.13], [0.09, 0.12, 0.16]]
     doubts = differences([(noisy[0], base), (noisy[1], base)])
-    assert doubts == [difference(each, base, comparisons=2) for each in noisy]
+    assert doubts == [difference(group, base, comparisons=2) for group in noisy]
 
 
 @pytest.mark.slow
@@ -154,7 +159,7 @@ def test_agreement_with_the_papers_order() -> None:
     same = [[value + 0.1 + seed / 1000 for seed in range(3)] for value in paper]
     assert agreement(same, paper) == (1.0, None)  # no draw has another order
     assert agreement(same[::-1], paper)[0] == -1.0
-    assert agreement([each[:1] for each in same], paper) == (1.0, None)
+    assert agreement([values[:1] for values in same], paper) == (1.0, None)
     noisy = [[0.3, 0.1], [0.1, 0.3], [0.2, 0.25], [0.22, 0.2]]
     middle, interval = agreement(noisy, paper)
     assert interval is not None

@@ -75,33 +75,33 @@ def a_folder(root: Path, count: int = 5, **changes: Any) -> Path:
 
 
 def opened(root: Path, **changes: Any) -> Dataset:
-    said: dict[str, Any] = {
+    options: dict[str, Any] = {
         "classes": ("background", "ball"),
         "range": (-1024.0, 3071.0),
         "window": (-160.0, 240.0),
         "patch": (4, 6, 6),
     }
-    return open_volumes(root, **{**said, **changes})
+    return open_volumes(root, **{**options, **changes})
 
 
 @pytest.mark.slow
 @given(st.sampled_from(ORIENTATIONS), st.sampled_from(ORIENTATIONS))
-def test_an_array_turns_to_every_orientation_and_back(held: str, wanted: str) -> None:
+def test_an_array_turns_to_every_orientation_and_back(held: str, target: str) -> None:
     affine = affine_of(held, (1.0, 2.0, 3.0))
     values = np.arange(24).reshape(2, 3, 4)
-    turned = reoriented(values, affine, wanted)
-    assert (with_stored_axes(turned, affine, wanted) == values).all()
-    assert (reoriented(values[None], affine, wanted)[0] == turned).all()
+    turned = reoriented(values, affine, target)
+    assert (with_stored_axes(turned, affine, target) == values).all()
+    assert (reoriented(values[None], affine, target)[0] == turned).all()
     # a step along an axis of ours is a step of the world to where its letter says
-    here = np.argwhere(turned == values[1, 1, 1])[0]
-    for axis, letter in enumerate(wanted):
-        step = here.copy()
-        step[axis] += 1 if here[axis] + 1 < turned.shape[axis] else -1
-        there = np.argwhere(values == turned[tuple(step)])[0]
-        moved = affine[:3, :3] @ (there - 1) * (step[axis] - here[axis])
+    index = np.argwhere(turned == values[1, 1, 1])[0]
+    for axis, letter in enumerate(target):
+        step = index.copy()
+        step[axis] += 1 if index[axis] + 1 < turned.shape[axis] else -1
+        stored = np.argwhere(values == turned[tuple(step)])[0]
+        moved = affine[:3, :3] @ (stored - 1) * (step[axis] - index[axis])
         world = next(i for i, pair in enumerate(("LR", "PA", "IS")) if letter in pair)
         assert moved[world] * (1 if letter in "RAS" else -1) > 0
-        assert reoriented_spacing(affine, wanted)[axis] == pytest.approx(np.abs(moved).max())
+        assert reoriented_spacing(affine, target)[axis] == pytest.approx(np.abs(moved).max())
 
 
 @pytest.mark.slow
@@ -110,11 +110,11 @@ def test_constant_volumes_stay_constant_at_every_spacing(
     count: int, old: float, new: float
 ) -> None:
     values = np.full((1, count, 2, 3), 5.0, np.float32)
-    made = resampled(values, (old, 1.0, 1.0), (new, 1.0, 1.0))
-    assert made.shape == (1, count_at(count, old, new), 2, 3)
-    np.testing.assert_allclose(made, 5, rtol=1e-6)
+    volume = resampled(values, (old, 1.0, 1.0), (new, 1.0, 1.0))
+    assert volume.shape == (1, count_at(count, old, new), 2, 3)
+    np.testing.assert_allclose(volume, 5, rtol=1e-6)
     kinds = nearest(np.full((count, 2, 3), 2, np.uint8), (old, 1.0, 1.0), (new, 1.0, 1.0))
-    assert kinds.shape == made.shape[1:]
+    assert kinds.shape == volume.shape[1:]
     assert (kinds == 2).all()
 
 
@@ -153,14 +153,14 @@ def test_a_mask_is_written_with_the_affine_of_its_volume(tmp_path: Path) -> None
     affine = affine_of("IAR", (2.0, 1.0, 0.5))
     scan = read_scan(write_nifti(tmp_path / "a.nii", ct((3, 4, 5)), affine, (2, 0)))
     mask = np.arange(60, dtype=np.uint8).reshape(3, 4, 5) % 3
-    made = as_nifti(mask, scan.placement)
-    assert made == as_nifti(mask, scan.placement)
-    (tmp_path / "mask.nii.gz").write_bytes(made)
-    found = nibabel.load(tmp_path / "mask.nii.gz")
-    np.testing.assert_allclose(found.affine, affine)
-    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (2, 0)
-    assert found.get_data_dtype() == np.uint8
-    np.testing.assert_array_equal(np.asarray(found.dataobj), mask)
+    content = as_nifti(mask, scan.placement)
+    assert content == as_nifti(mask, scan.placement)
+    (tmp_path / "mask.nii.gz").write_bytes(content)
+    loaded = nibabel.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_allclose(loaded.affine, affine)
+    assert (int(loaded.header["sform_code"]), int(loaded.header["qform_code"])) == (2, 0)
+    assert loaded.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(loaded.dataobj), mask)
 
 
 def test_units_of_a_file_are_respected(tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_unusable_scans_are_named_with_the_reason(tmp_path: Path) -> None:
     cases["not one number per voxel"] = pairs = tmp_path / "pairs.nii"
     write_nifti(pairs, np.zeros((4, 4, 4), np.complex128))
     pairs.write_bytes(pairs.read_bytes()[:400])
-    for said, path in cases.items():
-        with pytest.raises(UnreadableInput, match=said):
+    for message, path in cases.items():
+        with pytest.raises(UnreadableInput, match=message):
             read_scan(path)
     with pytest.raises(FileNotFoundError):
         read_scan(tmp_path / "none.nii")
@@ -215,25 +215,25 @@ def test_unusable_series_are_named_with_the_reason(tmp_path: Path) -> None:
     twice = write_series(tmp_path / "twice", slices)
     first = next(iter(sorted(twice.iterdir())))
     (twice / "abrightness.dcm").write_bytes(first.read_bytes())
-    for folder, said in ((missing, "missing"), (two, "2 series"), (twice, "same position")):
-        with pytest.raises(UnreadableInput, match=said):
+    for folder, message in ((missing, "missing"), (two, "2 series"), (twice, "same position")):
+        with pytest.raises(UnreadableInput, match=message):
             read_scan(folder)
 
 
-def _without_rows(made: Any) -> None:
-    del made.Rows
+def _without_rows(dataset: Any) -> None:
+    del dataset.Rows
 
 
-def _lying_nowhere(made: Any) -> None:
-    made.ImagePositionPatient = [0, 0]
+def _lying_nowhere(dataset: Any) -> None:
+    dataset.ImagePositionPatient = [0, 0]
 
 
-def _turned_by_five_numbers(made: Any) -> None:
-    made.ImageOrientationPatient = [1, 0, 0, 0, 1]
+def _turned_by_five_numbers(dataset: Any) -> None:
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1]
 
 
-def _of_another_size(made: Any) -> None:
-    made.Rows, made.PixelData = 2**15, b""
+def _of_another_size(dataset: Any) -> None:
+    dataset.Rows, dataset.PixelData = 2**15, b""
 
 
 @pytest.mark.slow
@@ -246,9 +246,9 @@ def test_corrupt_headers_of_slices_are_named(change: Any, number: int, tmp_path:
 
     folder = write_series(tmp_path / "series", ct((5, 4, 3)))
     path = sorted(folder.iterdir())[number]
-    made = pydicom.dcmread(path)
-    change(made)
-    made.save_as(path)
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.save_as(path)
     with pytest.raises(UnreadableInput):
         read_scan(folder)
 
@@ -261,8 +261,8 @@ def test_windows_clip_and_scale_hounsfield_units(tmp_path: Path) -> None:
     with Loader(source, split="validation") as loader:
         batches = list(loader.epoch(0))
     # 0 Hounsfield units are 0.4 of the window from -160 to 240
-    seen = torch.cat([batch.inputs.flatten() for batch in batches]).unique()
-    np.testing.assert_allclose(seen, (np.array([0, 0.4, 0.525, 0.55, 1]) - 0.5) / 0.25, atol=1e-6)
+    levels = torch.cat([batch.inputs.flatten() for batch in batches]).unique()
+    np.testing.assert_allclose(levels, (np.array([0, 0.4, 0.525, 0.55, 1]) - 0.5) / 0.25, atol=1e-6)
     assert [tuple(batch.inputs.shape) for batch in batches] == [(1, 1, 8, 10, 12)] * 5
     assert batches[0].targets.sum() == 5 * 4 * 4
 
@@ -324,17 +324,17 @@ def test_masks_that_are_not_of_their_volumes_are_named(tmp_path: Path) -> None:
         "value": (wrong, affine, "the value 7 in 3 voxels; the classes are 0 to 1"),
         "parts": (mask + np.float32(0.5), affine, "the value 0.5"),
     }
-    for name, (values, where, said) in cases.items():
+    for name, (values, where, message) in cases.items():
         root = a_folder(tmp_path / name)
         write_nifti(root / "labels" / "p0_0.nii.gz", values, where)
-        with pytest.raises(ValueError, match=rf"images/p0_0\.nii\.gz: its mask .*{said}"):
+        with pytest.raises(ValueError, match=rf"images/p0_0\.nii\.gz: its mask .*{message}"):
             opened(root, split="all")
     root = tmp_path / "value"
     source = opened(root, split="all", ignore=(7,))
     assert source.items.volumes[0].mask is not None
     assert (source.items.volumes[0].mask == 255).sum() == 3
-    for gone in ("images/p0_0.nii.gz", "labels/p1_3.nii.gz"):
-        (root / gone).unlink()
+    for missing in ("images/p0_0.nii.gz", "labels/p1_3.nii.gz"):
+        (root / missing).unlink()
     with pytest.raises(
         ValueError, match=r"mask without a volume.*no mask in|no mask in.*mask without"
     ):
@@ -344,9 +344,9 @@ def test_masks_that_are_not_of_their_volumes_are_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_different_spacings_are_an_error(tmp_path: Path) -> None:
     root = a_folder(tmp_path / "set")
-    own = opened(root, split="all").modality.space
-    assert own is not None
-    assert own.spacing == (2.0, 1.0, 1.0)
+    space = opened(root, split="all").modality.space
+    assert space is not None
+    assert space.spacing == (2.0, 1.0, 1.0)
     finer = affine_of("RAS", (0.5, 0.5, 2.0))
     for folder, values in (("images", ct((24, 20, 8))), ("labels", np.ones((24, 20, 8), np.uint8))):
         write_nifti(root / folder / "p2_4.nii.gz", values, finer)
@@ -362,11 +362,11 @@ def test_different_spacings_are_an_error(tmp_path: Path) -> None:
 def test_patients_are_in_one_split(tmp_path: Path) -> None:
     root = a_folder(tmp_path / "set", count=10)
     for seed in range(4):
-        parts = [
+        splits = [
             opened(root, split=split, seed=seed, patient="^(p[0-9])_", validation=0.4).items
             for split in ("train", "validation")
         ]
-        train, held = ({v.patient for v in part.volumes} for part in parts)
+        train, held = ({v.patient for v in part.volumes} for part in splits)
         assert not train & held
         assert (len(train), len(held)) == (3, 2)
     (tmp_path / "divided" / "train").mkdir(parents=True)
@@ -375,8 +375,8 @@ def test_patients_are_in_one_split(tmp_path: Path) -> None:
             source = root / name
             target = tmp_path / "divided" / part / name
             target.mkdir(parents=True)
-            own = "p0_0.nii.gz" if part == "test" else "p0_1.nii.gz"
-            (source / own).rename(target / own)
+            source_name = "p0_0.nii.gz" if part == "test" else "p0_1.nii.gz"
+            (source / source_name).rename(target / source_name)
     with pytest.raises(ValueError, match="the same patient, 'p0', in two splits"):
         opened(tmp_path / "divided", patient="^(p[0-9])_")
     with pytest.raises(ValueError, match="finds no patient in the name"):
@@ -387,19 +387,19 @@ def test_patients_are_in_one_split(tmp_path: Path) -> None:
 def test_decoded_volumes_are_cached_until_files_change(tmp_path: Path) -> None:
     root = a_folder(tmp_path / "set")
     first = opened(root, split="all")
-    kept = sorted((tmp_path / "cache" / "volumes").iterdir())
-    assert len(kept) == 10
+    cached = sorted((tmp_path / "cache" / "volumes").iterdir())
+    assert len(cached) == 10
     abrightness = opened(root, split="all")
-    assert sorted((tmp_path / "cache" / "volumes").iterdir()) == kept
+    assert sorted((tmp_path / "cache" / "volumes").iterdir()) == cached
     assert abrightness.fingerprint() == first.fingerprint()
-    kept[0].write_bytes(b"ruined")
+    cached[0].write_bytes(b"ruined")
     assert opened(root, split="all").fingerprint() == first.fingerprint()
     path = root / "images" / "p0_0.nii.gz"
     write_nifti(path, ct((12, 10, 8), 99), affine_of("RAS", (1.0, 1.0, 2.0)))
     other = opened(root, split="all")
     assert other.fingerprint() != first.fingerprint()
     assert (other.items.volumes[0].image != first.items.volumes[0].image).any()
-    assert sorted(each.name for each in root.iterdir()) == ["images", "labels"]
+    assert sorted(entry.name for entry in root.iterdir()) == ["images", "labels"]
 
 
 def epoch(source: Dataset, number: int, workers: int = 0, start: int = 0) -> list[torch.Tensor]:
@@ -435,7 +435,7 @@ def test_patches_contain_foreground_at_the_given_rate() -> None:
     with Loader(few, split="train", batch_size=120) as loader:
         (batch,) = loader.epoch(0)
     assert bool((batch.targets == 1).flatten(1).any(1).all())
-    assert len({tuple(each.flatten().tolist()) for each in batch.targets}) > 100
+    assert len({tuple(patch.flatten().tolist()) for patch in batch.targets}) > 100
 
 
 @pytest.mark.slow
@@ -453,12 +453,12 @@ def test_words_for_volumes_that_are_wrong_are_named() -> None:
     assert [
         word.kind for word in parse_augment("flip noise.1", VolumeModality.words, "volumes")
     ] == ["flip", "noise"]
-    for text, said in (
+    for text, message in (
         ("flipp", "did you mean 'flip'"),
         ("noise", "noise.1"),
         ("pad4", "not available for volumes"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             parse_augment(text, VolumeModality.words, "volumes")
 
 
@@ -477,10 +477,10 @@ def test_no_threshold_finds_the_ellipsoids() -> None:
 
 def test_the_spacing_of_a_network_is_stored_with_it() -> None:
     space = Space((8, 16, 16), (2.0, 1.0, 1.0), "SPL", (-1024.0, 3071.0))
-    told = VolumeModality((16, 16), 1, (0.5,), (0.25,), -160.0, 240.0, space=space)
-    assert modality_from_dict(told.to_dict()) == told
+    modality = VolumeModality((16, 16), 1, (0.5,), (0.25,), -160.0, 240.0, space=space)
+    assert modality_from_dict(modality.to_dict()) == modality
     for wrong in ({"orientation": "SPA"}, {"spacing": [0, 1, 1]}, {"range": [5, 5]}, {"unit": 1}):
-        values = told.to_dict()
+        values = modality.to_dict()
         values["space"] = {**values["space"], **wrong}
         with pytest.raises(ValueError, match=r"orientation|spacing|range|unit"):
             modality_from_dict(values)

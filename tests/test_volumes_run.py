@@ -129,7 +129,7 @@ def trained(home: Path) -> Path:
     return home / "run"
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+def json_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     capsys.readouterr()
     assert cli.run([*words, "--json"]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -138,7 +138,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_run_on_volumes_learns(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = told(capsys, "evaluate", str(trained))
+    figures = json_of(capsys, "evaluate", str(trained))
     assert figures["count"] == 2
     assert figures["dice"] > 0.7  # 0.9 and more is usual
     assert 0 <= figures["hd95"] < 20
@@ -161,7 +161,7 @@ def test_other_volumes_are_evaluated_as_a_whole(
             path = tmp_path / "others" / kind / f"case{number}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes((home / "set" / kind / path.name).read_bytes())
-    figures = told(capsys, "evaluate", str(trained), "--data", str(tmp_path / "others"))
+    figures = json_of(capsys, "evaluate", str(trained), "--data", str(tmp_path / "others"))
     assert (figures["split"], figures["count"]) == ("all", 3)
 
 
@@ -177,16 +177,16 @@ def test_masks_have_the_affine_of_their_volumes(
     write_nifti(home / "new" / "turned.nii.gz", np.repeat(values, 2, 2)[:, :, ::2], turned)
     write_nifti(home / "new" / "usual.nii", values.transpose(2, 1, 0), np.diag([-1, -1, 2.0, 1]))
     write_series(home / "new" / "series", values, spacing=(2.0, 1.0, 1.0))
-    made = told(capsys, "predict", str(trained), str(home / "new"), "--out", str(home / "out"))
-    rows = {Path(row["path"]).name: row for row in made["predictions"]}
+    result = json_of(capsys, "predict", str(trained), str(home / "new"), "--out", str(home / "out"))
+    rows = {Path(row["path"]).name: row for row in result["predictions"]}
     assert set(rows) == {"turned.nii.gz", "usual.nii", "series"}
-    assert not made["failed"]
+    assert not result["failed"]
     for name, row in rows.items():
         scan = read_scan(home / "new" / name)
-        found = nibabel.load(home / "out" / row["mask"])
-        np.testing.assert_allclose(found.affine, scan.affine, atol=1e-4)
-        assert found.shape == scan.values.shape[1:] == tuple(row["size"])
-        inside = np.asarray(found.dataobj)
+        loaded = nibabel.load(home / "out" / row["mask"])
+        np.testing.assert_allclose(loaded.affine, scan.affine, atol=1e-4)
+        assert loaded.shape == scan.values.shape[1:] == tuple(row["size"])
+        inside = np.asarray(loaded.dataobj)
         voxel = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
         assert row["volumes_ml"]["ball"] == pytest.approx((inside == 1).sum() * voxel)
         assert (home / "out" / row["side_by_side"]).is_file()
@@ -216,7 +216,7 @@ def test_annotations_of_known_volumes_are_drawn_beside_them(
     trained: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = home / "set" / "images" / "case7"
-    (row,) = told(capsys, "predict", str(trained), str(path))["predictions"]
+    (row,) = json_of(capsys, "predict", str(trained), str(path))["predictions"]
     assert row["ground_truth"]["dice"] > 0.7
     assert row["ground_truth"]["hd95"] < 20
 
@@ -235,8 +235,8 @@ def test_an_image_network_predicts_slice_by_slice() -> None:
     with torch.inference_mode():
         whole = net(x)
         assert whole.shape == (2, 2, 3, 8, 8)
-        for place in range(3):
-            torch.testing.assert_close(whole[:, :, place], net(x[:, :, place]))
+        for index in range(3):
+            torch.testing.assert_close(whole[:, :, index], net(x[:, :, index]))
 
 
 @pytest.mark.slow
@@ -261,10 +261,10 @@ def test_distances_are_of_surfaces_and_in_mm() -> None:
         for mask in (one, other):
             padded = np.pad(mask, 1)
             edge = [
-                place
-                for place in np.argwhere(mask)
+                voxel
+                for voxel in np.argwhere(mask)
                 if not all(
-                    padded[tuple(place + 1 + step * np.eye(3, dtype=int)[axis])]
+                    padded[tuple(voxel + 1 + step * np.eye(3, dtype=int)[axis])]
                     for axis in range(3)
                     for step in (-1, 1)
                 )
@@ -342,7 +342,7 @@ def test_an_affine_is_made_of_an_orientation(orientation: str) -> None:
 
 @pytest.mark.slow
 def test_distances_are_printed_in_mm(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = told(capsys, "evaluate", str(trained))
+    figures = json_of(capsys, "evaluate", str(trained))
     far = f"{figures['hd95']:.2f} mm"
     assert cli.run(["evaluate", str(trained)]) == 0
     output = capsys.readouterr().out
@@ -366,8 +366,8 @@ def test_s10_any_name_of_a_volume_is_drawn(name: str, trained: Path, tmp_path: P
     (example,) = read_examples(out)
     assert example["path"] == row["path"]
     (called,) = plusx.load(trained)(folder)
-    drawn = {"mask", "overlay", "side_by_side"}
-    assert called == {key: value for key, value in row.items() if key not in drawn}
+    files = {"mask", "overlay", "side_by_side"}
+    assert called == {key: value for key, value in row.items() if key not in files}
 
 
 @pytest.mark.slow

@@ -59,15 +59,15 @@ def test_a_file_builds_and_fills_exactly_its_network(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_network(net, path, model="mine", preprocessing=PREPROCESSING, classes=CLASSES, source="me")
 
-    again, weights = open_network(path)
+    reopened, weights = open_network(path)
 
-    assert again.spec == net.spec
+    assert reopened.spec == net.spec
     assert (weights.model, weights.source, weights.classes) == ("mine", "me", CLASSES)
     assert weights.preprocessing == PREPROCESSING
     x = torch.rand(2, 1, 8, 8)
-    assert torch.equal(again(x), net(x))
+    assert torch.equal(reopened(x), net(x))
     for name, tensor in net.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
+        assert torch.equal(reopened.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_a_file_builds_and_fills_exactly_its_network(tmp_path: Path) -> None:
 def test_external_modules_round_trip_too(name: str, tmp_path: Path) -> None:
     net = stirred(EXTERNAL[name](3, 2))
     save_network(net, tmp_path / "net.safetensors")
-    again, weights = open_network(tmp_path / "net.safetensors")
+    reopened, weights = open_network(tmp_path / "net.safetensors")
     assert (weights.spec.name, weights.spec.num_classes, weights.spec.in_channels) == (name, 3, 2)
     x = torch.rand(2, 2, 64, 64)
-    assert torch.equal(again(x), net(x))
+    assert torch.equal(reopened(x), net(x))
 
 
 @pytest.mark.parametrize(
@@ -276,8 +276,8 @@ def safetensors(header: object, data: bytes = b"", length: int | None = None) ->
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-def tensor(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+def tensor(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
 MALFORMED = {

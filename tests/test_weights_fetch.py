@@ -131,10 +131,10 @@ def test_a_file_placed_by_hand_is_used_and_not_moved(
     entry = replace(item(address, data), url="http://127.0.0.1:9/" + item(address, data).file)
     with pytest.raises(OSError, match="Download it yourself and put it at ") as caught:
         fetch(entry)
-    place = Path(str(caught.value).rpartition("put it at ")[2])
-    place.write_bytes(data)
+    path = Path(str(caught.value).rpartition("put it at ")[2])
+    path.write_bytes(data)
     assert fetch(entry).exists()
-    assert place.read_bytes() == data
+    assert path.read_bytes() == data
 
 
 def test_without_a_network_the_error_names_url_and_folder(
@@ -144,11 +144,11 @@ def test_without_a_network_the_error_names_url_and_folder(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     entry = replace(item(address, data), url=f"http://127.0.0.1:{port}/resnet18-aaaaaaaa.pth")
-    place = tmp_path / "cache" / "weights" / "resnet18-aaaaaaaa.pth"
+    path = tmp_path / "cache" / "weights" / "resnet18-aaaaaaaa.pth"
     with pytest.raises(OSError, match="could not be downloaded") as caught:
         fetch(entry)
     assert entry.url in str(caught.value)
-    assert str(caught.value).endswith(f"put it at {place}")
+    assert str(caught.value).endswith(f"put it at {path}")
     assert "\n" not in str(caught.value)
     assert not cached(tmp_path)
 
@@ -184,12 +184,12 @@ def test_a_truncated_download_is_not_kept(address: str, data: bytes, tmp_path: P
 
 def test_a_wrong_file_placed_by_hand_is_named_and_not_deleted(address: str, tmp_path: Path) -> None:
     entry = item(address, b"published")
-    place = tmp_path / "cache" / "weights" / entry.file
-    place.parent.mkdir(parents=True)
-    place.write_bytes(b"something else")
+    path = tmp_path / "cache" / "weights" / entry.file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"something else")
     with pytest.raises(OSError, match=r"is not the file that was published.*delete it"):
         fetch(entry)
-    assert place.exists()
+    assert path.exists()
     assert not Server.asked
 
 
@@ -203,9 +203,9 @@ def test_a_file_with_the_right_hash_and_the_wrong_content_is_refused(
 
 @pytest.mark.slow
 def test_every_published_name_of_the_zoo_is_known() -> None:
-    found = {name: published_names(name) for name in zoo.names() if published_names(name)}
-    assert {"resnet50", "densenet161", "vgg11_bn", "convnext_tiny", "alexnet"} < found.keys()
-    for model, names in found.items():
+    names_of = {name: published_names(name) for name in zoo.names() if published_names(name)}
+    assert {"resnet50", "densenet161", "vgg11_bn", "convnext_tiny", "alexnet"} < names_of.keys()
+    for model, names in names_of.items():
         figures = zoo.find(model)
         for name in names:
             entry = published(model, name)

@@ -47,10 +47,10 @@ def test_densenet_files_older_than_the_library_are_understood() -> None:
     for name, tensor in theirs.items():
         if name.endswith("num_batches_tracked"):
             continue
-        parts = name.split(".")
+        keys = name.split(".")
         if "denselayer" in name:
-            parts[3:4] = [parts[3][:-1], parts[3][-1]]
-        old[".".join(parts)] = tensor
+            keys[3:4] = [keys[3][:-1], keys[3][-1]]
+        old[".".join(keys)] = tensor
     ours = built("densenet121").state_dict()
     expected = {name for name in ours if not name.endswith("num_batches_tracked")}
     assert set(rename(old, "torchvision", ours)) == expected

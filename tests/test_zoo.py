@@ -186,7 +186,7 @@ def test_every_network_survives_toml() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("typed", "meant"),
     [
         ("resnet5O", "resnet50"),
         ("ResNet50", "resnet50"),
@@ -196,9 +196,9 @@ def test_every_network_survives_toml() -> None:
         ("densenet12", "densenet121"),
     ],
 )
-def test_an_unknown_name_suggests_close_ones(given: str, meant: str) -> None:
-    with pytest.raises(ValueError, match=rf"unknown network '{given}'.*did you mean.*\b{meant}\b"):
-        find(given)
+def test_an_unknown_name_suggests_close_ones(typed: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"unknown network '{typed}'.*did you mean.*\b{meant}\b"):
+        find(typed)
 
 
 def test_an_unknown_name_points_to_the_list_of_names() -> None:

@@ -56,7 +56,7 @@ def counted(net: nn.Module) -> Iterator[list[int]]:
     def linear(module: nn.Module, _: object, out: Tensor) -> None:
         counts.append(module.weight.numel())
 
-    def attention(_: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
+    def attention(_: nn.Module, inputs: tuple[Tensor], out: Tensor) -> None:
         counts.append(2 * out.shape[1] * prod(out.shape[2:]) ** 2)
 
     for module in net.modules():
@@ -82,16 +82,16 @@ def built(name: str) -> nn.Module:
 )
 def test_a_built_network_equals_the_arithmetic(name: str) -> None:
     spec, net = find(name), built(name)
-    said = spec if isinstance(spec, External) else measure(spec)
-    assert sum(parameter.numel() for parameter in net.parameters()) == said.parameters
+    measured = spec if isinstance(spec, External) else measure(spec)
+    assert sum(parameter.numel() for parameter in net.parameters()) == measured.parameters
     x = inputs(spec, batch=1).to("meta")
     x = x if x.dtype == torch.long else x.float()
     with counted(net) as counts:
         assert net(x).shape == (1, spec.num_classes)
-    assert sum(counts) == said.multiply_adds
+    assert sum(counts) == measured.multiply_adds
     if isinstance(spec, Net):
-        assert net.widths == said.widths
-        assert net.strides == said.strides
+        assert net.widths == measured.widths
+        assert net.strides == measured.strides
         shapes = [(1, stage.channels, *stage.size) for stage in measure(spec).stages]
         assert [tuple(y.shape) for y in net.features(x)] == shapes
 
@@ -113,19 +113,19 @@ def test_multiply_adds_are_those_that_torchvision_states(name: str) -> None:
     where = models.video if name == "r3d_18" else models
     stated = models.get_model_weights(getattr(where, name)).DEFAULT.meta
     spec = find(name)
-    said = spec if isinstance(spec, External) else measure(spec)
-    assert round(said.multiply_adds / 1e9, 3) == stated["_ops"]
+    measured = spec if isinstance(spec, External) else measure(spec)
+    assert round(measured.multiply_adds / 1e9, 3) == stated["_ops"]
     if name != "googlenet":  # stated for the file, which holds no auxiliary heads
-        assert said.parameters == stated["num_params"]
+        assert measured.parameters == stated["num_params"]
 
 
 def test_googlenet_with_its_auxiliary_heads_has_13_004_888_parameters() -> None:
     with torch.device("meta"):
         whole = models.googlenet(aux_logits=True, init_weights=False)
     heads = sum(p.numel() for head in (whole.aux1, whole.aux2) for p in head.parameters())
-    said = find("googlenet")
-    assert isinstance(said, External)
-    assert said.parameters + heads == 13_004_888
+    measured = find("googlenet")
+    assert isinstance(measured, External)
+    assert measured.parameters + heads == 13_004_888
 
 
 @pytest.mark.parametrize("name", ["resnet20", "densenet40_12", "resnet18_1d", "r3d_18"])

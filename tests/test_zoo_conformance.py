@@ -62,23 +62,23 @@ def given(spec: Net | External, batch: int) -> Tensor:
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_evaluation_is_deterministic_and_independent_of_the_batch(name: str) -> None:
     spec = spec_of(name)
-    net, x, said = network(spec).double(), inputs(spec, 3), measure(spec)
+    net, x, measured = network(spec).double(), inputs(spec, 3), measure(spec)
     with torch.no_grad():
         net.train()(x)  # statistics that are not fresh
-        together, again = net.eval()(x), net(x)
+        together, repeated = net.eval()(x), net(x)
         alone = torch.cat([net(image) for image in x.split(1)])
         maps, embedded = net.features(x), net.embed(x)
         last, first = net.features(x, out=[-1, 0])
     assert together.shape == (3, spec.num_classes)
-    assert torch.equal(together, again)
+    assert torch.equal(together, repeated)
     torch.testing.assert_close(alone, together, rtol=1e-9, atol=1e-9)
-    assert [tuple(y.shape[1:]) for y in maps] == [(s.channels, *s.size) for s in said.stages]
+    assert [tuple(y.shape[1:]) for y in maps] == [(s.channels, *s.size) for s in measured.stages]
     assert torch.equal(last, maps[-1])
     assert torch.equal(first, maps[0])
-    assert embedded.shape == (3, said.embed_width)
+    assert embedded.shape == (3, measured.embed_width)
     assert torch.equal(net.fc(embedded), together)
-    assert net.widths == said.widths
-    assert net.strides == said.strides
+    assert net.widths == measured.widths
+    assert net.strides == measured.strides
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
@@ -146,15 +146,17 @@ def test_every_sentence_of_the_zoo_is_represented() -> None:
         spec = find(name)
         if isinstance(spec, External):
             return set()
-        said = {*(stage.block for stage in spec.stages), *(stage.first for stage in spec.stages)}
-        blocks = {block for turn in said for block in (turn if isinstance(turn, tuple) else [turn])}
+        turns = {*(stage.block for stage in spec.stages), *(stage.first for stage in spec.stages)}
+        blocks = {
+            block for turn in turns for block in (turn if isinstance(turn, tuple) else [turn])
+        }
         return {(block.body, block.shortcut, block.identity) for block in blocks if block}
 
-    here = set().union(*map(sentences, (*QUICK, *LATER)))
+    covered = set().union(*map(sentences, (*QUICK, *LATER)))
     rest = {
         name
         for name in names()
-        if sentences(name) - here and not name.startswith(("resnext", "wrn"))
+        if sentences(name) - covered and not name.startswith(("resnext", "wrn"))
     }
     # these differ by a letter from one that is there: another number of groups or no dropout,
     # option A of a bottleneck, a gate in a basic block, another rate of dropout, no mark;

@@ -80,18 +80,18 @@ def residual(name: str) -> bool:
     spec = find(name)
     if isinstance(spec, External):
         return False
-    said = {block for stage in spec.stages for block in stage.blocks}
-    return any(parse(block.body).merge != "none" for block in said)
+    blocks = {block for stage in spec.stages for block in stage.blocks}
+    return any(parse(block.body).merge != "none" for block in blocks)
 
 
 def images(spec: Net, setting: LayerContext) -> tuple[Tensor, Tensor]:
     """16 inputs of unit variance (or tokens) and their classes of 10."""
     x, y = inputs(spec, batch=16), torch.arange(16) % 10
     if setting.digits:
-        found = load_digits()
-        x = torch.tensor(found.images[:16]).unsqueeze(1).expand(-1, spec.in_channels, -1, -1)
+        digits = load_digits()
+        x = torch.tensor(digits.images[:16]).unsqueeze(1).expand(-1, spec.in_channels, -1, -1)
         x = nn.functional.interpolate((x - x.mean()) / x.std(), spec.size)
-        y = torch.tensor(found.target[:16])
+        y = torch.tensor(digits.target[:16])
     elif x.is_floating_point():
         x = 3**0.5 * x
     return (x.float() if x.is_floating_point() else x), y

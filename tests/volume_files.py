@@ -28,7 +28,7 @@ def write_series(
     values: np.ndarray,
     *,
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    begin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
     series: str = "1.2.3",
     slope: float = 1.0,
     shift: float = -1024.0,
@@ -46,18 +46,18 @@ def write_series(
         meta.MediaStorageSOPInstanceUID = f"{series}.{number + 1}"
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         name = folder / f"{(number * 7) % len(values):03}-{number}.dcm"
-        made = FileDataset(str(name), {}, file_meta=meta, preamble=b"\0" * 128)
-        made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, f"{series}.{number + 1}"
-        made.SeriesInstanceUID, made.Modality = series, "CT"
-        made.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        made.ImagePositionPatient = [begin[0], begin[1], begin[2] + number * spacing[0]]
-        made.PixelSpacing = [spacing[1], spacing[2]]
-        made.Rows, made.Columns = values.shape[1:]
-        made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
-        made.BitsAllocated, made.BitsStored, made.HighBit = 16, 16, 15
-        made.PixelRepresentation = 0
-        made.RescaleSlope, made.RescaleIntercept = slope, shift
+        dataset = FileDataset(str(name), {}, file_meta=meta, preamble=b"\0" * 128)
+        dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, f"{series}.{number + 1}"
+        dataset.SeriesInstanceUID, dataset.Modality = series, "CT"
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        dataset.ImagePositionPatient = [origin[0], origin[1], origin[2] + number * spacing[0]]
+        dataset.PixelSpacing = [spacing[1], spacing[2]]
+        dataset.Rows, dataset.Columns = values.shape[1:]
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+        dataset.PixelRepresentation = 0
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, shift
         stored = np.rint((values[number] - shift) / slope).astype(np.uint16)
-        made.PixelData = stored.tobytes()
-        made.save_as(name)
+        dataset.PixelData = stored.tobytes()
+        dataset.save_as(name)
     return folder

@@ -142,7 +142,9 @@ def digest(name: str) -> dict[str, Any]:
     means: list[float] = []
     for child, module in net.named_children():
         if child.startswith("layer"):
-            module.register_forward_hook(lambda *given: means.append(given[2].abs().mean().item()))
+            module.register_forward_hook(
+                lambda *arguments: means.append(arguments[2].abs().mean().item())
+            )
     with torch.no_grad():
         logits = net(inputs(spec))
     count = whole.parameters if isinstance(whole, External) else measure(whole).parameters
