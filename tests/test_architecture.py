@@ -356,10 +356,10 @@ BREAKS: dict[Rule, list[Module]] = {
         parse_module("tasks/x.py", "state.step"),
         parse_module("tasks/x.py", "import logging"),
     ],
-    names_of_modules: [parse_module("nn/utils.py", ""), module("helpers/x.py", "")],
+    names_of_modules: [parse_module("nn/utils.py", ""), parse_module("helpers/x.py", "")],
     keywords: [
         parse_module("nn/x.py", "def f(**kwargs): ..."),
-        module("x.py", "f = lambda **k: k"),
+        parse_module("x.py", "f = lambda **k: k"),
     ],
     stars: [parse_module("nn/x.py", "from torch import *")],
 }

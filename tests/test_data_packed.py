@@ -78,7 +78,7 @@ def packed(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def packed_folder(whole: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A folder of the test's own, and its file."""
-    folder, file = tmp_path / "packed_folder", tmp_path / "own.plusx"
+    folder, file = tmp_path / "own", tmp_path / "own.plusx"
     shutil.copytree(whole / "set", folder)
     pack(folder, file, size=16, threads=1)
     return folder, file
@@ -348,7 +348,7 @@ def test_only_listed_folders_are_scanned(
         patch.setattr(os, "scandir", noted)
         with pytest.raises(ValueError, match=r"where cat/private is new"):
             open_data(packed)
-        assert set(listed) == {"packed_folder", "own/cat", "own/dog"}
+        assert set(listed) == {"own", "own/cat", "own/dog"}
         listed.clear()
         (folder / "dog" / "2.jpg").unlink()
         with pytest.raises(ValueError, match=r"where dog/2\.jpg is missing"):

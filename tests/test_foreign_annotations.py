@@ -28,9 +28,9 @@ from test_scenes import (
     masks,
     masks_of,
     numbers,
-    picture,
     table,
     voc,
+    write_image,
 )
 
 
@@ -217,7 +217,7 @@ def test_s11_anti_aliased_masks_and_instance_numbers_are_no_classes(tmp_path: Pa
 def test_s11_masks_as_cvat_exports_them(tmp_path: Path) -> None:
     colours = np.array([[0, 0, 0], [250, 50, 83]], np.uint8)
     for name in "ab":
-        picture(tmp_path / "JPEGImages" / f"{name}.png")
+        write_image(tmp_path / "JPEGImages" / f"{name}.png")
         for folder in ("SegmentationClass", "SegmentationObject"):
             (tmp_path / folder).mkdir(exist_ok=True)
             mask = Image.fromarray(colours[numbers(1, seed=ord(name))])
@@ -329,7 +329,7 @@ def test_s11_a_box_that_is_there_twice_is_named(
 
 @pytest.mark.parametrize("layout", [coco, table, voc, masks])
 def test_x9_a_link_out_of_the_set_is_refused(layout: Any, tmp_path: Path) -> None:
-    picture(tmp_path / "elsewhere" / "a.png")
+    write_image(tmp_path / "elsewhere" / "a.png")
     root = tmp_path / "set"
     root.mkdir()
     if layout is masks:
@@ -366,7 +366,7 @@ def yolo(root: Path, nested: str = "images/SPLIT", description: str = "") -> Pat
         labels = root / nested.replace("SPLIT", split).replace("images", "labels")
         labels.mkdir(parents=True, exist_ok=True)
         for name in names:
-            picture(images / f"{name}.png")
+            write_image(images / f"{name}.png")
             lines = []
             for box in GOOD[name]:
                 left, top, right, bottom, label = fractions(box)

@@ -21,7 +21,7 @@ from plusx.study.paths import (
     length_fractions,
     path_gradients,
 )
-from test_gradient_study import BASIC, PLAIN, PRE_ACTIVATION, made, small, some_batch, state_of
+from test_gradient_study import BASIC, PLAIN, PRE_ACTIVATION, built, small, some_batch, state_of
 
 
 def test_lengths_are_binomial() -> None:
@@ -43,7 +43,7 @@ def test_the_gradients_of_all_paths_add_up_to_the_gradient(
     body: str, shortcut: str, identity: str, act: Activation, seed: int
 ) -> None:
     block = Block(body=body, shortcut=shortcut, identity=identity)
-    net = made(small(block, depth=2, tail="norm act pool", act=act), seed)
+    net = built(small(block, depth=2, tail="norm act pool", act=act), seed)
     inputs, targets = some_batch()
     before = state_of(net)
     paths = PathBackward(net, inputs, targets, F.cross_entropy)
@@ -61,7 +61,7 @@ def test_stages_that_are_entered_through_words_lie_on_every_path() -> None:
     spec = small(BASIC, depth=1)
     first, second = spec.stages
     second = replace(second, stride=1, enter="norm act conv1 avgpool2s2")
-    net = made(replace(spec, stages=(replace(first, enter="conv1"), second)))
+    net = built(replace(spec, stages=(replace(first, enter="conv1"), second)))
     inputs, targets = some_batch()
     paths = PathBackward(net, inputs, targets, F.cross_entropy)
     total = sum(paths.along(set(chosen)) for chosen in ((), (0,), (1,), (0, 1)))
@@ -73,7 +73,7 @@ def test_stages_that_are_entered_through_words_lie_on_every_path() -> None:
 
 def test_a_linear_network_has_the_product_of_its_factors() -> None:
     spec = replace(small(Block(body="conv1 +")), stages=small(Block(body="conv1 +"), 5).stages[:1])
-    net = made(spec)
+    net = built(spec)
     factors = [0.5, 0.1, 2.0, 0.3, 0.7]
     for block, factor in zip(net.layer1, factors, strict=True):
         nn.init.dirac_(block.conv1.weight)
@@ -100,7 +100,7 @@ def test_a_linear_network_has_the_product_of_its_factors() -> None:
 
 
 def test_sampling_is_by_the_seed_and_leaves_the_network_alone() -> None:
-    net = made(small(BASIC)).float().train()
+    net = built(small(BASIC)).float().train()
     inputs, targets = some_batch()
     before = state_of(net)
     gradients = path_gradients(net, inputs.float(), targets, lengths=[2, 5], samples=3, seed=1)
@@ -128,6 +128,6 @@ def test_effective_lengths_are_the_shortest_range_that_carries_enough() -> None:
 def test_paths_need_residual_blocks_and_possible_lengths() -> None:
     inputs, targets = some_batch()
     with pytest.raises(ValueError, match=r"layer1.0 is not x \+ F\(x\)"):
-        path_gradients(made(small(PLAIN)), inputs, targets)
+        path_gradients(built(small(PLAIN)), inputs, targets)
     with pytest.raises(ValueError, match="no path is 7 long: through 6 blocks 0 to 6"):
-        path_gradients(made(small(BASIC)), inputs, targets, lengths=[7])
+        path_gradients(built(small(BASIC)), inputs, targets, lengths=[7])

@@ -24,7 +24,7 @@ from plusx.run import drawing
 from plusx.run.dense_predictions import GroundTruth, coco, coco_results, predict_dense
 from plusx.run.predictor import Predictor
 from test_scenes import coco as coco_folder
-from test_scenes import picture
+from test_scenes import write_image
 from test_segment_runs import FixedDetections
 
 
@@ -218,7 +218,7 @@ def test_s11_a_run_keeps_the_ids_of_its_json(tmp_path: Path) -> None:
             "device.threads=1", "data.kind=coco", "epochs=1", "batch_size=3"]  # fmt: skip
     runs.train(load_recipe("blood-cells-detect", overrides), tmp_path / "run", progress=False)
     assert store.read_json(tmp_path / "run" / "data.json")["category_ids"] == [18, 90]
-    picture(tmp_path / "new" / "x.png")
+    write_image(tmp_path / "new" / "x.png")
     paths = [root / "val" / "d.png", tmp_path / "new" / "x.png"]
     runs.predict(runs.load_run(tmp_path / "run"), paths, out=tmp_path / "out")
     content = store.read_json(tmp_path / "out" / "coco.json")

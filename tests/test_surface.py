@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from plusx.study.surface import line, plane, random_direction
-from test_gradient_study import BASIC, made, small, some_batch, state_of
+from test_gradient_study import BASIC, built, small, some_batch, state_of
 
 
 def loss(net: nn.Module) -> float:
@@ -19,7 +19,7 @@ def loss(net: nn.Module) -> float:
 @settings(max_examples=5)
 @given(seed=st.integers(0, 999))
 def test_each_filter_of_a_direction_is_as_long_as_the_networks_own(seed: int) -> None:
-    net = made(small(BASIC))
+    net = built(small(BASIC))
     direction = random_direction(net, seed)
     parameters = dict(net.named_parameters())
     assert set(direction) == {name for name, p in parameters.items() if p.ndim > 1}
@@ -36,13 +36,13 @@ def test_each_filter_of_a_direction_is_as_long_as_the_networks_own(seed: int) ->
 
 
 def test_a_filter_of_zero_does_not_move() -> None:
-    net = made(small(BASIC))
+    net = built(small(BASIC))
     nn.init.zeros_(net.layer1[0].conv2.weight)
     assert random_direction(net, 0)["layer1.0.conv2.weight"].abs().sum() == 0
 
 
 def test_the_loss_is_that_of_the_moved_weights_and_all_is_put_back() -> None:
-    net = made(small(BASIC)).train()
+    net = built(small(BASIC)).train()
     directions = (random_direction(net, 0), random_direction(net, 1))
     before = state_of(net)
     losses = plane(net, loss, directions, [-0.5, 0.0, 1.0], [0.0, 0.25])
@@ -74,7 +74,7 @@ def test_a_quadratic_has_its_parabola() -> None:
 
 
 def test_weights_are_put_back_when_an_evaluation_fails() -> None:
-    net = made(small(BASIC))
+    net = built(small(BASIC))
     before = state_of(net)
 
     def fails(_net: nn.Module) -> float:
@@ -86,6 +86,6 @@ def test_weights_are_put_back_when_an_evaluation_fails() -> None:
 
 
 def test_a_direction_of_another_network_is_refused() -> None:
-    other = random_direction(made(small(BASIC, depth=4)), 0)
+    other = random_direction(built(small(BASIC, depth=4)), 0)
     with pytest.raises(ValueError, match=r"does not match the network: parameter layer1\.3"):
-        line(made(small(BASIC)), loss, other, [0.0])
+        line(built(small(BASIC)), loss, other, [0.0])

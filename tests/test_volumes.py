@@ -133,7 +133,7 @@ def test_half_the_spacing_is_linear_and_twice_the_spacing_a_mean() -> None:
 @pytest.mark.slow
 def test_dicom_and_nifti_of_one_scan_are_the_same_volume(tmp_path: Path) -> None:
     slices = ct((6, 5, 4))
-    folder = write_series(tmp_path / "scan", slices, spacing=(2.5, 0.8, 0.7), begin=(10, 20, 30))
+    folder = write_series(tmp_path / "scan", slices, spacing=(2.5, 0.8, 0.7), origin=(10, 20, 30))
     series = read_scan(folder)
     # the first voxel, and the last one, where DICOM says: LPS, so x and y are the other way
     assert series.affine @ [0, 0, 0, 1] == pytest.approx([-10, -20, 30, 1])
