@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from page_reader import Page
+from plusx.grammar.spec import Net
 from plusx.recipe import load_recipe
 from plusx.run import load_run
 from plusx.study.runner import compare, cost
@@ -113,6 +114,65 @@ def test_an_invalid_comparison_is_refused_before_training(
     with pytest.raises(ValueError, match=message):
         compare(load_recipe("digits", overrides), tmp_path / "out", jobs=jobs)
     assert not (tmp_path / "out").exists()
+
+
+NARROW = """
+stem = "conv3 norm act"
+stem_width = 8
+stages = [{{ block = "{block}", depth = 1, width = 8 }}]
+"""
+
+
+def test_specs_of_files_are_compared_under_their_names(tmp_path: Path) -> None:
+    twin, residual = tmp_path / "twin.toml", tmp_path / "residual.toml"
+    twin.write_text(NARROW.format(block="conv3 norm act"))
+    residual.write_text(NARROW.format(block="conv3 norm + act"))
+    overrides = ("steps=2", f"compare.networks=[{twin},{residual},resnet20]", "compare.seeds=[3]")
+    recipe = load_recipe("digits", (*overrides, "net.act=silu"))
+    out = tmp_path / "out"
+    result = compare(recipe, out, jobs=1)
+    assert [row["name"] for row in result["rows"]] == ["twin", "residual", "resnet20"]
+    stem, block, head = 8 * 9 + 16, 8 * 8 * 9 + 16, 8 * 10 + 10  # one channel, ten digits
+    assert result["rows"][0]["parameters"] == stem + block + head
+    run = load_run(out / "runs" / "residual-seed3")
+    assert run.recipe is not None
+    assert isinstance(run.recipe.net, Net)
+    assert (run.recipe.net.in_channels, run.recipe.net.act) == (1, "silu")
+    assert run.recipe.net.stages[0].blocks[0].body == "conv3 norm + act"
+    assert compare(recipe, out, jobs=1)["rows"] == result["rows"]
+    residual.write_text(NARROW.format(block="conv3 norm act conv3 norm + act"))
+    with pytest.raises(
+        ValueError, match=r"residual-seed3 has a run of another recipe \(net.stages"
+    ):
+        compare(recipe, out, jobs=1)
+
+
+@pytest.mark.parametrize(
+    ("networks", "override", "message"),
+    [
+        ("missing.toml", "epochs=1", r"missing\.toml: no such file"),
+        ("wrong.toml", "epochs=1", r"wrong\.toml: .*widht"),
+        ("fine.toml,other/fine.toml", "epochs=1", "two have the name fine"),
+        ("fine.toml", "net.weights=x", r"\[net\] weights: for networks by name only"),
+        ("fine.toml", "net.train=head", r"\[net\] train: for networks by name only"),
+        ("fine.toml", "net.tail=linear", r"fine\.toml on digits: "),
+    ],
+)
+def test_files_that_cannot_be_compared_are_named(
+    networks: str,
+    override: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("fine.toml").write_text(NARROW.format(block="conv3 norm + act"))
+    Path("wrong.toml").write_text(
+        NARROW.format(block="conv3").replace("width = 8 }", "widht = 8 }")
+    )
+    with pytest.raises(ValueError, match=message):
+        compare(load_recipe("digits", [f"compare.networks=[{networks}]", override]), "out")
+    assert not Path("out").exists()
 
 
 def test_a_recipe_that_compares_nothing_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from plusx.grammar.heads import head_to_dict
 from plusx.grammar.model import Model, WithHead, costs
 from plusx.grammar.sizes import parse_size
 from plusx.grammar.spec import Block, Net
-from plusx.grammar.toml import from_dict, from_toml, to_dict
+from plusx.grammar.toml import from_dict, read_net, to_dict
 from plusx.grammar.validate import validate
 from plusx.overrides import split_override
 from plusx.zoo import HEADED, PAPERS, ZOO, Entry, HeadedEntry, find_model, names
@@ -122,14 +122,7 @@ def description(described: dict[str, Any]) -> str:
 def _network(model: str) -> tuple[Model, str]:
     path = Path(model)
     if path.suffix == ".toml":
-        if not path.is_file():
-            raise UserError(f"{model}: no such file")
-        try:
-            spec = from_toml(path.read_text(encoding="utf-8"))
-            validate(spec)
-        except ValueError as error:
-            raise UserError(f"{model}: {error}") from None
-        return spec, model
+        return read_net(path), model
     if (path / "recipe.toml").is_file():
         raise UserError(
             f"{model} is a run: `plusx report {model}` shows it, and `plusx describe` the network "

@@ -152,7 +152,8 @@ def pretrain(
 @app.command(
     group=TRAIN,
     help_epilogue="Examples:\n  plusx compare digits --out demo\n"
-    "  plusx compare digits compare.networks=[plain20,resnet20] compare.seeds=[0,1]",
+    "  plusx compare digits compare.networks=[plain20,resnet20] compare.seeds=[0,1]\n"
+    "  plusx compare digits compare.networks=[my-network.toml,resnet20]",
 )
 def compare(
     recipe: RecipeName,

@@ -5,10 +5,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from plusx.errors import UserError, did_you_mean
 from plusx.grammar.spec import Block, Net, Stage
+from plusx.grammar.validate import validate
 
 
 def to_dict(net: Net) -> dict[str, Any]:
@@ -42,6 +44,19 @@ def to_toml(net: Net) -> str:
 def from_toml(text: str) -> Net:
     """Return the net of a TOML document. Raises UserError if it is invalid."""
     return from_dict(tomllib.loads(text))
+
+
+def read_net(path: Path) -> Net:
+    """Return the validated net of a TOML file. Raises UserError, with the path, if there is no such
+    file or it is invalid."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        net = from_toml(path.read_text(encoding="utf-8"))
+        validate(net)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return net
 
 
 def toml_value(value: object) -> str:

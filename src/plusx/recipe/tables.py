@@ -389,7 +389,7 @@ class Checkpoint:
 class Compare:
     """The rows of `plusx compare`: networks that are trained with the rest of the recipe."""
 
-    networks: tuple[str, ...] = Field(min_length=1)
+    networks: tuple[str, ...] = Field(min_length=1)  # names, or .toml files with a spec
     seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
     threshold: Fraction = 0.9  # accuracy for epochs_to_threshold
 

@@ -43,7 +43,7 @@ from plusx.zoo import External, find
 
 
 WHITENED_IMAGES = 2000  # training images, equally many of each class, for the whitening
-_NO_SPEC = ("base", "weights", "train", "freeze_norms")  # fields of [net] that no spec has
+TRAINED = ("weights", "train", "freeze_norms")  # fields of [net] that no spec has, besides base
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,7 @@ def spec_of(net: NetByName | Net) -> Net | External:
         stored = find_weights(net.base, weights)
         if stored.model == net.base:
             spec = model_of_file(stored, spec)
-    changes = {
-        field.name: getattr(net, field.name)
-        for field in fields(net)
-        if field.name not in _NO_SPEC and getattr(net, field.name) is not None
-    }
+    changes = spec_changes(net)
     if isinstance(spec, External):
         unsupported = sorted(set(changes) - {"num_classes", "in_channels", "size"})
         if unsupported:
@@ -174,6 +170,15 @@ def spec_of(net: NetByName | Net) -> Net | External:
     spec = replace(spec, **changes)
     validate(spec)
     return spec
+
+
+def spec_changes(net: NetByName) -> dict[str, Any]:
+    """Return the fields of a spec that a recipe's [net] changes, with their values."""
+    return {
+        field.name: getattr(net, field.name)
+        for field in fields(net)
+        if field.name not in ("base", *TRAINED) and getattr(net, field.name) is not None
+    }
 
 
 def make_net(recipe: Recipe) -> tuple[Backbone, dict[str, Any] | None]:

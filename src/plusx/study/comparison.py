@@ -9,16 +9,23 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from plusx import statistics
-from plusx.errors import counted
+from plusx.data.dataset import Dataset
+from plusx.errors import UserError, counted
+from plusx.grammar.spec import Net
+from plusx.grammar.toml import read_net
+from plusx.grammar.validate import validate
 from plusx.recipe import Compare, NetByName, Recipe
 from plusx.report import values
 from plusx.report.charts import family
 from plusx.report.figures import LOG, SHARE, dots_figure, lines_figure
 from plusx.report.history import EpochPoint
 from plusx.report.metrics import METRICS, PERCENT, better, capital
+from plusx.run import build
+from plusx.run.task_factory import TASKS
 from plusx.statistics import Interval
 from plusx.study.experiment import (
     MULTIPLY_ADDS,
@@ -26,6 +33,7 @@ from plusx.study.experiment import (
     TRAIN_ERROR,
     Experiment,
     Group,
+    adapted_to,
     column,
     listed,
 )
@@ -157,18 +165,45 @@ class _Finding:
 
 
 def comparison_trials(recipe: Recipe, table: Compare) -> list[Trial]:
-    """Return a trial for each network. Raises UserError if a network is unknown."""
-    assert isinstance(recipe.net, NetByName)
-    for name in table.networks:
-        find(name)  # raises UserError for an unknown network
+    """Return a trial for each network: a name of the zoo, or a .toml file with a spec, whose trial
+    has the name of the file. Raises UserError if a network is unknown, a file is invalid, or two
+    have the same name."""
+    nets: dict[str, NetByName | Net] = {}
+    source = None
+    for network in table.networks:
+        path = Path(network)
+        name = path.stem if path.suffix == ".toml" else network
+        if name in nets:
+            raise UserError(f"[compare] networks: two have the name {name}; rename a file")
+        if path.suffix == ".toml":
+            source = source or build.open_split(recipe, "train")
+            nets[name] = _net_of_file(recipe, path, source)
+        else:
+            find(network)  # raises UserError for an unknown network
+            assert isinstance(recipe.net, NetByName)
+            nets[name] = replace(recipe.net, base=network)
     return [
-        Trial(
-            name=name,
-            recipe=replace(recipe, net=replace(recipe.net, base=name)),
-            factors={"threshold": table.threshold},
-        )
-        for name in table.networks
+        Trial(name=name, recipe=replace(recipe, net=net), factors={"threshold": table.threshold})
+        for name, net in nets.items()
     ]
+
+
+def _net_of_file(recipe: Recipe, path: Path, source: Dataset) -> Net:
+    """Return the spec of a file for the inputs and classes of these data, with the fields that the
+    recipe's [net] changes."""
+    net = read_net(path)
+    assert isinstance(recipe.net, NetByName)
+    for key in build.TRAINED:
+        if getattr(recipe.net, key) != getattr(NetByName(base=""), key):
+            raise UserError(f"[net] {key}: for networks by name only, not for {path}")
+    outputs = TASKS[recipe.task.kind].outputs(recipe, source)
+    changes = {"num_classes": outputs, **build.spec_changes(recipe.net)}
+    try:
+        net = replace(adapted_to(net, source), **changes)
+        validate(net)
+    except UserError as error:
+        raise UserError(f"{path} on {source.name}: {error}") from error
+    return net
 
 
 def _columns(table: Compare, groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -284,17 +284,19 @@ def _refuse_other(recipe: Recipe, out: Path, kind: Kind) -> None:
 def _refuse_other_trials(trials: Sequence[Trial], source: Dataset | None, runs: Path) -> None:
     """Raise UserError if a trial was run with another recipe. Options of a study may change when it
     is resumed, and not all of them are in the trials' names, for example the depth of `skips` and
-    `ablation`."""
-    if source is None:
-        return
+    `ablation`. In a comparison (`source` is None) only the specs of files may have changed."""
     for trial in trials:
         folder = runs / trial.folder
-        if trial.train and (folder / RECIPE).is_file():
-            classes = getattr(trial.recipe.data, "classes", None)
-            other_classes = classes is not None and tuple(classes) != source.classes
-            images = build.open_split(trial.recipe, "train") if other_classes else source
-            resolved = build.resolved(trial.recipe, images)
-            refuse_other_recipe(folder, with_precision(resolved, folder, DistributedContext()))
+        changeable = source is not None or isinstance(trial.recipe.net, Net)
+        if not (changeable and trial.train and (folder / RECIPE).is_file()):
+            continue
+        classes = getattr(trial.recipe.data, "classes", None)
+        if source is None or (classes is not None and tuple(classes) != source.classes):
+            images = build.open_split(trial.recipe, "train")
+        else:
+            images = source
+        resolved = build.resolved(trial.recipe, images)
+        refuse_other_recipe(folder, with_precision(resolved, folder, DistributedContext()))
 
 
 def cost(recipe: Recipe, images: int | float = 1) -> float:
