@@ -218,8 +218,8 @@ def _lines(
             raise UserError(f"a figure has {len(line['x'])} positions and {len(line[part])} values")
     longest = max((len(_short(line["name"])) for line in shown), default=0)
     columns = max(1, min(len(shown), int(WIDTH / (34 + 7.0 * longest))))
-    with _drawing(HEIGHT + LEGEND_ROW * math.ceil(len(shown) / columns)) as drawn:
-        axes = _axes(drawn)
+    with _drawing(HEIGHT + LEGEND_ROW * math.ceil(len(shown) / columns)) as plot:
+        axes = _axes(plot)
         for line in shown:
             _line(axes, line, palette[str(line["name"])])
         if figure["level"] is not None:
@@ -232,10 +232,10 @@ def _lines(
         axes.grid(True, axis="y", color=RULE, linewidth=0.8)
         _titles(axes, x, y)
         if shown:
-            drawn.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=11,
+            plot.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=11,
                          handlelength=1.6, columnspacing=1.2, labelspacing=0.3,
                          borderpad=0.2)  # fmt: skip
-        drawing = _svg(drawn, key)
+        drawing = _svg(plot, key)
     positions = sorted({float(position) for line in shown for position in line["x"]})
     step = -(-len(positions) // MAX_ROWS) or 1
     shown_rows = sorted(
@@ -257,8 +257,8 @@ def _points(
     figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec]
 ) -> tuple[str, Table, int]:
     x, y, groups, lines = (figure[part] for part in ("x", "y", "groups", "lines"))
-    with _drawing(HEIGHT + LEGEND_ROW) as drawn:
-        axes = _axes(drawn)
+    with _drawing(HEIGHT + LEGEND_ROW) as plot:
+        axes = _axes(plot)
         for line in lines:
             _line(axes, line, palette[str(line["name"])])
         for group in groups:
@@ -273,10 +273,10 @@ def _points(
         axes.grid(True, axis="y", color=RULE, linewidth=0.8)
         _titles(axes, x, y)
         if len(groups) + len(lines) > 1:
-            drawn.legend(loc="outside lower left", ncols=len(groups) + len(lines), frameon=False,
+            plot.legend(loc="outside lower left", ncols=len(groups) + len(lines), frameon=False,
                          fontsize=11, handlelength=1.6, columnspacing=1.2,
                          borderpad=0.2)  # fmt: skip
-        drawing = _svg(drawn, key)
+        drawing = _svg(plot, key)
     heads = [Column("", number=False), Column(x["title"]), Column(y["title"] or "value", _unit(y))]
     rows = [
         [Cell(str(group["name"])), Cell(text(x, position), position), _cell(y, value)]
@@ -292,8 +292,8 @@ def _dots(
     x, groups = figure["x"], figure["groups"]
     labels = [textwrap.fill(_clean(group["name"]), 24) for group in groups]
     heights = [13.0 * (label.count("\n") + 1) + 12.0 for label in labels]
-    with _drawing(max(sum(heights), 60.0) + 44.0) as drawn:
-        axes = _axes(drawn)
+    with _drawing(max(sum(heights), 60.0) + 44.0) as plot:
+        axes = _axes(plot)
         middles = [sum(heights[i:]) - height / 2 for i, height in enumerate(heights)]
         for group, middle in zip(groups, middles, strict=True):
             colour = palette[str(group["name"])]
@@ -312,7 +312,7 @@ def _dots(
         _scale(axes, "x", x, every)
         axes.grid(True, axis="x", color=RULE, linewidth=0.8)
         _titles(axes, x, {"title": ""})
-        drawing = _svg(drawn, key)
+        drawing = _svg(plot, key)
     most = max((len(group["values"]) for group in groups), default=0)
     wide = any(group["interval"] for group in groups)
     heads = [Column("", number=False), Column("mean", _unit(x))]
@@ -331,8 +331,8 @@ def _bars(
     figure: Spec, palette: Mapping[str, str], key: str, figures: Sequence[Spec]
 ) -> tuple[str, Table, int]:
     x, parts, labels = figure["x"], figure["parts"], [_short(name) for name in figure["names"]]
-    with _drawing(max(BAR * len(labels), 80.0) + 44.0 + LEGEND_ROW) as drawn:
-        axes = _axes(drawn)
+    with _drawing(max(BAR * len(labels), 80.0) + 44.0 + LEGEND_ROW) as plot:
+        axes = _axes(plot)
         heights = np.arange(len(labels))[::-1]
         ends = np.zeros(len(labels))
         for part in parts:
@@ -346,9 +346,9 @@ def _bars(
         axes.set_xlim(0, None)
         axes.grid(True, axis="x", color=RULE, linewidth=0.8)
         _titles(axes, x, {"title": ""})
-        drawn.legend(loc="outside lower left", ncols=len(parts), frameon=False, fontsize=11,
+        plot.legend(loc="outside lower left", ncols=len(parts), frameon=False, fontsize=11,
                      handlelength=1.0, columnspacing=1.2, borderpad=0.2)  # fmt: skip
-        drawing = _svg(drawn, key)
+        drawing = _svg(plot, key)
     heads = [Column("", number=False), *(Column(str(part["name"]), _unit(x)) for part in parts)]
     rows = [
         [Cell(str(name)), *(_cell(x, part["values"][index]) for part in parts)]
@@ -368,12 +368,12 @@ def _map(
     similar = [f for f in figures if f["kind"] == "map" and f["value"] == value] or [figure]
     every = np.concatenate([np.ravel([_numbers(row) for row in f["values"]]) for f in similar])
     every = every[np.isfinite(every)]
-    with _drawing(330.0) as drawn:
-        axes = _axes(drawn)
+    with _drawing(330.0) as plot:
+        axes = _axes(plot)
         if np.isfinite(heights).any():
-            _contours(drawn, axes, xs, ys, heights, value, every)
+            _contours(plot, axes, xs, ys, heights, value, every)
         _titles(axes, x, y)
-        drawing = _svg(drawn, key)
+        drawing = _svg(plot, key)
     heads = [Column(f"{y['title']} \\ {x['title']}"), *(Column(values.number(p)) for p in xs)]
     cells = [
         [Cell(values.number(position), position), *(_cell(value, cell) for cell in row)]
@@ -399,7 +399,7 @@ def _line(axes: Axes, line: Spec, colour: str) -> None:
 
 
 def _contours(
-    drawn: Figure,
+    plot: Figure,
     axes: Axes,
     xs: Sequence[Number],
     ys: Sequence[Number],
@@ -426,7 +426,7 @@ def _contours(
     masked = np.ma.masked_invalid(np.clip(grid, levels[0], levels[-1]))
     filled = axes.contourf(grid_x, grid_y, masked, levels=levels, norm=norm, cmap="viridis_r")
     filled.set_edgecolor("face")  # no seams between the colours
-    bar = drawn.colorbar(filled, ax=axes, ticks=levels, format=_formatter(value))
+    bar = plot.colorbar(filled, ax=axes, ticks=levels, format=_formatter(value))
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
     if value["title"]:
@@ -517,13 +517,13 @@ def _drawing(height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(cast(Any, settings)), warnings.catch_warnings():
         # the browser uses its own fonts
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        drawn = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
-        FigureCanvasSVG(drawn)
-        yield drawn
+        plot = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
+        FigureCanvasSVG(plot)
+        yield plot
 
 
-def _axes(drawn: Figure) -> Axes:
-    axes = drawn.add_subplot()
+def _axes(plot: Figure) -> Axes:
+    axes = plot.add_subplot()
     axes.set_facecolor("none")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, pad=6)
@@ -538,11 +538,11 @@ def _titles(axes: Axes, x: Spec, y: Spec) -> None:
         axes.set_title(_clean(y["title"]), loc="left")
 
 
-def _svg(drawn: Figure, key: str) -> str:
+def _svg(plot: Figure, key: str) -> str:
     """Return the drawing as an HTML element with unique ids and the colours of the page."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    drawn.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    plot.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)

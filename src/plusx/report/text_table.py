@@ -36,11 +36,11 @@ def rows_table(
         for column in columns
         if "absent" in column or any(row.get(column["key"]) is not None for row in rows)
     ]
-    drawn = [_Column(("name", ""), [str(row["name"]) for row in rows], left=True)]
+    table = [_Column(("name", ""), [str(row["name"]) for row in rows], left=True)]
     for column in shown:
         texts = [str(formatted) for formatted in values.format_column(column, rows)]
-        drawn.append(_Column(values.heading(column), texts, left=column["kind"] == "text"))
-    return "\n".join(_fitted(drawn, width))
+        table.append(_Column(values.heading(column), texts, left=column["kind"] == "text"))
+    return "\n".join(_fitted(table, width))
 
 
 def study_tables(result: Mapping[str, Any], width: int | None = None) -> str:
@@ -59,9 +59,9 @@ def _fitted(columns: Sequence[_Column], width: int | None) -> list[str]:
     lines = _lines(columns)
     if width is None or _widest(lines) <= width:
         return lines
-    drawn = _lines(_transposed(columns))
-    if _widest(drawn) <= width:
-        return drawn
+    lines = _lines(_transposed(columns))
+    if _widest(lines) <= width:
+        return lines
     short = [
         replace(column, texts=[_cut(text) for text in column.texts]) if column.left else column
         for column in columns

@@ -118,8 +118,8 @@ def listed(lines: Sequence[str]) -> str:
 def examined(entries: list[Entry], root: str, modality: Modality) -> list[Entry]:
     """Return the entries with their verdicts; those that cannot be decoded are refused."""
     paths = [entry.path for entry in entries if entry.state == "used"]
-    terms, what = modality.verdict_terms(), f"files-{modality.kind}"
-    verdicts = summaries_of_files(paths, root, what, terms, modality.examine, Verdict)
+    terms, cache_name = modality.verdict_terms(), f"files-{modality.kind}"
+    verdicts = summaries_of_files(paths, root, cache_name, terms, modality.examine, Verdict)
     return [_with_verdict(entry, verdicts.get(entry.path)) for entry in entries]
 
 
@@ -134,7 +134,7 @@ def _with_verdict(entry: Entry, verdict: Verdict | None) -> Entry:
 def summaries_of_files(
     paths: Iterable[str],
     root: str,
-    what: str,
+    cache_name: str,
     terms: Terms,
     examine: Callable[[str], Result],
     kind: type[Result],
@@ -143,7 +143,7 @@ def summaries_of_files(
 
     kind: the type of a result, a NamedTuple of JSON-ready values
     """
-    stored = read_cache(root, what, terms, dict[str, tuple[Stamp, kind]]) or {}  # type: ignore[valid-type]
+    stored = read_cache(root, cache_name, terms, dict[str, tuple[Stamp, kind]]) or {}  # type: ignore[valid-type]
     cached: dict[str, tuple[Stamp, Result]] = dict(stored)
     names = {path: os.path.relpath(path, root) for path in paths}
     stamps = {path: file_stamp(path) for path in names}
@@ -158,7 +158,7 @@ def summaries_of_files(
         if (stamp := stamps[path]) is not None:
             cached[names[path]] = stamp, result
     if missing:
-        write_cache(root, what, terms, cached)
+        write_cache(root, cache_name, terms, cached)
     return results
 
 
@@ -193,9 +193,9 @@ def file_stamp(path: str) -> Stamp | None:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def read_cache(path: str, what: str, terms: Terms, kind: Any) -> Any:
+def read_cache(path: str, cache_name: str, terms: Terms, kind: Any) -> Any:
     """Return the value of type `kind` stored for a path under these terms, or None."""
-    file = str(_cache_path(path, what))
+    file = str(_cache_path(path, cache_name))
     return _parsed_cache(file, file_stamp(file), json.dumps(terms), kind)
 
 
@@ -211,9 +211,9 @@ def _parsed_cache(file: str, stamp: Stamp | None, terms: str, kind: Any) -> Any:
         return None
 
 
-def write_cache(path: str, what: str, terms: Terms, value: Any) -> None:
+def write_cache(path: str, cache_name: str, terms: Terms, value: Any) -> None:
     """Store a JSON value about a path, and the terms for which it is valid."""
-    cache_path = _cache_path(path, what)
+    cache_path = _cache_path(path, cache_name)
     try:
         store.make_folder(cache_path.parent)
         store.write_text(cache_path, json.dumps({"terms": terms, "value": value}))
@@ -228,6 +228,6 @@ def is_checked(root: str | Path) -> bool:
     return any(path.parent.glob(f"{path.stem}*"))
 
 
-def _cache_path(path: str, what: str) -> Path:
+def _cache_path(path: str, cache_name: str) -> Path:
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
-    return store.cache_folder() / "checked" / f"{name}-{what}.json"
+    return store.cache_folder() / "checked" / f"{name}-{cache_name}.json"
