@@ -288,7 +288,7 @@ def test_scenes_are_captioned_from_the_command_line(
 @pytest.mark.parametrize(
     ("epochs", "least"), [(1, 0.0), pytest.param(60, 0.4, marks=pytest.mark.slow)]
 )
-def test_images_of_ones_own_are_captioned(
+def test_images_of_a_folder_are_captioned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, least: float
 ) -> None:
     pytest.importorskip("sacrebleu")

@@ -215,7 +215,7 @@ HAS = {
 }
 
 
-def test_plusx_has_nothing_that_a_claim_lists_as_missing() -> None:
+def test_missing_names_of_claims_do_not_exist() -> None:
     missing = {claim.id: claim.missing for claim in CLAIMS.values() if claim.missing}
     assert len(missing) <= 8
     for name, needs in missing.items():
@@ -300,7 +300,7 @@ def test_protocols_train_as_many_images_as_they_are_priced_for(
     assert priced == set(PROTOCOLS) - {"published-weights"}
 
 
-def test_the_recipe_of_the_first_paper_is_its_own() -> None:
+def test_cifar_claims_use_the_recipe_of_the_first_paper() -> None:
     claim = find_claim("error-resnet110-cifar10")
     read = training.recipe(claim, claim.network, 0)
     same = load_recipe(
@@ -329,7 +329,7 @@ def test_what_a_claim_costs() -> None:
     assert cost_of(row) == sum(map(cost_of, members(row)))
 
 
-def test_a_state_is_what_the_file_says(tmp_path: Path) -> None:
+def test_the_state_of_a_claim_is_read_from_its_file(tmp_path: Path) -> None:
     assert state(tmp_path)["state"] == NOT_RUN
     row = state(kept(tmp_path))
     assert (row["state"], row["value"], row["marks"]) == ("PASS", 1_727_962, [])

@@ -17,7 +17,7 @@ from plusx.errors import UserError
 PLUSX = Path(sys.executable).with_name("plusx")
 
 
-class Said(NamedTuple):
+class CommandResult(NamedTuple):
     code: int
     out: str
     err: str
@@ -27,13 +27,13 @@ class Said(NamedTuple):
 
 
 @pytest.fixture
-def plusx(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def plusx(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
     """A command in this process: the same as from a shell, without the time that starting takes."""
 
-    def run(*arguments: object) -> Said:
+    def run(*arguments: object) -> CommandResult:
         code = cli.run(list(map(str, arguments)))
         captured = capsys.readouterr()
-        return Said(code, captured.out, captured.err)
+        return CommandResult(code, captured.out, captured.err)
 
     return run
 
@@ -46,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_models(plusx: Callable[..., Said]) -> None:
+def test_models(plusx: Callable[..., CommandResult]) -> None:
     rows = plusx("models", "resnet*", "--json").json()["models"]
     by_name = {row["name"]: row for row in rows}
     assert by_name["resnet50"]["parameters"] == 25_557_032
@@ -55,7 +55,7 @@ def test_models(plusx: Callable[..., Said]) -> None:
     assert "25,557,032" in plusx("models").out
 
 
-def test_describe(plusx: Callable[..., Said]) -> None:
+def test_describe(plusx: Callable[..., CommandResult]) -> None:
     result = plusx("describe", "resnet20", "num_classes=100", "--json").json()
     assert {"name", "parameters", "multiply_adds", "depth", "input", "stages", "source"} <= set(
         result
@@ -71,7 +71,9 @@ def test_describe(plusx: Callable[..., Said]) -> None:
     assert plusx("describe", "alexnet", "--json").json()["parameters"] == 61_100_840
 
 
-def test_describe_a_spec_of_ones_own(plusx: Callable[..., Said], tmp_path: Path) -> None:
+def test_describe_names_the_file_and_the_wrong_word_of_a_spec(
+    plusx: Callable[..., CommandResult], tmp_path: Path
+) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
         'stem = "conv3 norm act"\nstem_width = 8\nsize = 32\nnum_classes = 10\n'
@@ -131,8 +133,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), REFUSED)
-def test_a_wrong_command_is_one_line_and_nothing_is_written(
-    plusx: Callable[..., Said],
+def test_a_wrong_command_prints_one_line_and_writes_no_file(
+    plusx: Callable[..., CommandResult],
     arguments: list[str],
     words: list[str],
     tmp_path: Path,
@@ -149,7 +151,7 @@ def test_a_wrong_command_is_one_line_and_nothing_is_written(
     assert os.listdir(tmp_path) == []
 
 
-def test_help_has_examples_for_every_command(plusx: Callable[..., Said]) -> None:
+def test_help_has_examples_for_every_command(plusx: Callable[..., CommandResult]) -> None:
     overview = plusx("--help").out
     with_several = ("models", "describe", "train", "compare", "evaluate", "predict", "explain")
     for name in (*with_several, "convert"):
@@ -159,7 +161,7 @@ def test_help_has_examples_for_every_command(plusx: Callable[..., Said]) -> None
         assert f"plusx {name}" in plusx(name, "--help").out
 
 
-def test_train_prints_only_json(plusx: Callable[..., Said], tmp_path: Path) -> None:
+def test_train_prints_only_json(plusx: Callable[..., CommandResult], tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["train", "digits-resnet20", "steps=2", "device.threads=1", "--out", out, "--json"]
     first = plusx(*command)
@@ -174,7 +176,7 @@ def test_train_prints_only_json(plusx: Callable[..., Said], tmp_path: Path) -> N
 
 
 def test_fields_of_a_recipe_given_as_options_are_explained(
-    plusx: Callable[..., Said],
+    plusx: Callable[..., CommandResult],
 ) -> None:
     result = plusx("train", "digits-resnet20", "--epochs", "5")
     assert result.code == 2
@@ -182,14 +184,14 @@ def test_fields_of_a_recipe_given_as_options_are_explained(
     assert "batch_size=64" in plusx("train", "digits-resnet20", "--batch-size=64").err
 
 
-def test_recipes_are_listed_with_their_first_sentence(plusx: Callable[..., Said]) -> None:
+def test_recipes_are_listed_with_their_first_sentence(plusx: Callable[..., CommandResult]) -> None:
     rows = {row["name"]: row["summary"] for row in plusx("recipes", "--json").json()["recipes"]}
     assert rows["digits-resnet20"].startswith("ResNet-20 on the scikit-learn digits")
     assert all(rows.values())
     assert "images" in plusx("recipes").out
 
 
-def test_evaluate(plusx: Callable[..., Said], trained: Path) -> None:
+def test_evaluate(plusx: Callable[..., CommandResult], trained: Path) -> None:
     result = plusx("evaluate", trained, "--json").json()
     keys = "data split count loss accuracy precision recall f1 averaging per_class confusion"
     assert set(keys.split()) <= set(result)
@@ -214,7 +216,9 @@ def test_evaluate(plusx: Callable[..., Said], trained: Path) -> None:
     assert "--data" in plusx("evaluate", weights).err
 
 
-def test_a_run_opened_before_it_is_finished(plusx: Callable[..., Said], trained: Path) -> None:
+def test_a_run_opened_before_it_is_finished(
+    plusx: Callable[..., CommandResult], trained: Path
+) -> None:
     moved = trained / "model.safetensors"
     figures = plusx("evaluate", trained, "--json").json()
     content = moved.read_bytes()
@@ -225,7 +229,7 @@ def test_a_run_opened_before_it_is_finished(plusx: Callable[..., Said], trained:
         moved.write_bytes(content)
 
 
-def test_report_and_info(plusx: Callable[..., Said], trained: Path) -> None:
+def test_report_and_info(plusx: Callable[..., CommandResult], trained: Path) -> None:
     assert plusx("report", trained, "--json").json() == {"report": str(trained / "report.html")}
     result = plusx("info", "--json").json()
     assert result["torch"]
@@ -233,7 +237,7 @@ def test_report_and_info(plusx: Callable[..., Said], trained: Path) -> None:
     assert "recipes" in plusx("info").out
 
 
-def test_debug_prints_a_traceback(plusx: Callable[..., Said]) -> None:
+def test_debug_prints_a_traceback(plusx: Callable[..., CommandResult]) -> None:
     result = plusx("evaluate", "nowhere", "--debug")
     assert result.code == 2
     assert "Traceback" in result.err
@@ -252,7 +256,10 @@ def test_debug_prints_a_traceback(plusx: Callable[..., Said]) -> None:
     ],
 )
 def test_exit_codes(
-    plusx: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+    plusx: Callable[..., CommandResult],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
 ) -> None:
     def fail(*_: object) -> None:
         raise error

@@ -140,7 +140,7 @@ def test_epochs_to_a_threshold() -> None:
     assert epochs_to(points, 0.97) is None
 
 
-def test_a_row_says_how_many_seeds_reached_the_threshold() -> None:
+def test_a_row_counts_the_seeds_that_reached_the_threshold() -> None:
     runs = [run("resnet20", 0, 0.96), run("resnet20", 1, 0.5), run("resnet20", 2, 0.98)]
     row = summarise("resnet20", runs, 0.9)
     assert row["epochs_to_threshold"] == {

@@ -274,7 +274,7 @@ def test_a_network_has_one_value_and_a_row_in_every_table() -> None:
     assert "is named and has no row here" in complaints[3].what
 
 
-def test_the_most_of_something_is_checked() -> None:
+def test_a_statement_about_the_largest_value_is_checked() -> None:
     table = Table("t", {"epochs": ""}, {"a": {"epochs": "5"}, "b": {"epochs": "7"}})
     assert check(Tables((table,), {}, most={"epochs": "b"})) == []
     (complaint,) = check(Tables((table,), {}, most={"epochs": "a"}))

@@ -142,7 +142,7 @@ def test_a_beam_is_at_least_as_probable_as_greedy() -> None:
         assert by_beam >= by_path - 1e-9
 
 
-def test_no_positions_decode_to_nothing() -> None:
+def test_zero_positions_decode_to_an_empty_sequence() -> None:
     empty = np.zeros((0, 3))
     assert greedy(empty).tokens == beam_search(empty, 4).tokens == []
 

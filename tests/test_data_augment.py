@@ -97,7 +97,7 @@ def test_a_sentence_that_cannot_give_one_size_is_refused(
         plan(text, (32, 32), in_memory)
 
 
-def test_plans_have_the_output_size_and_the_place_of_each_operation() -> None:
+def test_plans_have_the_output_size_and_the_position_of_each_operation() -> None:
     assert plan("pad4 crop flip cutout8", (32, 32), True).batched
     assert not plan("pad4 crop flip", (32, 32), False).batched
     assert not plan("trivialaugment flip", (32, 32), True).batched
@@ -208,7 +208,7 @@ def test_words_are_merged_into_one_window_everywhere(words: list[str], seed: int
     assert torch.equal(gather_by_index(images, indices, windows), merged)
 
 
-def test_crops_reach_every_place_equally_often() -> None:
+def test_crops_reach_every_position_equally_often() -> None:
     padded = spoken("pad2", numbered(5000, 4, 4, 1))
     cropped = spoken("crop", padded, size=(4, 4))
     windows = padded[0, 0].unfold(0, 4, 1).unfold(1, 4, 1).reshape(25, 16)

@@ -44,9 +44,7 @@ def fractions(box: Box) -> Box:
 
 
 @pytest.mark.parametrize("layout", [coco, table, voc])
-def test_s1_boxes_as_fractions_are_refused_once_for_all(
-    layout: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_s1_boxes_as_fractions_are_one_error(layout: Callable[..., Path], tmp_path: Path) -> None:
     boxes = {name: [fractions(box) for box in rows] for name, rows in GOOD.items()}
     if layout is voc:  # whose corners count from 1
         boxes = {n: [(b[0] - 1, b[1] - 1, *b[2:]) for b in rows] for n, rows in boxes.items()}
@@ -301,7 +299,7 @@ def test_s11_outlines_are_checked_where_masks_are_wanted(tmp_path: Path) -> None
         open_annotated(root, "coco", options=MASKED)
 
 
-def test_s11_what_is_skipped_is_counted_beside_what_is_not(tmp_path: Path) -> None:
+def test_s11_skipped_and_used_annotations_are_counted(tmp_path: Path) -> None:
     path = table(tmp_path, {**GOOD, "a": [*GOOD["a"], (5, 5, 5, 9, "cat")]})
     source = open_annotated(path, "boxes", on_unreadable="skip")
     assert "boxes: 1 skipped, 3 can be used" in source.warnings

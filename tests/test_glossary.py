@@ -195,7 +195,7 @@ def test_names_say_what_a_value_is() -> None:
     assert not empty, "\n".join(empty)
 
 
-def test_errors_name_the_place_and_the_word_to_use() -> None:
+def test_violations_name_the_line_and_the_word_to_use() -> None:
     texts = iter([Text("page.md:3", "What a network tells, and the ground truth."), Text("b", "")])
     assert complaints(texts, _AVOID) == [
         "page.md:3: 'tells' -> predicts, prediction; states, contains"

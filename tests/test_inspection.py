@@ -270,7 +270,7 @@ def test_sets_of_similar_images_give_no_list_of_pairs() -> None:
     assert copies(one) is None
 
 
-def test_files_of_one_beginning_and_one_end_are_compared_as_a_whole(tmp_path: Path) -> None:
+def test_files_with_equal_first_and_last_bytes_are_compared_completely(tmp_path: Path) -> None:
     pixels = np.zeros((512, 512, 3), np.uint8)
     for split in ("train", "val"):
         for number, name in enumerate(("cat", "dog")):

@@ -135,7 +135,7 @@ def test_every_sentence_trains_alike_under_every_plan(name: str) -> None:
 
 
 @pytest.mark.slow
-@given(said=plans(), plan=st.sampled_from(PLANS[1:]))
+@given(fields=plans(), plan=st.sampled_from(PLANS[1:]))
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_any_network_trains_alike(fields: dict, plan: str) -> None:
     spec = from_dict(fields)

@@ -47,7 +47,7 @@ def test_without_classes_a_network_with_a_head_is_its_backbone() -> None:
 
 
 @pytest.mark.parametrize("head", [None, UNet(width=4), Fcos(width=8)])
-def test_a_new_head_has_the_type_and_the_place_of_the_network(head: object) -> None:
+def test_a_new_head_has_the_dtype_and_device_of_the_network(head: object) -> None:
     model = plusx.find("resnet20")
     if head is not None:
         model = WithHead(backbone=model, head=head, num_classes=3)
@@ -60,7 +60,7 @@ def test_a_new_head_has_the_type_and_the_place_of_the_network(head: object) -> N
     assert net.embed(torch.zeros(2, 3, 32, 32, dtype=torch.float64)).shape == (2, 64)
 
 
-def test_a_network_says_how_its_inputs_are_prepared_and_what_its_classes_are(
+def test_a_model_has_its_preprocessing_and_class_names(
     tmp_path: Path,
 ) -> None:
     net = plusx.create_model("resnet20", num_classes=2, seed=0)

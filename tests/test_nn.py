@@ -402,7 +402,7 @@ def test_rows_are_dropped_and_the_others_rescaled() -> None:
 # the interface
 
 
-def test_features_stop_behind_the_last_that_is_asked_for() -> None:
+def test_features_are_computed_up_to_the_last_requested_stage() -> None:
     net = made(small()).eval()
     calls = []
     net.layer2.register_forward_hook(lambda *_: calls.append(1))
@@ -417,7 +417,7 @@ def test_features_stop_behind_the_last_that_is_asked_for() -> None:
         net.features(x, out=[2])
 
 
-def test_embed_is_what_the_head_sees_and_the_head_can_be_replaced() -> None:
+def test_embed_returns_the_input_of_the_head_which_can_be_replaced() -> None:
     net = made(small()).eval()
     x = some_input(net.spec)
     assert torch.equal(net.fc(net.embed(x)), net(x))

@@ -318,7 +318,7 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize("recipe", ["translate-de-en", "translate-en-de"])
-def test_multi30k_is_read_whole_and_its_references_are_unchanged(
+def test_all_of_multi30k_is_read_and_its_references_are_unchanged(
     recipe: str,
 ) -> None:
     if not (folder := Path(os.environ.get("PLUSX_DATA", "")) / "multi30k").is_dir():

@@ -130,7 +130,7 @@ def test_a_column_patient_keeps_rows_together_too(tmp_path: Path) -> None:
         read_table(path)
 
 
-def test_rows_of_at_most_one_label_can_be_asked_as_several(tmp_path: Path) -> None:
+def test_rows_with_at_most_one_label_can_be_multilabel(tmp_path: Path) -> None:
     path = _patients(tmp_path / "chest", 12, ["a", "b", ""])
     overrides = [f"data.path={path}", "data.size=16", "net.weights=", "net.base=resnet20"]
     source = build.open_split(load_recipe("chest-labels", overrides), "train")

@@ -79,7 +79,7 @@ def test_shipped_recipes_read_and_return(name: str) -> None:
     assert parse_recipe(to_toml(recipe)) == recipe
 
 
-def test_a_whole_spec_can_stand_in_the_recipe() -> None:
+def test_a_recipe_can_contain_a_complete_spec() -> None:
     text = GOOD.replace(
         'base = "resnet20"\ndrop_path = 0.1\n',
         'stem = "conv3 norm act"\nstem_width = 8\nnum_classes = 10\nsize = 32\n'
@@ -228,7 +228,7 @@ def test_a_missing_kind_is_the_default() -> None:
         parse_recipe(text.replace('kind = "mixup", ', ""))
 
 
-def test_steps_take_the_place_of_epochs() -> None:
+def test_steps_replace_epochs() -> None:
     recipe = parse_recipe(GOOD, ["steps=30"])
     assert (recipe.epochs, recipe.steps) == (None, 30)
     with pytest.raises(ValueError, match="give one"):

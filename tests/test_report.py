@@ -47,7 +47,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
-def test_a_page_requests_nothing(page: str) -> None:
+def test_a_page_loads_no_external_resource(page: str) -> None:
     read = Page(page)
     for name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster", "background"):
         assert all(value.startswith("#") for value in read.attributes(name))

@@ -59,7 +59,7 @@ def grid(heights: list[list[Any]], scale: str = "linear") -> FigureData:
     }
 
 
-def test_a_page_is_valid_requests_nothing_and_describes_every_figure() -> None:
+def test_a_page_is_valid_loads_no_resource_and_describes_every_figure() -> None:
     read = Page(PAGE)
     identities = read.attributes("id")
     assert len(identities) == len(set(identities))

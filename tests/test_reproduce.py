@@ -253,7 +253,7 @@ def test_a_network_of_more_layers_takes_more_seconds(tmp_path: Path) -> None:
     assert "none: 5 rounds" in reproducing.record_text(record)
 
 
-def test_the_parts_of_a_claim_are_listed_with_the_results_that_it_has_of_them(
+def test_members_of_a_claim_are_listed_with_their_results(
     tmp_path: Path,
 ) -> None:
     record = reproduce("erratum-9", out=tmp_path, command="a command")
@@ -365,7 +365,7 @@ def full(**changed: Any) -> dict[str, Any]:
     return {**record, "smaller": None, "date": "2026-01-01", **changed}
 
 
-def test_a_quick_result_does_not_take_the_place_of_a_full_one(tmp_path: Path) -> None:
+def test_a_quick_result_does_not_replace_a_full_one(tmp_path: Path) -> None:
     write_record(full(smaller="less", value=1.0), tmp_path)
     write_record(full(value=2.0), tmp_path)
     write_record(full(smaller="less", value=3.0), tmp_path)
@@ -374,7 +374,7 @@ def test_a_quick_result_does_not_take_the_place_of_a_full_one(tmp_path: Path) ->
     assert read_results(tmp_path)["erratum-1"]["value"] == 4.0
 
 
-def test_the_same_result_keeps_its_date_and_machines_are_said_once(tmp_path: Path) -> None:
+def test_an_equal_result_keeps_its_date_and_machines_are_listed_once(tmp_path: Path) -> None:
     write_record(full(), tmp_path)
     before = (tmp_path / "claims.json").read_bytes()
     write_record(full(date="2027-01-01", seconds=9.0), tmp_path)
@@ -482,7 +482,7 @@ def test_the_interval_of_a_recorded_difference_is_that_of_the_tables(tmp_path: P
             assert f"({low} to {high})" in text, name
 
 
-def test_a_budget_that_cannot_decide_decides_nothing(tmp_path: Path) -> None:
+def test_a_budget_that_is_too_small_is_inconclusive(tmp_path: Path) -> None:
     write_result(tmp_path, tc_resnet8=[0.9, 0.91, 0.9], tc_plain8=[0.8, 0.8, 0.81])
     claim = find_claim("twin-keywords")
     assert claim.recorded is not None

@@ -219,7 +219,7 @@ BAD_BOXES: list[tuple[Box, str]] = [
 @pytest.mark.parametrize(
     ("bad", "expected"), BAD_BOXES, ids=["area", "swapped", "outside", "class"]
 )
-def test_a_bad_box_is_named_with_its_place_and_left_out_where_that_is_asked(
+def test_an_invalid_box_is_named_with_its_location_or_skipped(
     kind: Any, bad: Box, expected: str, tmp_path: Path
 ) -> None:
     """Whichever split it is in: a test does not fail for it when the training is done."""
@@ -409,7 +409,7 @@ def test_a_thin_polygon_has_the_pixels_that_it_touches(tmp_path: Path) -> None:
     assert np.argwhere(plane[0]).tolist() == [[3, x] for x in range(2, 10)]
 
 
-def test_images_without_any_box_are_nothing_to_learn_from(tmp_path: Path) -> None:
+def test_a_data_set_without_any_box_is_refused(tmp_path: Path) -> None:
     changed(
         tmp_path,
         lambda content: [annotation.pop("segmentation") for annotation in content["annotations"]],

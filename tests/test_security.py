@@ -332,14 +332,14 @@ def watched(program: str, folder: object) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_importing_plusx_touches_nothing(tmp_path):
+def test_importing_plusx_opens_no_file_and_no_connection(tmp_path):
     watched_import = watched("import plusx", tmp_path)
     assert watched_import == {"seen": [], "torch": False, "loaded": ["plusx"]}
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.slow
-def test_importing_all_of_plusx_touches_nothing(tmp_path):
+def test_importing_every_module_opens_no_file_and_no_connection(tmp_path):
     names = [
         "plusx." + module.path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         for module in modules()

@@ -134,7 +134,7 @@ def test_spread_is_that_of_the_dimension_and_zero_for_one_vector() -> None:
 
 
 @pytest.mark.parametrize("loss", [losses.nt_xent, lambda z: losses.redundancy(z[::2], z[1::2])])
-def test_one_image_has_nothing_to_be_compared_with(loss) -> None:
+def test_a_contrastive_loss_needs_two_images(loss) -> None:
     with pytest.raises(UserError, match="a batch of 1 image"):
         loss(torch.randn(2, 4))
 

@@ -37,7 +37,7 @@ def open_folder():
 # --------------------------------------------------------------------------------------- files
 
 
-def test_a_file_is_written_whole_with_the_usual_mode(tmp_path):
+def test_a_file_is_written_atomically_with_the_usual_mode(tmp_path):
     before = os.umask(0o027)
     try:
         store.write_bytes(tmp_path / "a", b"one")
@@ -212,7 +212,7 @@ def test_the_order_of_keys_changes_no_byte(tmp_path):
         ({"a": b"x"}, "a is a bytes"),
     ],
 )
-def test_values_that_json_cannot_hold_are_refused_with_their_place(tmp_path, value, message):
+def test_values_that_json_cannot_hold_are_refused_with_their_path(tmp_path, value, message):
     with pytest.raises(ValueError, match=message):
         store.write_json(tmp_path / "a.json", value)
     assert os.listdir(tmp_path) == []
@@ -464,7 +464,7 @@ def fill_and_fail(folder: Path, error: type[BaseException]) -> None:
         raise error
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_a_folder_is_created_atomically(tmp_path):
     with store.atomic_folder(tmp_path / "a" / "set") as partial:
         store.write_bytes(store.make_folder(partial / "inner") / "x", b"1")
         assert os.listdir(tmp_path / "a") == [partial.name]
@@ -480,7 +480,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
-def test_x1_what_is_no_regular_file_is_not_overwritten(tmp_path: Path, kind: str) -> None:
+def test_x1_only_regular_files_are_overwritten(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "place"
     os.mkfifo(tmp_path / "pipe")
     if kind == "link":

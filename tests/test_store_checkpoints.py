@@ -56,7 +56,7 @@ def test_the_newest_is_loaded_and_two_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5])
-def test_as_many_as_asked_for_are_kept(tmp_path, keep):
+def test_the_requested_number_of_checkpoints_is_kept(tmp_path, keep):
     for step in range(8):
         save(tmp_path, step, keep)
     assert sorted(os.listdir(tmp_path)) == [f"step-{s:08d}" for s in range(8 - keep, 8)]
@@ -151,7 +151,7 @@ def test_other_damage_is_detected_too(tmp_path):
     refused(manifest=older.read_bytes())
 
 
-def test_a_whole_checkpoint_under_another_step_is_damage(tmp_path):
+def test_a_valid_checkpoint_in_the_folder_of_another_step_is_refused(tmp_path):
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000009")
     checkpoint, messages = load_with_warnings(tmp_path)
@@ -194,7 +194,7 @@ def test_resuming_from_an_older_checkpoint_deletes_later_ones(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["step-00000001", "step-00000002"]
 
 
-def test_nothing_is_deleted_where_the_new_one_does_not_verify(tmp_path, monkeypatch):
+def test_no_checkpoint_is_deleted_if_the_new_one_is_invalid(tmp_path, monkeypatch):
     import plusx.store.checkpoint as module
 
     for step in (1, 2):

@@ -128,7 +128,7 @@ def test_whichever_call_fails_there_is_the_old_file_or_the_new(tmp_path, writer,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whichever_call_fails_a_log_has_whole_lines(tmp_path, kind):
+def test_a_log_has_complete_lines_whichever_call_fails(tmp_path, kind):
     for n in itertools.count():
         path = tmp_path / f"{n}.jsonl"
         store.write_bytes(path, b'{"a": 0}\n')
@@ -294,7 +294,7 @@ def assert_full_and_unharmed(folder: Path, error: OSError, before: dict[str, byt
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_on_a_full_disk_the_message_says_where_and_how_much(small_disk, site):
+def test_the_error_of_a_full_disk_has_its_path_and_the_free_bytes(small_disk, site):
     store.save_checkpoint(small_disk / store.CHECKPOINTS, 1, {"weights": {"a": BIG[:9]}}, {"x": 1})
     (small_disk / "ballast").write_bytes(b"x" * 3_400_000)
     store.write_json(small_disk / "result.json", "old")

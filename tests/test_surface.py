@@ -18,7 +18,7 @@ def loss(net: nn.Module) -> float:
 
 @settings(max_examples=5)
 @given(seed=st.integers(0, 999))
-def test_each_filter_of_a_direction_is_as_long_as_the_networks_own(seed: int) -> None:
+def test_filters_of_a_direction_have_the_norms_of_the_networks_filters(seed: int) -> None:
     net = built(small(BASIC))
     direction = random_direction(net, seed)
     parameters = dict(net.named_parameters())

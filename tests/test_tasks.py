@@ -149,7 +149,7 @@ def test_prepare_in_float32_gives_the_task_itself_with_channels_last():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_computes_in_halves_and_keeps_the_parameters_whole(precision):
+def test_half_precision_computes_in_16_bits_and_keeps_float32_parameters(precision):
     dtypes = []
     net = nn.Sequential(nn.Linear(3, 3))
     net[0].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
@@ -201,7 +201,7 @@ class Confident(Wrapped):
         return ClassProbabilities(F.one_hot(first, 3).float())
 
 
-def test_a_wrapper_that_overrides_predict_alone_is_what_is_stored() -> None:
+def test_a_wrapper_that_overrides_only_predict_is_stored() -> None:
     task = Confident(Classify(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))))
     batch = Batch(torch.randn(5, 1, 2, 2))
     for prediction in (task.predict(batch), *task.predict_slabs(batch)):

@@ -249,7 +249,7 @@ def test_texts_in_files_are_utf_8_or_utf_16(tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"text": "a", "label": NaN}', "[" * 100_000])
-def test_what_is_no_json_is_named_with_its_line(tmp_path, line):
+def test_invalid_json_is_named_with_its_line(tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "label": 1}\n' + line)
     with pytest.raises(plusx.UserError, match=r"a\.jsonl, line 2 is not JSON"):
@@ -461,7 +461,7 @@ def test_train_evaluate_and_predict(trained):
 
 
 @pytest.mark.slow
-def test_a_weight_file_needs_nothing_else(trained, tmp_path):
+def test_a_weight_file_is_self_contained(trained, tmp_path):
     shutil.copy(trained / "runs/text/model.safetensors", tmp_path / "model.safetensors")
     ours = plusx.load(trained / "runs/text")(["a lovely film"])
     assert plusx.load(tmp_path / "model.safetensors")(["a lovely film"]) == ours
@@ -579,7 +579,7 @@ def test_networks_of_the_paper_train(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["device.memory=recompute", "device.compile=true"])
-def test_what_would_let_padding_in_is_refused(tmp_path, field):
+def test_fields_that_would_mix_in_padding_are_refused(tmp_path, field):
     write_csv(tmp_path / "reviews.csv", sentences(24))
     done = plusx_command("train", "text", "data.path=reviews.csv", field, cwd=tmp_path, code=2)
     assert "not for texts of different lengths" in done.stderr

@@ -241,7 +241,7 @@ def test_a_gradient_in_another_layout_than_its_parameter_is_brought_into_it():
         assert torch.equal(a, b)
 
 
-def test_a_norm_in_evaluation_mode_stays_frozen_and_a_whole_task_in_it_does_not():
+def test_a_norm_in_evaluation_mode_stays_frozen_but_not_a_task_in_it():
     task = Classify(convolutional())
     norms = [part for part in task.modules() if isinstance(part, nn.BatchNorm2d)]
     norms[0].eval()

@@ -69,7 +69,7 @@ def test_frozen_norms_are_bit_equal_after_an_epoch(before: Path, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "trained"), [("head", ("fc",)), ("1", ("layer3", "fc"))])
-def test_what_is_not_trained_stays_bit_for_bit(
+def test_frozen_parameters_stay_bit_for_bit(
     before: Path, tmp_path: Path, way: str, trained: tuple[str, ...]
 ) -> None:
     result = train(_begun(before, f"net.train={way}"), tmp_path / "run", progress=False)

@@ -274,7 +274,7 @@ def test_what_a_search_needs(tmp_path, monkeypatch, capsys):
     assert "plusx[tune]" in capsys.readouterr().err
 
 
-def test_the_rate_finder_suggests_a_rate_and_keeps_nothing(tmp_path, monkeypatch, capsys):
+def test_the_rate_finder_suggests_a_rate_and_saves_no_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rate_finder, "STEPS", 60)
     file, out = tmp_path / "r.toml", tmp_path / "out"
     file.write_text(recipe("", steps=50).replace("drop.2 ", ""))

@@ -64,7 +64,7 @@ def test_a_network_without_shortcuts_has_no_twin_with_others() -> None:
 
 
 @pytest.mark.parametrize("name", ["plain20", "resnet20_b", "preact_resnet20", "se_resnet20"])
-def test_no_norm_is_left_and_biases_stand_in_their_place(name: str) -> None:
+def test_norms_are_removed_and_replaced_by_biases(name: str) -> None:
     bare = without_norm(net_of(name))
     validate(bare)
     built = Network(bare)

@@ -493,7 +493,7 @@ def _load(path: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_s5_masks_are_rounded_where_they_are_nearly_whole(tmp_path: Path) -> None:
+def test_s5_nearly_integer_masks_are_rounded(tmp_path: Path) -> None:
     root = a_folder(tmp_path, 2)
     usual = opened(root, split="all")
     for path in (root / "labels").iterdir():

@@ -160,7 +160,7 @@ def test_partial_loading_reports_what_was_loaded() -> None:
     assert torch.equal(net.state_dict()["conv1.weight"], tensors["conv1.weight"])
 
 
-def test_partial_loading_of_nothing_is_an_error() -> None:
+def test_partial_loading_without_a_matching_key_is_an_error() -> None:
     net, _ = trouble(lambda t: None)
     with pytest.raises(ValueError, match=r"no weight fits.* 0\.0 % of the parameters"):
         load_weights(net, {"other": torch.ones(1)}, strict=False)
@@ -370,7 +370,7 @@ def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
         read_weights(tmp_path / "link.safetensors")
 
 
-def test_loading_warns_of_nothing(saved: Path) -> None:
+def test_loading_gives_no_warning(saved: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_network(saved)

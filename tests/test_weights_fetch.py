@@ -259,7 +259,7 @@ def test_a_spec_has_no_published_weights() -> None:
         plusx.create_model(zoo.find("resnet18"), weights="IMAGENET1K_V1")
 
 
-def test_importing_fetches_and_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_downloads_no_file_and_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default place is under the home folder; naming it makes no folder."""
     monkeypatch.delenv("PLUSX_CACHE", raising=False)
     monkeypatch.setenv("HOME", "/nowhere")

@@ -107,7 +107,7 @@ def test_depths_are_as_the_papers_count() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet110_one_layer", "preact_resnet110_one_layer"])
-def test_skips_over_one_layer_cost_nothing(name: str) -> None:
+def test_skips_over_one_layer_have_no_cost(name: str) -> None:
     ours, usual = measure(sentence_net(name)), measure(sentence_net("resnet110"))
     assert (ours.parameters, ours.multiply_adds) == (usual.parameters, usual.multiply_adds)
     assert [stage.blocks for stage in ours.stages] == [36, 36, 36]
