@@ -83,7 +83,7 @@ WRITERS = {
         {"os.open", "os.unlink"},
         "a folder is opened to be locked; the download goes once our own file is made from it",
     ),
-    "report/charts.py": ({"drawn.savefig"}, "into memory, for the page that the store writes"),
+    "report/charts.py": ({"plot.savefig"}, "into memory, for the page that the store writes"),
     "evidence/bookkeeping.py": (
         {"tempfile.TemporaryDirectory"},
         "two runs are compared in a folder that goes afterwards",

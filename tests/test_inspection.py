@@ -318,7 +318,6 @@ def test_images_of_one_colour_are_named(tmp_path: Path) -> None:
         ("isbi2012", "masks", {"train": 19, "validation": 5}, 2),
         ("orl", "folder", {"train": 240, "validation": 60}, 30),
         ("cifar10", "cifar10", {"train": 45000, "validation": 5000, "test": 10000}, 10),
-        ("fashion-mnist", "fashion-mnist", {"train": 55000, "validation": 5000, "test": 10000}, 10),
     ],
 )
 def test_real_data_is_named(

@@ -14,11 +14,13 @@ from plusx.weights import convert
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "published_weights.py"))
 ITEMS = {Path(item.file).name: item for item in BENCHMARK["NAMED_SETS"]}
+# the depths between have the same layers; the benchmark measures them all
+TESTED = [name for name in ITEMS if not name.startswith(("resnet32", "resnet44"))]
 
 
 @pytest.mark.data
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ITEMS)
+@pytest.mark.parametrize("name", TESTED)
 def test_the_accuracy_is_exactly_the_known_one(name: str) -> None:
     data = os.environ.get("PLUSX_DATA")
     if data is None:
