@@ -38,7 +38,7 @@ few = settings(max_examples=30)  # `make test` has to be quick
 several = st.lists(number, min_size=2, max_size=8)
 
 
-def asked(folder: Path, quick: bool = True) -> Options:
+def run_options(folder: Path, quick: bool = True) -> Options:
     return Options(quick=quick, work=folder, progress=lambda line: None)
 
 
@@ -186,7 +186,7 @@ QUICK = [
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_claim_that_holds_passes(name: str, tmp_path: Path) -> None:
-    record = run_claim(find_claim(name), asked(tmp_path))
+    record = run_claim(find_claim(name), run_options(tmp_path))
     assert record["verdict"] == "PASS", record
 
 
@@ -195,7 +195,8 @@ def test_a_claim_with_another_value_misses(name: str, tmp_path: Path) -> None:
     claim = find_claim(name)
     worse = {"equal": 2 * claim.tolerance + 1.0, "most": -1e15, "least": 1e15}[claim.side]
     assert (
-        run_claim(replace(claim, value=claim.value + worse), asked(tmp_path))["verdict"] == "MISS"
+        run_claim(replace(claim, value=claim.value + worse), run_options(tmp_path))["verdict"]
+        == "MISS"
     )
 
 
@@ -226,7 +227,7 @@ def test_an_erratum_has_its_verdict_and_correction(
     # a test has no machine of its own: the first of two networks takes twice as long in 24
     seconds = itertools.cycle([2.0, 1.0] if number == 24 else [1.0])
     monkeypatch.setattr(errata, "_seconds", lambda step: next(seconds))
-    record = run_claim(find_claim(f"erratum-{number}"), asked(tmp_path))
+    record = run_claim(find_claim(f"erratum-{number}"), run_options(tmp_path))
     word = word_of(number)
     verdict = {"IN PART": "IN PART", "HOLDS": "PASS"}.get(word, "MISS")
     assert (record["erratum_verdict"], record["verdict"]) == (word, verdict), record["shown"]
@@ -246,7 +247,7 @@ def test_an_erratum_has_its_verdict_and_correction(
 def test_a_network_of_more_layers_takes_more_seconds(tmp_path: Path) -> None:
     claim = find_claim("part-16-time")
     deeper = replace(claim, network="resnet110", against="resnet20", value=1.5)
-    record = run_claim(deeper, asked(tmp_path))
+    record = run_claim(deeper, run_options(tmp_path))
     assert record["verdict"] == "PASS", record["values"]
     assert (len(record["values"]), record["seeds"]) == (5, [])
     assert any("ratio" in line and " to " in line for line in record["shown"])
@@ -292,20 +293,20 @@ def test_a_verdict_on_parts_follows_from_theirs() -> None:
     ],
 )
 def test_every_property_is_as_recorded(name: str, tmp_path: Path) -> None:
-    record = run_claim(find_claim(name), asked(tmp_path))
+    record = run_claim(find_claim(name), run_options(tmp_path))
     assert record["verdict"] == "PASS", record
 
 
 @pytest.mark.slow
 def test_the_built_network_is_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claim = find_claim("parameters-resnet20")
-    assert run_claim(claim, asked(tmp_path, quick=False))["verdict"] == "PASS"
-    assert run_claim(find_claim("multiply-adds-resnet18"), asked(tmp_path, quick=False))
+    assert run_claim(claim, run_options(tmp_path, quick=False))["verdict"] == "PASS"
+    assert run_claim(find_claim("multiply-adds-resnet18"), run_options(tmp_path, quick=False))
     real = reproducing.arithmetic.build_on_meta
     other = lambda name, classes=None: real("resnet32", classes)  # noqa: E731
     monkeypatch.setattr(reproducing.arithmetic, "build_on_meta", other)
     with pytest.raises(RuntimeError, match=r"arithmetic gives 269,722 .* has 464,154"):
-        run_claim(claim, asked(tmp_path, quick=False))
+        run_claim(claim, run_options(tmp_path, quick=False))
 
 
 def test_the_interval_of_a_share_stays_in_its_range(tmp_path: Path) -> None:
@@ -320,10 +321,10 @@ def test_a_row_misses_where_a_claim_behind_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = find_claim("scope-a4")
-    assert run_claim(row, asked(tmp_path))["verdict"] == "PASS"
+    assert run_claim(row, run_options(tmp_path))["verdict"] == "PASS"
     wrong = replace(CLAIMS["plain-twin-counts"], value=5)
     monkeypatch.setitem(CLAIMS, "plain-twin-counts", wrong)
-    result = run_claim(row, asked(tmp_path))
+    result = run_claim(row, run_options(tmp_path))
     assert result["verdict"] == "MISS"
     assert [member["verdict"] for member in result["members"]] == ["MISS"]
     assert result["shown"][0].startswith("MISS: ")
@@ -361,7 +362,7 @@ def test_a_result_is_kept_and_listed(tmp_path: Path) -> None:
 
 
 def full(**changed: Any) -> dict[str, Any]:
-    record = run_claim(find_claim("erratum-1"), asked(Path()))
+    record = run_claim(find_claim("erratum-1"), run_options(Path()))
     return {**record, "smaller": None, "date": "2026-01-01", **changed}
 
 
@@ -487,7 +488,7 @@ def test_a_budget_that_is_too_small_is_inconclusive(tmp_path: Path) -> None:
     claim = find_claim("twin-keywords")
     assert claim.recorded is not None
     short = replace(claim, recorded=replace(claim.recorded, budget="3 epochs"))
-    record = run_claim(short, replace(asked(tmp_path), results=tmp_path))
+    record = run_claim(short, replace(run_options(tmp_path), results=tmp_path))
     assert (record["verdict"], record["unsettled"]) == ("INCONCLUSIVE", "3 epochs")
     assert "smaller differences are not found" in record["shown"][-1]
     assert record["interval"]
@@ -512,7 +513,7 @@ def test_a_missing_result_is_named_with_its_command(
 
 def test_skips_alone_prevent_neither_vanishing_nor_exploding_gradients(tmp_path: Path) -> None:
     ratios = {
-        act: run_claim(find_claim(f"gradients-resnet56-{act}"), asked(tmp_path))
+        act: run_claim(find_claim(f"gradients-resnet56-{act}"), run_options(tmp_path))
         for act in ("relu", "sigmoid")
     }
     assert ratios["relu"]["verdict"] == "PASS"
@@ -552,7 +553,7 @@ def test_training_evaluates_each_seed_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_compares_two_networks_seed_by_seed(tmp_path: Path) -> None:
-    how = asked(tmp_path, quick=False)
+    how = run_options(tmp_path, quick=False)
     outcome = training.train(tiny("train error", against="plain20"), how)
     errors = {
         (name, seed): json.loads((tmp_path / PLACE / f"{name}-seed{seed}/result.json").read_text())
@@ -593,7 +594,7 @@ def test_runs_that_cannot_be_compared_are_reported(
 ) -> None:
     pretend(monkeypatch, {"resnet20": "1", "plain20": "2"}, {"resnet20": 0.95, "plain20": 0.95})
     with pytest.raises(RuntimeError, match=r"no seed is left.*resnet20-seed0: plusx 1, not 2"):
-        training.train(find_claim("convergence-digits"), asked(tmp_path, quick=False))
+        training.train(find_claim("convergence-digits"), run_options(tmp_path, quick=False))
 
 
 @pytest.mark.parametrize(
@@ -606,7 +607,7 @@ def test_without_convergence_no_network_is_faster(
     accuracies = {"resnet20": residual, "plain20": plain}
     pretend(monkeypatch, {"resnet20": "1", "plain20": "1"}, accuracies)
     claim = find_claim("convergence-digits")
-    outcome = training.train(claim, asked(tmp_path, quick=False))
+    outcome = training.train(claim, run_options(tmp_path, quick=False))
     assert decide_outcome(claim, outcome, False).verdict == verdict
 
 
