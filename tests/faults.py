@@ -268,10 +268,10 @@ def _crashed(node: Any, choice: str, draw: random.Random) -> Any:
             "some": draw.choice([node.durable, half, node.content]),
         }[choice]
     names = dict(node.durable)
-    for change, node_made in zip(node.pending, node.pending_nodes, strict=True):
+    for change, child in zip(node.pending, node.pending_nodes, strict=True):
         happened = {"nothing": False, "all": True, "names": True, "bytes": False, "half": True}
         if happened[choice] if choice in happened else draw.random() < 0.6:
-            _change(names, change, node_made)
+            _change(names, change, child)
     return {name: _crashed(inner, choice, draw) for name, inner in sorted(names.items())}
 
 

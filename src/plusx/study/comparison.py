@@ -168,6 +168,7 @@ def comparison_trials(recipe: Recipe, table: Compare) -> list[Trial]:
     """Return a trial for each network: a name of the zoo, or a .toml file with a spec, whose trial
     has the name of the file. Raises UserError if a network is unknown, a file is invalid, or two
     have the same name."""
+    assert isinstance(recipe.net, NetByName)
     nets: dict[str, NetByName | Net] = {}
     source = None
     for network in table.networks:
@@ -176,11 +177,11 @@ def comparison_trials(recipe: Recipe, table: Compare) -> list[Trial]:
         if name in nets:
             raise UserError(f"[compare] networks: two have the name {name}; rename a file")
         if path.suffix == ".toml":
-            source = source or build.open_split(recipe, "train")
+            if source is None:
+                source = build.open_split(recipe, "train")
             nets[name] = _net_of_file(recipe, path, source)
         else:
             find(network)  # raises UserError for an unknown network
-            assert isinstance(recipe.net, NetByName)
             nets[name] = replace(recipe.net, base=network)
     return [
         Trial(name=name, recipe=replace(recipe, net=net), factors={"threshold": table.threshold})
